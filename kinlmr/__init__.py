@@ -1,0 +1,34 @@
+"""kinlmr: local recurrent models for human mesh recovery, on a kinematic graph that you declare.
+
+Shapes are written in these letters everywhere: B batch, T frames, F features, J joints, R numbers per rotation,
+S shape numbers, V iterations, P parts, H hidden size, M numbers of memory, N vertices, K keypoints.
+Metres and radians inside; what is not says so.
+"""
+
+from kinlmr import rotations
+from kinlmr.build import build
+from kinlmr.checkpoint import load, save
+from kinlmr.model import LMR, Estimate, State
+from kinlmr.plan import Plan, compile
+from kinlmr.rotations import ROTATIONS, Rotation
+from kinlmr.skeleton import Part, Skeleton
+from kinlmr.skeleton import load as load_skeleton
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LMR",
+    "ROTATIONS",
+    "Estimate",
+    "Part",
+    "Plan",
+    "Rotation",
+    "Skeleton",
+    "State",
+    "build",
+    "compile",
+    "load",
+    "load_skeleton",
+    "rotations",
+    "save",
+]

@@ -1,0 +1,131 @@
+"""build(): from names and numbers to a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from kinlmr import rotations
+from kinlmr.model import CELLS, LMR, Estimate
+from kinlmr.plan import compile
+from kinlmr.rotations import ROTATIONS, Rotation
+from kinlmr.skeleton import Skeleton, load, nearest
+
+T = TypeVar("T")
+
+
+def build(
+    skeleton: str | os.PathLike[str] | Skeleton = "smpl.yaml",
+    *,
+    rotation: str | Rotation = "6d",
+    features: int = 2048,
+    hidden: int | Mapping[str, int] = 512,
+    iterations: int = 3,
+    cell: str | type[nn.RNNBase] = "gru",
+    layers: int = 1,
+    shape: int = 10,
+    camera: int = 3,
+    camera_input: str = "previous",
+    shape_input: str = "previous",
+    start: str | os.PathLike[str] | Estimate | None = None,
+    learn_start: bool = False,
+    dropout: float = 0.0,
+    allow_nan: bool = False,
+) -> LMR:
+    """An LMR for a skeleton: a YAML file, the name of an installed one, or a Skeleton.
+
+    rotation      how a joint's rotation is written: a name in ROTATIONS or a Rotation record
+    features      F, numbers per frame
+    hidden        H of every cell, or one per part by name (and for "camera"; without it, the largest of the parts)
+    iterations    V, how often the estimate is refined
+    cell, layers  "gru" or "lstm" (or nn.GRU, nn.LSTM), and how many of them stand on one another
+    shape, camera numbers of the body's shape and of the camera; 0 leaves the node out
+    camera_input  "previous": the camera is refined like the pose; "initial": every iteration starts it anew
+    shape_input   "previous", or "mean" likewise
+    start         what refinement starts from: an Estimate of pose (J, R), shape (S), camera (3) in skeleton order, or
+                  a mean-parameter .npz with ``pose`` (6 J, in SPIN's order), ``shape``, ``cam``; None: identity
+                  rotations, zeros, (0.9, 0, 0)
+    learn_start   make it parameters
+    dropout       of the shape network
+    allow_nan     let features pass that are not finite, and spend no time on looking
+
+    >>> model = build(features=34, hidden=64)
+    >>> model(torch.zeros(2, 16, 34)).pose.shape
+    torch.Size([2, 16, 24, 6])
+    """
+    plan = compile(load(skeleton))
+    if isinstance(rotation, str):
+        rotation = _named("rotation", rotation, ROTATIONS)
+    if not isinstance(cell, str):
+        cell = {kind: name for name, kind in CELLS.items()}.get(cell, getattr(cell, "__name__", str(cell)))
+    _named("cell", cell, CELLS)
+    _named("camera_input", camera_input, {"previous": 0, "initial": 0})
+    _named("shape_input", shape_input, {"previous": 0, "mean": 0})
+    for name, number, least in (("features", features, 1), ("iterations", iterations, 1), ("layers", layers, 1),
+                                ("shape", shape, 0), ("camera", camera, 0)):  # fmt: skip
+        _whole(name, number, least)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must lie in [0, 1), not {dropout!r}")
+
+    joints = len(plan.skeleton.joints)
+    if start is None:
+        place = torch.tensor((0.9, 0.0, 0.0) if camera == 3 else [0.0] * camera)
+        start = Estimate(torch.tensor(rotation.identity).repeat(joints, 1), torch.zeros(shape), place)
+    elif not isinstance(start, Estimate):
+        start = _mean_parameters(start, rotation)
+    for what, value, expected in zip(
+        Estimate._fields, start, ((joints, rotation.dimension), (shape,), (camera,)), strict=True
+    ):
+        if value.shape != expected:
+            raise ValueError(f"start.{what} has shape {tuple(value.shape)}, this model needs {expected}")
+
+    options: dict[str, Any] = dict(
+        features=features, hidden=_sizes(hidden, plan.parts), iterations=iterations, cell=cell, layers=layers,
+        shape=shape, camera=camera, camera_input=camera_input, shape_input=shape_input, learn_start=learn_start,
+        dropout=dropout, allow_nan=allow_nan,
+    )  # fmt: skip
+    return LMR(plan, rotation, Estimate(*(value.to(torch.get_default_dtype()) for value in start)), options)
+
+
+def _sizes(hidden: int | Mapping[str, int], parts: Iterable[str]) -> dict[str, int]:
+    """The hidden size of every part and of the camera."""
+    parts = tuple(parts)
+    if not isinstance(hidden, Mapping):
+        hidden = dict.fromkeys((*parts, "camera"), hidden)
+    if unknown := set(hidden) - {*parts, "camera"}:
+        raise ValueError(f"hidden names {sorted(unknown)}, the parts are {', '.join(parts)}")
+    if missing := [name for name in parts if name not in hidden]:
+        raise ValueError(f"hidden lacks {', '.join(missing)}; give one number, or one for every part")
+    for name, size in hidden.items():
+        _whole(f"hidden of {name}", size, 1)
+    return {"camera": max(hidden[name] for name in parts), **hidden}
+
+
+def _mean_parameters(path: str | os.PathLike[str], rotation: Rotation) -> Estimate:
+    """SPIN's smpl_mean_params.npz: pose (144) as 6D, shape (10), cam (3)."""
+    with np.load(path, allow_pickle=False) as file:
+        if missing := {"pose", "shape", "cam"} - set(file.files):
+            raise ValueError(
+                f"{os.fspath(path)}: {', '.join(sorted(missing))} is missing; it has {', '.join(file.files)}"
+            )
+        pose, shape, camera = (torch.from_numpy(np.float64(file[key])).flatten() for key in ("pose", "shape", "cam"))
+    if pose.numel() % 6:
+        raise ValueError(f"{os.fspath(path)}: pose has {pose.numel()} numbers, expected 6 per joint")
+    matrices = rotations.six_d_to_matrix(pose.view(-1, 6))
+    return Estimate(rotation.from_matrix(matrices), shape, camera)
+
+
+def _whole(name: str, number: int, least: int) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or number < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {number!r}")
+
+
+def _named(what: str, name: str, things: Mapping[str, T]) -> T:
+    if name not in things:
+        raise ValueError(f"unknown {what} {name!r}; there are {', '.join(things)}{nearest(str(name), things)}")
+    return things[name]

@@ -1,0 +1,274 @@
+"""LMR as an ordinary nn.Module: one recurrent cell per part, a shape network, a camera cell, refined V times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, overload
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from kinlmr import engine
+from kinlmr.plan import Plan
+from kinlmr.rotations import Rotation
+
+CELLS: dict[str, type[nn.RNNBase]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+
+
+class Estimate(NamedTuple):
+    """What LMR says of a frame, in skeleton order: pose (..., J, R), shape (..., S), camera (..., 3) as (s, tx, ty)."""
+
+    pose: Tensor
+    shape: Tensor
+    camera: Tensor
+
+
+class State(NamedTuple):
+    """What LMR remembers between frames: memory (B, V, M), every iteration's own hidden vectors side by side."""
+
+    memory: Tensor
+
+
+class Cell(nn.Module):
+    """A recurrent node: ``rnn`` over the frames, and a linear ``head`` that turns its output into a residual."""
+
+    def __init__(self, kind: str, reads: int, hidden: int, layers: int, writes: int) -> None:
+        super().__init__()
+        self.rnn: nn.RNNBase = CELLS[kind](reads, hidden, layers, batch_first=True)  # type: ignore[arg-type]
+        self.head = _small(nn.Linear(hidden, writes))
+        self.vectors = 2 if kind == "lstm" else 1
+        self.memory = self.vectors * layers * hidden
+
+    def forward(self, seen: Tensor, memory: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        sizes = {"n": self.vectors, "layer": self.rnn.num_layers}
+        before = tuple(rearrange(memory.to(seen.dtype), "b (n layer h) -> n layer b h", **sizes).contiguous())
+        packed = seen if lengths is None else pack_padded_sequence(seen, lengths.cpu(), True, enforce_sorted=False)
+        out, after = self.rnn(packed, before if self.vectors > 1 else before[0])
+        if isinstance(out, PackedSequence):
+            out, _ = pad_packed_sequence(out, True, total_length=seen.shape[1])
+        after = torch.stack(after if self.vectors > 1 else (after,))
+        return self.head(out), rearrange(after, "n layer b h -> b (n layer h)").to(memory.dtype)
+
+
+class ShapeMLP(nn.Module):
+    """The shape node, without memory: two layers of 1024, ReLU and dropout between, and a head."""
+
+    memory = 0
+
+    def __init__(self, reads: int, writes: int, dropout: float) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.head = nn.Linear(reads, 1024), nn.Linear(1024, 1024), _small(nn.Linear(1024, writes))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, seen: Tensor, memory: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        hidden = self.dropout(self.fc1(seen).relu())
+        return self.head(self.dropout(self.fc2(hidden).relu())), memory
+
+
+def _small(head: nn.Linear) -> nn.Linear:
+    """A head that starts near zero, so that an untrained model answers with its start estimate."""
+    nn.init.xavier_uniform_(head.weight, gain=0.01)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+class Start(nn.Module):
+    """The estimate that iteration 0 starts from: buffers ``pose (J, R)``, ``shape (S)``, ``camera (3)``."""
+
+    pose: Tensor
+    shape: Tensor
+    camera: Tensor
+
+    def __init__(self, start: Estimate, learn: bool) -> None:
+        super().__init__()
+        for name, value in zip(Estimate._fields, start, strict=True):
+            if learn:
+                self.register_parameter(name, nn.Parameter(value.clone()))
+            else:
+                self.register_buffer(name, value.clone())
+
+
+class LMR(nn.Module):
+    """Local recurrent models for human mesh recovery (Li et al. 2021, section 3.2), for any plan.
+
+    `kinlmr.build` makes one from names and numbers, and says what the options mean. Parameters are named as in
+    ``parts.left_arm.rnn.weight_ih_l0`` and have torch.nn's own shapes and gate order. ``options`` holds what `build`
+    was told, as plain JSON. Forward writes nothing to the module: state goes in and comes out.
+    """
+
+    order: Tensor
+    restore: Tensor
+
+    def __init__(self, plan: Plan, rotation: Rotation, start: Estimate, options: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.plan, self.rotation, self.options = plan, rotation, dict(options)
+        features, iterations, layers = options["features"], options["iterations"], options["layers"]
+        hidden, cell = options["hidden"], options["cell"]
+        self.allow_nan: bool = options["allow_nan"]
+
+        self.widths = (*(len(j) * rotation.dimension for j in plan.joints), start.shape.numel(), start.camera.numel())
+        reads = [features + sum(self.widths[slot] for slot in read) for read in plan.reads]
+        shape, camera = len(plan.parts), len(plan.parts) + 1
+        self.parts = nn.ModuleDict(
+            {
+                name: Cell(cell, reads[i], hidden[name], layers, self.widths[i])
+                for i, name in enumerate(map(_carried, plan.parts))
+            }
+        )
+        self.shape = ShapeMLP(reads[shape], self.widths[shape], options["dropout"]) if self.widths[shape] else None
+        self.camera = (
+            Cell(cell, reads[camera], hidden["camera"], layers, self.widths[camera]) if self.widths[camera] else None
+        )
+        self.start = Start(start, options["learn_start"])
+        anew = ((shape, options["shape_input"] == "mean"), (camera, options["camera_input"] == "initial"))
+        self.frozen = tuple(slot for slot, frozen in anew if frozen)
+        memory = sum(node.memory for node in self.nodes() if node is not None)
+        self.state_size = (iterations, memory)
+        self.register_buffer("order", torch.tensor(plan.order), persistent=False)
+        self.register_buffer("restore", torch.tensor(plan.restore), persistent=False)
+
+    def nodes(self) -> list[Any]:
+        """The nodes in the order they run: parts in plan order, shape, camera (None where there is none)."""
+        return [*self.parts.values(), self.shape, self.camera]
+
+    def initial_state(self, batch: int) -> State:
+        """The state before the first frame of ``batch`` bodies: zeros (B, V, M)."""
+        return State(self.start.pose.new_zeros(batch, *self.state_size))
+
+    @overload
+    def forward(
+        self, features: Tensor, lengths: Tensor | None = None, state: None = None, every: bool = False
+    ) -> Estimate: ...
+    @overload
+    def forward(
+        self, features: Tensor, lengths: Tensor | None = None, *, state: State, every: bool = False
+    ) -> tuple[Estimate, State]: ...
+    def forward(
+        self,
+        features: Tensor,
+        lengths: Tensor | None = None,
+        state: State | None = None,
+        every: bool = False,
+    ) -> Estimate | tuple[Estimate, State]:
+        """Estimate every frame of B clips, causally: frame t depends on frames <= t.
+
+        features (B, T, F), T >= 1, B may be 0
+        lengths  (B) frames of each padded clip, 1 .. T; estimates past a clip's end are zero
+        state    from `initial_state` or an earlier chunk: then (estimate, state after each clip's last frame) returns
+        every    with True, each tensor of the estimate has a leading axis V: all iterations, for their supervision
+        """
+        self._check_features(features, ("B", "T", "F"))
+        lengths = self._check_lengths(lengths, features)
+        if lengths is not None:
+            inside = torch.arange(features.shape[1], device=features.device) < lengths[:, None].to(features.device)
+            features = torch.where(inside[..., None], features, 0)
+        self._check_finite(features)
+        iterations, after = self._run(features, lengths, state)
+        if every:
+            estimate = Estimate(*(torch.stack(value) for value in zip(*map(self._estimate, iterations), strict=True)))
+        else:
+            estimate = self._estimate(iterations[-1])
+        if lengths is not None:
+            mask = lambda x: torch.where(inside.view(*inside.shape, *[1] * (x.ndim - 2 - every)), x, 0)  # noqa: E731
+            estimate = Estimate(*map(mask, estimate))
+        return estimate if state is None else (estimate, after)
+
+    def step(self, frame: Tensor, state: State | None = None) -> tuple[Estimate, State]:
+        """One frame of a stream. frame (B, F), state from the last call (None at first) -> Estimate (B, ...), State.
+
+        Gives the same numbers as `forward` over all frames so far.
+        """
+        self._check_features(frame, ("B", "F"))
+        self._check_finite(frame[:, None])
+        iterations, after = self._run(frame[:, None], None, state)
+        return Estimate(*(x[:, 0] for x in self._estimate(iterations[-1]))), after
+
+    def matrices(self, estimate: Estimate) -> Tensor:
+        """The pose as rotation matrices (..., J, 3, 3), each relative to the joint's parent, in skeleton order."""
+        return self.rotation.to_matrix(estimate.pose)
+
+    def _run(self, features: Tensor, lengths: Tensor | None, state: State | None) -> tuple[list[engine.Slots], State]:
+        state = self.initial_state(len(features)) if state is None else self._check_state(state, features)
+        pose = self.start.pose[self.order].flatten().split(self.widths[:-2])
+        start = (*pose, self.start.shape, self.start.camera)
+        if not len(features):
+            empty = tuple(value.expand(0, features.shape[1], -1) for value in start)
+            return [empty] * self.state_size[0], state
+        iterations, memory = engine.run(
+            self.nodes(), self.plan.reads, self.frozen, features, start, state.memory, lengths
+        )
+        return iterations, State(memory)
+
+    def _estimate(self, slots: engine.Slots) -> Estimate:
+        pose = torch.cat(slots[:-2], -1).unflatten(-1, (-1, self.rotation.dimension))
+        return Estimate(pose[..., self.restore, :], slots[-2], slots[-1])
+
+    def _check_features(self, features: Tensor, axes: tuple[str, ...]) -> None:
+        form = f"features ({', '.join(axes)}) with F = {self.options['features']}"
+        if not isinstance(features, Tensor):
+            raise TypeError(f"expected {form}, a torch.Tensor, not {type(features).__name__}; use torch.as_tensor")
+        if features.ndim != len(axes) or features.shape[-1] != self.options["features"]:
+            raise ValueError(f"expected {form}, not shape {tuple(features.shape)}")
+        if 0 in features.shape[1:]:
+            raise ValueError(f"expected {form} and at least one frame, not shape {tuple(features.shape)}")
+        own = self.start.pose
+        if features.device != own.device:
+            raise ValueError(f"features are on {features.device}, the model on {own.device}; move one of them")
+        cast = features.is_floating_point() and torch.is_autocast_enabled(features.device.type)
+        if features.dtype != own.dtype and not cast:
+            raise ValueError(f"features are {features.dtype}, the model is {own.dtype}; use features.to({own.dtype})")
+
+    def _check_finite(self, features: Tensor) -> None:
+        """A NaN would stay in the state for ever; it is named here, while one still knows which frame brought it."""
+        if self.allow_nan or torch.compiler.is_compiling() or _capturing(features):
+            return
+        if not features.sum().isfinite() and not (finite := features.isfinite().all(-1)).all():
+            clip, frame = (~finite).nonzero()[0].tolist()
+            value = features[clip, frame][~features[clip, frame].isfinite()][0].item()
+            raise ValueError(
+                f"features of clip {clip} are not finite from frame {frame} on (first value {value}); "
+                "fill the missing frames, or build(allow_nan=True) to let them through"
+            )
+
+    def _check_lengths(self, lengths: Tensor | None, features: Tensor) -> Tensor | None:
+        if lengths is None:
+            return None
+        lengths = torch.as_tensor(lengths)
+        batch, frames, _ = features.shape
+        if lengths.shape != (batch,) or lengths.is_floating_point():
+            raise ValueError(f"expected lengths ({batch}) of whole numbers, not {tuple(lengths.shape)} {lengths.dtype}")
+        if batch and not (int(lengths.min()) >= 1 and int(lengths.max()) <= frames):
+            raise ValueError(f"lengths must lie in 1 .. {frames}, the frames of the batch, not {lengths.tolist()}")
+        return lengths
+
+    def _check_state(self, state: State, features: Tensor) -> State:
+        expected = (len(features), *self.state_size)
+        if not isinstance(state, State) or state.memory.shape != expected:
+            seen = tuple(state.memory.shape) if isinstance(state, State) else type(state).__name__
+            raise ValueError(f"expected a State with memory (B, V, M) = {expected}, not {seen}; start with state None")
+        if state.memory.device != features.device:
+            raise ValueError(f"the state is on {state.memory.device}, the features on {features.device}; move one")
+        return state
+
+    def __repr__(self) -> str:
+        o = self.options
+        sizes = sorted({o["hidden"][name] for name in self.parts})
+        numbers = sum(p.numel() for p in self.parameters())
+        return (
+            f"LMR({o['cell']}, hidden {', '.join(map(str, sizes))}, {o['iterations']} iterations, "
+            f"{o['features']} features, rotation {self.rotation.name}, {numbers:,} parameters)\n{self.plan}"
+        )
+
+
+def _carried(part: str) -> str:
+    if hasattr(nn.ModuleDict, part) or part in nn.ModuleDict().__dict__:
+        raise ValueError(
+            f"part {part!r} has the name of an attribute of torch.nn.ModuleDict; rename it, for example {part}_part"
+        )
+    return part
+
+
+def _capturing(x: Tensor) -> bool:
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()

@@ -1,0 +1,269 @@
+"""Rotation representations: R numbers that stand for a rotation matrix, as records of pure functions.
+
+Each record maps (..., R) numbers to (..., 3, 3) matrices that act on columns, and back. Every function is exact and
+smooth where the representation is, and finite in value and first gradient where it is not (angle pi, a zero or
+parallel input): a degenerate input decodes to some rotation, with a gradient of zero from what carries no information.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# A vector whose squared length is less than this has no direction.
+TINY = 1e-16
+
+
+class Rotation(NamedTuple):
+    """One way to write a rotation: its name, its R numbers, which of them mean "no rotation", and the two maps."""
+
+    name: str
+    dimension: int
+    identity: tuple[float, ...]
+    to_matrix: Callable[[Tensor], Tensor]
+    from_matrix: Callable[[Tensor], Tensor]
+
+
+# -------------------------------------------------------------------------------------------------------- axis-angle
+
+
+def axis_angle_to_matrix(r: Tensor) -> Tensor:
+    """Rodrigues' formula. r (..., 3) axis times angle in radians -> (..., 3, 3).
+
+    I + a [r] + b [r]^2 with a = sin t / t and b = (1 - cos t) / t^2 = (sin(t/2) / (t/2))^2 / 2, where t = |r|.
+    """
+    _check_width(r, 3, "axis-angle")
+    square = (r * r).sum(-1)
+    a, half = _sinc(square), _sinc(square / 4)
+    b = half * half / 2
+    x, y, z = r.unbind(-1)
+    ax, ay, az = a * x, a * y, a * z
+    bx, by, bz = b * x, b * y, b * z
+    rows = (
+        1 - by * y - bz * z, bx * y - az, bx * z + ay,
+        bx * y + az, 1 - bx * x - bz * z, by * z - ax,
+        bx * z - ay, by * z + ax, 1 - bx * x - by * y,
+    )  # fmt: skip
+    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+
+
+def matrix_to_axis_angle(m: Tensor) -> Tensor:
+    """The rotation vector of a matrix. m (..., 3, 3) -> (..., 3) radians, at most pi long."""
+    w, v = matrix_to_quaternion(m).split((1, 3), -1)
+    square = (v * v).sum(-1, keepdim=True)
+    small = square < 1e-3
+    length = torch.where(small, 1.0, square).sqrt()
+    # asin(n) / n near zero, where atan2 has lost its digits and the square root its gradient
+    series = 1 + square * (
+        1 / 6 + square * (3 / 40 + square * (15 / 336 + square * (105 / 3456 + square * 945 / 42240)))
+    )
+    return 2 * v * torch.where(small, series, torch.atan2(length, w) / length)
+
+
+def _sinc(square: Tensor) -> Tensor:
+    """sin t / t as a smooth function of t^2."""
+    small = square < 1e-2
+    t = torch.where(small, 1.0, square).sqrt()
+    series = 1 - square / 6 * (1 - square / 20 * (1 - square / 42 * (1 - square / 72)))
+    return torch.where(small, series, t.sin() / t)
+
+
+# -------------------------------------------------------------------------------------------------------- quaternions
+
+
+def quaternion_to_matrix(q: Tensor) -> Tensor:
+    """q (..., 4) as (w, x, y, z), of any length -> (..., 3, 3); zero decodes to the identity."""
+    _check_width(q, 4, "quaternion")
+    square = (q * q).sum(-1)
+    w, x, y, z = q.unbind(-1)
+    s = torch.where(square > TINY, 2 / torch.where(square > TINY, square, 1.0), 0.0)
+    sx, sy, sz = s * x, s * y, s * z
+    rows = (
+        1 - sy * y - sz * z, sx * y - sz * w, sx * z + sy * w,
+        sx * y + sz * w, 1 - sx * x - sz * z, sy * z - sx * w,
+        sx * z - sy * w, sy * z + sx * w, 1 - sx * x - sy * y,
+    )  # fmt: skip
+    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+
+
+def matrix_to_quaternion(m: Tensor) -> Tensor:
+    """m (..., 3, 3) -> unit (..., 4) as (w, x, y, z) with w >= 0.
+
+    4 q q^T is linear in the matrix; its row of largest diagonal is q times at least 2, whatever the angle.
+    """
+    _check_matrix(m)
+    a, b, c, d, e, f, g, h, i = m.flatten(-2).unbind(-1)
+    rows = (
+        1 + a + e + i, h - f, c - g, d - b,
+        h - f, 1 + a - e - i, b + d, c + g,
+        c - g, b + d, 1 - a + e - i, f + h,
+        d - b, c + g, f + h, 1 - a - e + i,
+    )  # fmt: skip
+    outer = torch.stack(rows, -1).unflatten(-1, (4, 4))
+    best = outer.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]
+    row = torch.take_along_dim(outer, best, -2)[..., 0, :]
+    sign = torch.where(row[..., :1] < 0, -1.0, 1.0).to(row)
+    return row * (sign / (row * row).sum(-1, keepdim=True).sqrt())
+
+
+# ----------------------------------------------------------------------------------------------------------------- 6D
+
+
+def columns_to_matrix(a: Tensor, b: Tensor) -> Tensor:
+    """Gram-Schmidt on two columns. a, b (..., 3) -> (..., 3, 3) with columns along a, b less its share of a, and their
+    cross product (Zhou et al. 2019, equation 15). Where a is zero, or b is zero or parallel to a, an axis stands in.
+    """
+    x = _direction(
+        a, torch.eye(3, dtype=a.dtype, device=a.device)[0].expand_as(a), (a * a).sum(-1, keepdim=True) > TINY
+    )
+    rest = b - (x * b).sum(-1, keepdim=True) * x
+    rest = rest - (x * rest).sum(-1, keepdim=True) * x  # nearly parallel: once is not enough
+    size = (b * b).sum(-1, keepdim=True)
+    free = (rest * rest).sum(-1, keepdim=True) > size * (16 * torch.finfo(a.dtype).eps) ** 2 + TINY
+    y = _direction(rest, _perpendicular(x), free)
+    return torch.stack((x, y, torch.linalg.cross(x, y, dim=-1)), -1)
+
+
+def _direction(v: Tensor, otherwise: Tensor, usable: Tensor) -> Tensor:
+    length = (v * v).sum(-1, keepdim=True)
+    return torch.where(usable, v * torch.where(usable, length, 1.0).rsqrt(), otherwise)
+
+
+def _perpendicular(x: Tensor) -> Tensor:
+    """Some unit vector at right angles to the unit vector x (..., 3), without a gradient."""
+    x = x.detach()
+    away = torch.nn.functional.one_hot(x.abs().argmin(-1), 3).to(x)
+    y = away - (x * away).sum(-1, keepdim=True) * x
+    return y * (y * y).sum(-1, keepdim=True).rsqrt()
+
+
+def six_d_to_matrix(x: Tensor) -> Tensor:
+    """The first two columns, row by row (SPIN's order). x (..., 6) -> (..., 3, 3).
+
+    >>> six_d_to_matrix(torch.arange(1.0, 7.0))[:, 0]
+    tensor([0.1690, 0.5071, 0.8452])
+    """
+    _check_width(x, 6, "6D")
+    return columns_to_matrix(x[..., 0::2], x[..., 1::2])
+
+
+def matrix_to_six_d(m: Tensor) -> Tensor:
+    """m (..., 3, 3) -> its first two columns, row by row: (..., 6)."""
+    _check_matrix(m)
+    return m[..., :2].flatten(-2)
+
+
+def six_d_columns_to_matrix(x: Tensor) -> Tensor:
+    """The first column, then the second (Zhou et al.'s order). x (..., 6) -> (..., 3, 3)."""
+    _check_width(x, 6, "6D")
+    return columns_to_matrix(x[..., :3], x[..., 3:])
+
+
+def matrix_to_six_d_columns(m: Tensor) -> Tensor:
+    """m (..., 3, 3) -> its first column, then its second: (..., 6)."""
+    _check_matrix(m)
+    return m.mT[..., :2, :].flatten(-2)
+
+
+def six_d_rows_to_matrix(x: Tensor) -> Tensor:
+    """The first row, then the second (pytorch3d's order). x (..., 6) -> (..., 3, 3)."""
+    return six_d_columns_to_matrix(x).mT
+
+
+def matrix_to_six_d_rows(m: Tensor) -> Tensor:
+    """m (..., 3, 3) -> its first row, then its second: (..., 6)."""
+    _check_matrix(m)
+    return m[..., :2, :].flatten(-2)
+
+
+# ------------------------------------------------------------------------------------------------------------- matrix
+
+
+class _Nearest(torch.autograd.Function):
+    """The rotation nearest to a matrix, R = argmin |R - M| over SO(3), by SVD; with a gradient free of the SVD's.
+
+    M = R P with P symmetric. A small change of M turns R by R [a] with (tr(P) I - P) a = axial(R^T dM - dM^T R), so the
+    backward pass solves that 3 x 3 system; written in plain operations, it can be differentiated again.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(m: Tensor) -> Tensor:
+        u, _, vt = torch.linalg.svd(m)
+        sign = torch.linalg.det(u @ vt)
+        return torch.cat((u[..., :2], u[..., 2:] * sign[..., None, None]), -1) @ vt
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(inputs[0], output)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        m, r = ctx.saved_tensors
+        p = r.mT @ m
+        p = (p + p.mT) / 2
+        turn = r.mT @ grad
+        turn = turn - turn.mT
+        axial = torch.stack((turn[..., 2, 1], turn[..., 0, 2], turn[..., 1, 0]), -1)
+        k = p.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] * torch.eye(3, dtype=m.dtype, device=m.device) - p
+        one, two, three = k.unbind(-1)
+        cofactors = torch.stack([torch.linalg.cross(*pair) for pair in ((two, three), (three, one), (one, two))], -1)
+        det = (one * cofactors[..., 0]).sum(-1)
+        scale = k.abs().amax((-2, -1)) ** 3
+        usable = det.abs() > scale * torch.finfo(m.dtype).eps + torch.finfo(m.dtype).tiny
+        a = (cofactors.mT @ axial[..., None])[..., 0] * torch.where(usable, 1 / torch.where(usable, det, 1.0), 0.0)[
+            ..., None
+        ]
+        x, y, z = a.unbind(-1)
+        o = torch.zeros_like(x)
+        return r @ torch.stack((o, -z, y, z, o, -x, -y, x, o), -1).unflatten(-1, (3, 3))
+
+
+def nearest_rotation(m: Tensor) -> Tensor:
+    """The rotation nearest to m (..., 3, 3) in the Frobenius norm: special orthogonal Procrustes, by SVD."""
+    _check_matrix(m)
+    rotation: Tensor = _Nearest.apply(m)
+    return rotation
+
+
+def nine_to_matrix(x: Tensor) -> Tensor:
+    """Nine numbers, a matrix row by row, projected on SO(3) (Levinson et al. 2020). x (..., 9) -> (..., 3, 3)."""
+    _check_width(x, 9, "matrix")
+    return nearest_rotation(x.unflatten(-1, (3, 3)))
+
+
+def matrix_to_nine(m: Tensor) -> Tensor:
+    """m (..., 3, 3) -> its nine numbers row by row: (..., 9)."""
+    _check_matrix(m)
+    return m.flatten(-2)
+
+
+def _check_width(x: Tensor, width: int, name: str) -> None:
+    if x.ndim < 1 or x.shape[-1] != width:
+        raise ValueError(f"{name} rotations have {width} numbers in the last axis, not shape {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise ValueError(f"{name} rotations are floating point, not {x.dtype}; call .float() on them")
+
+
+def _check_matrix(m: Tensor) -> None:
+    if m.shape[-2:] != (3, 3):
+        raise ValueError(f"rotation matrices have shape (..., 3, 3), not {tuple(m.shape)}")
+
+
+_EYE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+ROTATIONS: dict[str, Rotation] = {
+    rotation.name: rotation
+    for rotation in (
+        Rotation("axis_angle", 3, (0.0, 0.0, 0.0), axis_angle_to_matrix, matrix_to_axis_angle),
+        Rotation("6d", 6, (1.0, 0.0, 0.0, 1.0, 0.0, 0.0), six_d_to_matrix, matrix_to_six_d),
+        Rotation("6d_columns", 6, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), six_d_columns_to_matrix, matrix_to_six_d_columns),
+        Rotation("6d_rows", 6, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), six_d_rows_to_matrix, matrix_to_six_d_rows),
+        Rotation("quaternion", 4, (1.0, 0.0, 0.0, 0.0), quaternion_to_matrix, matrix_to_quaternion),
+        Rotation("matrix", 9, _EYE, nine_to_matrix, matrix_to_nine),
+    )
+}

@@ -1,0 +1,383 @@
+"""Skeletons: a kinematic tree and its partition into parts, declared in one YAML file.
+
+name: arm
+joints: {shoulder: null, elbow: shoulder, wrist: elbow}     # name: parent, in the body model's order; one root
+parts: {upper: [shoulder, elbow], lower: [wrist]}           # name: its joints; every joint in exactly one part
+given: parents                                              # parents (default) | ancestors | none | {part: [parts]}
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from graphlib import CycleError, TopologicalSorter
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import yaml
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+GIVEN = ("parents", "ancestors", "none")
+MAX_BYTES = 4_000_000
+MAX_DEPTH = 16
+MAX_NODES = 200_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """A named group of joints that share one recurrent cell; its joints in the order of the part's slot."""
+
+    name: str
+    joints: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A kinematic tree of J joints, its partition into P parts, and which parts a part is given.
+
+    ``joints`` stand in the body model's own order, ``parents`` beside them (None for the root). ``given`` is one of
+    ``parents``, ``ancestors``, ``none``, or the pairs of an explicit mapping ``((part, (part, ...)), ...)``.
+    Whatever is not a rooted tree with a partition raises a ValueError, so a Skeleton that exists is sound.
+
+    >>> arm = Skeleton("arm", ("shoulder", "elbow"), (None, "shoulder"), (Part("upper", ("shoulder", "elbow")),))
+    >>> Skeleton("arm", ("shoulder", "elbow"), (None, "sholder"), arm.parts)
+    Traceback (most recent call last):
+    ValueError: skeleton 'arm': joint 'elbow' hangs on 'sholder', which is not a joint; did you mean 'shoulder'?
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    parents: tuple[str | None, ...]
+    parts: tuple[Part, ...]
+    given: str | tuple[tuple[str, tuple[str, ...]], ...] = "parents"
+
+    def __post_init__(self) -> None:
+        _check_names(self)
+        _check_tree(self)
+        _check_partition(self)
+        _check_given(self)
+
+    def part_graph(self) -> dict[str, tuple[str, ...]]:
+        """The parts that each part is given directly: the joint tree's quotient by the partition, or the mapping.
+
+        ``ancestors`` stands here as ``parents``; `kinlmr.compile` closes it.
+        """
+        if not isinstance(self.given, str):
+            return {part.name: dict(self.given).get(part.name, ()) for part in self.parts}
+        if self.given == "none":
+            return {part.name: () for part in self.parts}
+        owner = {joint: part.name for part in self.parts for joint in part.joints}
+        parent = dict(zip(self.joints, self.parents, strict=True))
+        above = {p.name: [owner[q] for j in p.joints if (q := parent[j]) is not None] for p in self.parts}
+        return {name: tuple(dict.fromkeys(a for a in given if a != name)) for name, given in above.items()}
+
+    def to_yaml(self) -> str:
+        """The skeleton as the YAML text that declares it: ``parse(s.to_yaml()) == s``."""
+        quote = lambda name: f'"{name}"' if name.lower() == "null" else name  # noqa: E731
+        lines = [f"name: {quote(self.name)}", "joints:"]
+        for joint, parent in zip(self.joints, self.parents, strict=True):
+            lines.append(f"  {quote(joint)}: {'null' if parent is None else quote(parent)}")
+        lines.append("parts:")
+        lines += [f"  {quote(p.name)}: [{', '.join(map(quote, p.joints))}]" for p in self.parts]
+        if isinstance(self.given, str):
+            lines.append(f"given: {self.given}")
+        else:
+            lines.append("given:" if self.given else "given: {}")
+            lines += [f"  {quote(name)}: [{', '.join(map(quote, given))}]" for name, given in self.given]
+        return "\n".join(lines) + "\n"
+
+
+def load(source: str | os.PathLike[str] | Skeleton) -> Skeleton:
+    """The skeleton of a YAML file: a path first, then the name of an installed one; a Skeleton is returned as it is.
+
+    >>> len(load("smpl.yaml").joints)
+    24
+    """
+    if isinstance(source, Skeleton):
+        return source
+    path: Traversable = Path(source)
+    if not path.is_file():
+        names = installed()
+        if os.fspath(source) not in names:
+            near = nearest(os.fspath(source), names)
+            raise ValueError(
+                f"no skeleton {os.fspath(source)!r}: no such file, and the installed ones are {', '.join(names)}{near}"
+            )
+        path = _folder() / os.fspath(source)
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    try:
+        return parse(data.decode("utf-8"), os.fspath(source))
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(f"{source}:{line}: not UTF-8 text (byte {data[error.start]:#04x}); save it as UTF-8") from None
+
+
+def parse(text: str, file: str = "<text>") -> Skeleton:
+    """The skeleton that a YAML text declares; ``file`` is the name that messages give it.
+
+    Reads YAML's event stream, never its objects: every scalar stays text and knows its line, and whatever can run,
+    repeat or nest without bound (tags, anchors, merge keys, depth, size) is refused before anything is built.
+    """
+    root = _tree(text, file)
+    top = _mapping(root, "a skeleton", "name, joints, parts and given")
+    known = [field.name for field in fields(Skeleton) if field.name != "parents"]
+    for key in top:
+        if key not in known:
+            _refuse(_at(key, file), f"unknown key {key!r}; a skeleton has {', '.join(known)}{nearest(key, known)}")
+    for key in ("name", "joints", "parts"):
+        if key not in top:
+            _refuse(root.where, f"{key!r} is missing; a skeleton has {', '.join(known)}")
+    joints = _mapping(top["joints"], "'joints'", "name: parent")
+    parts = _mapping(top["parts"], "'parts'", "name: [joints]")
+    given: _Text | _Block = top.get("given", _Text("parents", root.where))
+    raw = Skeleton(
+        _scalar(top["name"], "'name'"),
+        tuple(joints),
+        tuple(None if v.null else v for v in (_scalar(v, f"the parent of {k!s}") for k, v in joints.items())),
+        tuple(Part(k, _names(v, f"part {k!s}")) for k, v in parts.items()),
+        given if isinstance(given, _Text) else tuple((k, _names(v, f"given {k!s}")) for k, v in
+                                                    _mapping(given, "'given'", "part: [parts]").items()),
+    )  # fmt: skip
+    return _plain(raw)
+
+
+def installed() -> tuple[str, ...]:
+    """The names of the skeletons that come with kinlmr."""
+    folder = _folder()
+    return tuple(sorted(f.name for f in folder.iterdir() if f.name.endswith(".yaml"))) if folder.is_dir() else ()
+
+
+def _folder() -> Traversable:
+    inside = resources.files("kinlmr") / "skeletons"
+    checkout = Path(__file__).parents[1]
+    if not inside.is_dir() and (checkout / "pyproject.toml").is_file():
+        return checkout / "skeletons"
+    return inside
+
+
+# ---------------------------------------------------------------------------------------------- what a skeleton must be
+
+
+def _refuse(where: str, message: str) -> NoReturn:
+    raise ValueError(f"{where}: {message}")
+
+
+def _fault(skeleton: Skeleton, name: str, message: str) -> NoReturn:
+    _refuse(_at(name, f"skeleton {skeleton.name!r}"), message)
+
+
+def _at(name: str, otherwise: str = "") -> str:
+    """Where a name stands: its file and line if it was read from one."""
+    return name.where if isinstance(name, _Text) else otherwise
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The end of a refusal: "; did you mean 'left_hip'?" where some name is near, else ""."""
+    lower = {known.lower(): known for known in names}
+    near = difflib.get_close_matches(name.lower(), lower, 1)
+    return f"; did you mean {lower[near[0]]!r}?" if near else ""
+
+
+def _repeated(names: Sequence[str]) -> Iterator[str]:
+    """The second standing of each name that stands more than once."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            yield name
+        seen.add(name)
+
+
+def _cycle(graph: dict[str, tuple[str, ...]]) -> list[str]:
+    """A cycle of name -> what it hangs on, as [a, c, b, a] from its first declared name, or []."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        ring = error.args[1][:0:-1]
+        members = set(ring)
+        first = ring.index(next(name for name in graph if name in members))
+        return [*ring[first:], *ring[: first + 1]]
+    return []
+
+
+def _check_names(s: Skeleton) -> None:
+    for kind, names in (("skeleton", [s.name]), ("joint", s.joints), ("part", [p.name for p in s.parts])):
+        for name in names:
+            if not NAME.fullmatch(name):
+                form = "a letter or '_' followed by up to 63 letters, digits or '_'"
+                _fault(s, name, f"{kind} name {name[:80]!r} is not {form}")
+        for name in _repeated(names):
+            _fault(s, name, f"{kind} {name!r} is declared twice; remove one or rename it")
+
+
+def _check_tree(s: Skeleton) -> None:
+    if not s.joints:
+        _fault(s, s.name, "a skeleton needs at least one joint")
+    if len(s.parents) != len(s.joints):
+        _fault(s, s.name, f"{len(s.joints)} joints but {len(s.parents)} parents; give each joint one (or None)")
+    joints = set(s.joints)
+    for joint, parent in zip(s.joints, s.parents, strict=True):
+        if parent is not None and parent not in joints:
+            near = nearest(parent, s.joints)
+            _fault(s, parent, f"joint {joint!r} hangs on {parent!r}, which is not a joint{near}")
+    if cycle := _cycle({j: () if p is None else (p,) for j, p in zip(s.joints, s.parents, strict=True)}):
+        _fault(s, cycle[0], f"joints hang on one another: {' -> '.join(cycle)}; one of them must hang elsewhere")
+    first, *rest = [j for j, p in zip(s.joints, s.parents, strict=True) if p is None]
+    if rest:
+        _fault(s, rest[0], f"{rest[0]!r} is a second root beside {first!r}; give it a parent")
+
+
+def _check_partition(s: Skeleton) -> None:
+    if not s.parts:
+        _fault(s, s.name, "a skeleton needs at least one part")
+    joints, owner = set(s.joints), dict[str, str]()
+    for part in s.parts:
+        if not part.joints:
+            _fault(s, part.name, f"part {part.name!r} is empty; give it a joint or remove it")
+        for joint in part.joints:
+            if joint not in joints:
+                near = nearest(joint, s.joints)
+                _fault(s, joint, f"part {part.name!r} has {joint!r}, which is not a joint{near}")
+            if joint in owner:
+                twice = f"twice in part {part.name!r}"
+                both = f"in parts {owner[joint]!r} and {part.name!r}"
+                where = twice if owner[joint] == part.name else both
+                _fault(s, joint, f"joint {joint!r} is {where}; every joint belongs to exactly one part")
+            owner[joint] = part.name
+    lost = [j for j in s.joints if j not in owner]
+    if lost:
+        shown = ", ".join(map(repr, lost[:8])) + (f" and {len(lost) - 8} more" if len(lost) > 8 else "")
+        _fault(s, lost[0], f"in no part: {shown}; every joint belongs to exactly one part")
+
+
+def _check_given(s: Skeleton) -> None:
+    names = {part.name: None for part in s.parts}
+    if isinstance(s.given, str):
+        if s.given not in GIVEN:
+            expected = f"{', '.join(GIVEN)} or a mapping part: [parts]{nearest(s.given, GIVEN)}"
+            _fault(s, s.given, f"given is {s.given!r}, expected {expected}")
+    else:
+        for name in _repeated([key for key, _ in s.given]):
+            _fault(s, name, f"'given' names part {name!r} twice; join the two lists")
+        for key, given in s.given:
+            for name in (key, *given):
+                if name not in names:
+                    _fault(s, name, f"'given' names {name!r}, which is not a part{nearest(name, names)}")
+            for name in _repeated(given):
+                _fault(s, name, f"part {key!r} is given {name!r} twice; name it once")
+    if cycle := _cycle(s.part_graph()):
+        mend = "join these parts, or make 'given' a mapping" if isinstance(s.given, str) else "remove one of them"
+        _fault(s, cycle[0], f"parts are given one another: {' -> '.join(cycle)}; {mend}")
+
+
+# ------------------------------------------------------------------------------------------------ YAML's event stream
+
+
+class _Text(str):
+    """A scalar that remembers where it stood, and whether it was YAML's null."""
+
+    __slots__ = ("null", "where")
+    where: str
+    null: bool
+
+    def __new__(cls, text: str, where: str, null: bool = False) -> _Text:
+        self = super().__new__(cls, text)
+        self.where, self.null = where, null
+        return self
+
+
+class _Block(list["_Text | _Block"]):
+    """A mapping (keys and values in turn) or a sequence, as it was read."""
+
+    def __init__(self, where: str, kind: str) -> None:
+        super().__init__()
+        self.where, self.kind = where, kind
+
+
+def _tree(text: str, file: str) -> _Text | _Block:
+    """The document as nested blocks, from its events; depth is bounded, so nothing here can run away."""
+    if len(text.encode("utf-8", "replace")) > MAX_BYTES:
+        _refuse(file, f"larger than {MAX_BYTES // 1_000_000} MB; a skeleton is a small file")
+    top = _Block(f"{file}:1", "document")
+    open_blocks = [top]
+    try:
+        for count, event in enumerate(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))):
+            where = f"{file}:{event.start_mark.line + 1}"  # type: ignore[union-attr]
+            anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
+            if count > MAX_NODES:
+                _refuse(where, f"more than {MAX_NODES:,} names and lists; a skeleton has a few thousand at most")
+            if anchor:
+                _refuse(where, f"anchors and aliases are not read ({anchor!r}); write it out")
+            if tag:
+                _refuse(where, f"tags are not read ({tag!r}); write plain text")
+            if isinstance(event, yaml.DocumentStartEvent) and top:
+                _refuse(where, "a second document; a skeleton file holds one")
+            if isinstance(event, yaml.ScalarEvent):
+                null = not event.style and event.value in ("", "~", "null", "Null", "NULL")
+                if event.value == "<<" and not event.style:
+                    _refuse(where, "merge keys are not read ('<<'); write it out")
+                open_blocks[-1].append(_Text(event.value, where, null))
+            elif isinstance(event, yaml.CollectionStartEvent):
+                if len(open_blocks) > MAX_DEPTH:
+                    _refuse(where, f"nested deeper than {MAX_DEPTH}; a skeleton needs 3")
+                kind = "mapping" if isinstance(event, yaml.MappingStartEvent) else "sequence"
+                block = _Block(where, kind)
+                open_blocks[-1].append(block)
+                open_blocks.append(block)
+            elif isinstance(event, yaml.CollectionEndEvent):
+                open_blocks.pop()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        _refuse(f"{file}:{mark.line + 1 if mark else 1}", f"not YAML: {error.problem or error.context}")
+    except yaml.YAMLError as error:
+        _refuse(file, f"not YAML: {str(error).splitlines()[0]}")
+    if not top:
+        _refuse(file, "is empty; a skeleton has name, joints, parts and given")
+    return top[0]
+
+
+def _mapping(node: _Text | _Block, what: str, form: str) -> dict[str, _Text | _Block]:
+    if isinstance(node, _Text) or node.kind != "mapping":
+        _refuse(node.where, f"{what} must be a mapping ({form}), not {_seen(node)}")
+    names = [_scalar(key, f"a key of {what}") for key in node[0::2]]
+    for name in _repeated(names):
+        first = next(n for n in names if n == name)
+        _refuse(_at(name), f"{name!r} stands twice in {what} (first at {first.where}); remove one or rename it")
+    return dict(zip(names, node[1::2], strict=True))
+
+
+def _scalar(node: _Text | _Block, what: str) -> _Text:
+    if not isinstance(node, _Text):
+        _refuse(node.where, f"{what} must be one name, not {_seen(node)}")
+    return node
+
+
+def _names(node: _Text | _Block, what: str) -> tuple[_Text, ...]:
+    if isinstance(node, _Text) and node.null:
+        return ()
+    if isinstance(node, _Text) or node.kind != "sequence":
+        _refuse(node.where, f"{what} must be a list [a, b, c], not {_seen(node)}")
+    return tuple(_scalar(item, f"an entry of {what}") for item in node)
+
+
+def _seen(node: _Text | _Block) -> str:
+    return f"{node[:80]!r}" if isinstance(node, _Text) else f"a {node.kind}"
+
+
+def _plain(s: Skeleton) -> Skeleton:
+    """The same skeleton with its names as plain text, free of file and line."""
+    text = lambda names: tuple(map(str, names))  # noqa: E731
+    return Skeleton(
+        str(s.name),
+        text(s.joints),
+        tuple(None if p is None else str(p) for p in s.parents),
+        tuple(Part(str(p.name), text(p.joints)) for p in s.parts),
+        str(s.given) if isinstance(s.given, str) else tuple((str(k), text(v)) for k, v in s.given),
+    )

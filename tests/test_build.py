@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import kinlmr
+from kinlmr import Estimate, Rotation
+
+SMALL = dict(features=5, hidden=4, shape=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(skeleton="smp.yaml"), r"no skeleton 'smp\.yaml'.*smpl_ktd\.yaml.*did you mean 'smpl\.yaml'"),
+        (dict(rotation="6D"), "unknown rotation '6D'; there are axis_angle, 6d, .*did you mean '6d'"),
+        (dict(cell="rnn"), "unknown cell 'rnn'; there are gru, lstm"),
+        (dict(cell=nn.RNN), "unknown cell 'RNN'; there are gru, lstm"),
+        (dict(camera_input="first"), "unknown camera_input 'first'; there are previous, initial"),
+        (dict(shape_input="initial"), "unknown shape_input 'initial'; there are previous, mean"),
+        (dict(features=0), "features must be a whole number of at least 1, not 0"),
+        (dict(iterations=2.0), r"iterations must be a whole number of at least 1, not 2\.0"),
+        (dict(layers=True), "layers must be a whole number"),
+        (dict(shape=-1), "shape must be a whole number of at least 0"),
+        (dict(hidden=0), "hidden of root must be a whole number of at least 1"),
+        (dict(hidden={"root": 4}), "hidden lacks head, left_arm"),
+        (dict(hidden={"rot": 4}), r"hidden names \['rot'\], the parts are root, head"),
+        (dict(dropout=1.0), r"dropout must lie in \[0, 1\), not 1\.0"),
+        (dict(start=Estimate(torch.zeros(24, 3), torch.zeros(10), torch.zeros(3))), r"start\.pose has shape \(24, 3\)"),
+    ],
+)
+def test_unknown_names_and_numbers(options, message):
+    with pytest.raises(ValueError, match=message):
+        kinlmr.build(**options)
+
+
+def test_swapping_is_passing_an_object():
+    mine = Rotation("mine", 3, (0.0, 0.0, 0.0), *kinlmr.ROTATIONS["axis_angle"][3:])
+    model = kinlmr.build(kinlmr.load_skeleton("mano.yaml"), rotation=mine, cell=nn.LSTM, **SMALL)
+    assert model.rotation is mine
+    assert isinstance(model.parts["thumb"].rnn, nn.LSTM)
+    assert model.options["cell"] == "lstm"
+
+
+def test_hidden_sizes_by_part():
+    sizes = {"wrist": 3, "index": 4, "middle": 5, "pinky": 6, "ring": 7, "thumb": 8}
+    model = kinlmr.build("mano.yaml", features=5, hidden=sizes)
+    assert {name: part.rnn.hidden_size for name, part in model.parts.items()} == sizes
+    assert model.camera.rnn.hidden_size == 8
+    assert kinlmr.build("mano.yaml", features=5, hidden={**sizes, "camera": 2}).camera.rnn.hidden_size == 2
+
+
+def test_mean_parameters_in_spins_order(tmp_path):
+    matrices = kinlmr.rotations.axis_angle_to_matrix(torch.randn(24, 3, dtype=torch.float64))
+    pose = matrices[..., :2].reshape(144)
+    path = tmp_path / "mean.npz"
+    np.savez(path, pose=pose, shape=np.arange(10.0), cam=np.array([0.8, 0.1, -0.1]))
+    for name in kinlmr.ROTATIONS:
+        model = kinlmr.build("smpl.yaml", features=5, hidden=4, rotation=name, start=path)
+        start = Estimate(model.start.pose, model.start.shape, model.start.camera)
+        assert torch.allclose(model.matrices(start), matrices.float(), atol=2e-6)
+        assert torch.equal(start.shape, torch.arange(10.0))
+        assert torch.allclose(start.camera, torch.tensor([0.8, 0.1, -0.1]))
+    np.savez(path, pose=pose)
+    with pytest.raises(ValueError, match=r"mean\.npz: cam, shape is missing; it has pose"):
+        kinlmr.build("smpl.yaml", start=path)
+    np.savez(path, pose=pose[:-1], shape=np.zeros(10), cam=np.zeros(3))
+    with pytest.raises(ValueError, match="pose has 143 numbers"):
+        kinlmr.build("smpl.yaml", start=path)

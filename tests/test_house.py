@@ -1,0 +1,164 @@
+"""The house itself: public names, floors, packaging, and every command and snippet of the README."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import kinlmr
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+FLOORS = [
+    {"skeleton"},
+    {"plan", "rotations"},
+    {"engine"},
+    {"model"},
+    {"build"},
+    {"checkpoint"},
+    {"__init__"},
+]
+
+PUBLIC = """
+    LMR ROTATIONS Estimate Part Plan Rotation Skeleton State build compile load load_skeleton rotations save
+"""
+
+
+def test_public_names_are_frozen():
+    assert sorted(kinlmr.__all__) == sorted(PUBLIC.split())
+    assert all(hasattr(kinlmr, name) for name in kinlmr.__all__)
+
+
+def imported(source):
+    """The modules a file imports."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def assert_floors(sources):
+    """A file imports only from floors below its own; torch stays off the ground floor; only plan knows networkx."""
+    floor = {name: level for level, names in enumerate(FLOORS) for name in names}
+    assert set(sources) == set(floor)
+    for name, source in sources.items():
+        modules = set(imported(source))
+        below = {m.split(".")[1] for m in modules if m.startswith("kinlmr.") and m.split(".")[1] in floor}
+        assert all(floor[other] < floor[name] for other in below), name
+        packages = {m.split(".")[0] for m in modules}
+        assert name not in ("skeleton", "plan") or "torch" not in packages
+        assert name == "plan" or "networkx" not in packages
+
+
+def sources():
+    return {path.stem: path.read_text() for path in (ROOT / "kinlmr").glob("*.py")}
+
+
+def test_floors():
+    assert_floors(sources())
+
+
+@pytest.mark.parametrize(
+    "extra", [("skeleton", "import torch"), ("engine", "from kinlmr import build"), ("model", "import networkx")]
+)
+def test_the_law_of_floors_can_fail(extra):
+    files = sources()
+    files[extra[0]] += f"\n{extra[1]}\n"
+    with pytest.raises(AssertionError):
+        assert_floors(files)
+
+
+def test_skeletons_and_plans_load_without_torch():
+    code = "import sys, types; sys.modules['torch'] = None; import importlib.util as u\n"
+    code += "package = types.ModuleType('kinlmr'); package.__path__ = [sys.argv[1]]; sys.modules['kinlmr'] = package\n"
+    code += "from kinlmr import skeleton, plan; print(plan.compile(skeleton.parse(open(sys.argv[2]).read())).parts[0])"
+    done = python("-c", code, str(ROOT / "kinlmr"), str(ROOT / "skeletons/smpl.yaml"))
+    assert done.stdout == "root\n"
+
+
+# ------------------------------------------------------------------------------------------------------------ packaging
+
+LOOK = "import kinlmr.skeleton as s; print(s.__file__); print(*s.installed())"
+
+
+def python(*args, path="", cwd=None):
+    """A Python of its own, which sees only ``path`` before the installed packages."""
+    env = {**os.environ, "PYTHONPATH": str(path), "PYTHONWARNINGS": "error"}
+    return subprocess.run([sys.executable, *args], env=env, cwd=cwd, capture_output=True, text=True, check=True)
+
+
+def test_skeletons_are_found_in_a_zip(tmp_path):
+    archive = tmp_path / "kinlmr.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in (ROOT / "kinlmr").glob("*.py"):
+            file.write(path, f"kinlmr/{path.name}")
+        for path in (ROOT / "skeletons").glob("*.yaml"):
+            file.write(path, f"kinlmr/skeletons/{path.name}")
+    where, names = python("-c", LOOK, path=archive, cwd=tmp_path).stdout.splitlines()
+    assert where.startswith(str(archive))
+    assert "smpl.yaml" in names.split()
+    code = "import kinlmr; print(kinlmr.load_skeleton('mano.yaml').name)"
+    assert python("-c", code, path=archive, cwd=tmp_path).stdout == "mano\n"
+
+
+@pytest.mark.parametrize("checkout", [True, False])
+def test_a_bare_checkout_finds_its_skeletons_and_a_broken_wheel_no_strangers(tmp_path, checkout):
+    shutil.copytree(ROOT / "kinlmr", tmp_path / "kinlmr", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "skeletons", tmp_path / "skeletons")
+    if checkout:
+        shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    where, *names = python("-c", LOOK, path=tmp_path, cwd=tmp_path).stdout.splitlines()
+    assert where.startswith(str(tmp_path))
+    assert ("smpl.yaml" in " ".join(names)) == checkout
+
+
+# --------------------------------------------------------------------------------------------------------- what it says
+
+
+def test_the_readmes_snippets_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    snippets = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert snippets
+    for snippet in snippets:
+        exec(compile(snippet, "README.md", "exec"), {})
+
+
+def test_the_readmes_files_exist():
+    for name in re.findall(r"\]\(([^)#:]+)\)|src=\"([^\":]+)\"", README):
+        assert (ROOT / "".join(name)).exists(), name
+
+
+def test_the_readme_shows_the_plan_as_it_is():
+    plan = kinlmr.compile(kinlmr.load_skeleton("smpl.yaml"))
+    assert plan.mermaid() in README
+
+
+def test_a_users_own_skeleton_trains_without_python(tmp_path):
+    (tmp_path / "dog.yaml").write_text(
+        "name: robot_dog\n"
+        "joints: {base: null, head: base, hip: base, knee: hip, arm: base, grip: arm}\n"
+        "parts: {body: [base], head: [head], leg: [hip, knee], arm: [arm], grip: [grip]}\n"
+        "given: {head: [body], leg: [body], arm: [body], grip: [arm, head]}\n"
+    )
+    script = str(ROOT / "examples/train_minimal.py")
+    done = python(script, "--skeleton", "dog.yaml", "--steps", "1", "--out", "dog.npz", path=ROOT, cwd=tmp_path)
+    assert "robot_dog: 6 joints, 5 parts, 3 levels" in done.stdout
+    assert kinlmr.load(tmp_path / "dog.npz").plan.parts == ("body", "head", "leg", "arm", "grip")
+
+
+def test_no_path_or_host_of_one_machine_is_in_the_tree():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    for name in listed:
+        path = ROOT / name
+        if path.is_file() and path.suffix in (".py", ".md", ".toml", ".yaml", ".txt", ""):
+            assert str(ROOT.parent) + os.sep not in path.read_text(errors="replace"), name

@@ -1,0 +1,187 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from laws import assert_rotations, assert_round_trip
+from torch.autograd import gradcheck, gradgradcheck
+
+from kinlmr import ROTATIONS
+from kinlmr.rotations import (
+    axis_angle_to_matrix,
+    matrix_to_axis_angle,
+    matrix_to_quaternion,
+    nearest_rotation,
+    six_d_columns_to_matrix,
+    six_d_rows_to_matrix,
+    six_d_to_matrix,
+)
+
+EVERY = pytest.mark.parametrize("rotation", ROTATIONS.values(), ids=ROTATIONS)
+TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14}
+DTYPES = pytest.mark.parametrize("dtype", TOLERANCE)
+
+numbers = st.floats(-4, 4, allow_subnormal=False)
+vectors = st.tuples(numbers, numbers, numbers)
+
+
+def turn(vector, angle):
+    """The matrix of a rotation by ``angle`` about an axis, as two reflections half that angle apart."""
+    axis = torch.tensor(vector, dtype=torch.float64) / math.hypot(*vector)
+    one = torch.linalg.cross(axis, torch.eye(3, dtype=torch.float64)[axis.abs().argmin()])
+    one = one / one.norm()
+    two = math.cos(angle / 2) * one + math.sin(angle / 2) * torch.linalg.cross(axis, one)
+    reflect = lambda n: torch.eye(3, dtype=torch.float64) - 2 * torch.outer(n, n) / n.dot(n)  # noqa: E731
+    return reflect(two) @ reflect(one)
+
+
+@st.composite
+def matrices(draw):
+    """Rotations of every kind, with many at angle 0, near it, at pi and near it."""
+    axis = draw(vectors.filter(lambda v: math.hypot(*v) > 1e-3))
+    special = st.sampled_from([0.0, 1e-12, 1e-6, 1e-3, 0.03, 0.1, math.pi - 1e-3, math.pi - 1e-7, math.pi])
+    return turn(axis, draw(st.one_of(special, st.floats(0, math.pi))))
+
+
+@EVERY
+@DTYPES
+@given(matrix=matrices())
+def test_round_trip(rotation, dtype, matrix):
+    assert_round_trip(rotation, matrix.to(dtype), TOLERANCE[dtype])
+
+
+@EVERY
+@DTYPES
+@given(data=st.data())
+def test_any_numbers_decode_to_a_rotation_with_a_finite_gradient(rotation, dtype, data):
+    x = data.draw(st.tuples(*[st.one_of(st.sampled_from([0.0, 1.0, -1.0, 1e-9]), numbers)] * rotation.dimension))
+    x = torch.tensor(x, dtype=dtype, requires_grad=True)
+    matrix = rotation.to_matrix(x)
+    assert_rotations(matrix, 20 * TOLERANCE[dtype])
+    (gradient,) = torch.autograd.grad((matrix * torch.arange(9.0, dtype=dtype).view(3, 3)).sum(), x)
+    assert gradient.isfinite().all()
+
+
+@EVERY
+@DTYPES
+@pytest.mark.parametrize("angle", [0.0, 1e-8, math.pi / 2, math.pi - 1e-6, math.pi])
+def test_writing_has_a_finite_gradient(rotation, dtype, angle):
+    for axis in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, -2, 3)):
+        matrix = turn(axis, angle).to(dtype).requires_grad_()
+        numbers = rotation.from_matrix(matrix)
+        (gradient,) = torch.autograd.grad(numbers.sum(), matrix)
+        assert numbers.isfinite().all()
+        assert gradient.isfinite().all()
+
+
+@EVERY
+def test_the_identity(rotation):
+    identity = torch.tensor(rotation.identity, dtype=torch.float64)
+    assert torch.equal(rotation.to_matrix(identity), torch.eye(3, dtype=torch.float64))
+    assert torch.equal(rotation.from_matrix(torch.eye(3, dtype=torch.float64)), identity)
+
+
+@EVERY
+def test_gradients_of_both_orders(rotation):
+    generator = torch.Generator().manual_seed(1)
+    for scale in (0.01, 1.0):
+        x = torch.tensor(rotation.identity, dtype=torch.float64).repeat(3, 1)
+        x = x + scale * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        assert gradcheck(rotation.to_matrix, x.requires_grad_())
+        assert gradgradcheck(rotation.to_matrix, x)
+        matrix = rotation.to_matrix(x.detach()).requires_grad_()
+        assert gradcheck(rotation.from_matrix, matrix)
+
+
+def test_axis_angle_is_smooth_at_zero_and_across_the_series():
+    for length in (0.0, 1e-9, 0.0999999, 0.1, 0.1000001, 0.2, 2.0, math.pi, 2 * math.pi, 7.0):
+        x = (torch.tensor([[0.6, 0.0, -0.8]], dtype=torch.float64) * length).requires_grad_()
+        assert gradcheck(axis_angle_to_matrix, x)
+        assert gradgradcheck(axis_angle_to_matrix, x)
+        assert torch.allclose(axis_angle_to_matrix(x)[0], turn((0.6, 0, -0.8), length), atol=1e-14, rtol=0)
+
+
+@EVERY
+@pytest.mark.parametrize("batch", [(), (0,), (5,), (2, 0, 3), (2, 3)])
+def test_any_batch_shape(rotation, batch):
+    x = torch.randn(*batch, rotation.dimension)
+    matrix = rotation.to_matrix(x)
+    assert matrix.shape == (*batch, 3, 3)
+    assert rotation.from_matrix(matrix).shape == x.shape
+    assert torch.allclose(torch.func.vmap(rotation.to_matrix)(x) if batch and x.numel() else matrix, matrix, atol=1e-6)
+
+
+def test_three_orders_of_6d():
+    half = turn((0, 0, 1), math.pi / 6)
+    written = {name: ROTATIONS[name].from_matrix(half) for name in ("6d", "6d_columns", "6d_rows")}
+    c, s = math.cos(math.pi / 6), 0.5
+    for name, expected in (
+        ("6d", [c, -s, s, c, 0, 0]),
+        ("6d_columns", [c, s, 0, -s, c, 0]),
+        ("6d_rows", [c, -s, 0, s, c, 0]),
+    ):
+        assert torch.allclose(written[name], torch.tensor(expected, dtype=torch.float64))
+    x = torch.arange(1.0, 7.0)
+    assert torch.allclose(six_d_to_matrix(x)[:, 0], torch.tensor([0.169, 0.507, 0.845]), atol=1e-3)
+    assert torch.allclose(six_d_columns_to_matrix(x)[:, 0], torch.tensor([0.267, 0.535, 0.802]), atol=1e-3)
+    assert torch.equal(six_d_columns_to_matrix(x[[0, 2, 4, 1, 3, 5]]), six_d_to_matrix(x))
+    assert torch.equal(six_d_rows_to_matrix(x), six_d_columns_to_matrix(x).mT)
+
+
+def test_long_rotation_vectors_come_back_short():
+    vector = torch.tensor([0.0, 0.0, 1.5 * math.pi])
+    assert torch.allclose(
+        matrix_to_axis_angle(axis_angle_to_matrix(vector)), torch.tensor([0, 0, -math.pi / 2]), atol=1e-6
+    )
+
+
+def test_the_nearest_rotation_is_nearest():
+    generator = torch.Generator().manual_seed(0)
+    m = torch.randn(200, 3, 3, generator=generator, dtype=torch.float64)
+    best = nearest_rotation(m)
+    assert_rotations(best, 1e-13)
+    small = axis_angle_to_matrix(0.01 * torch.randn(200, 3, generator=generator, dtype=torch.float64))
+    distance = lambda r: (r - m).square().sum((-2, -1))  # noqa: E731
+    assert (distance(best) <= distance(best @ small) + 1e-12).all()
+
+
+def test_peers_agree():
+    roma = pytest.importorskip("roma")
+    transform = pytest.importorskip("scipy.spatial.transform")
+    scipy = transform.Rotation.random(500, random_state=0)
+    matrix = torch.from_numpy(scipy.as_matrix())
+    vector, quaternion = torch.from_numpy(scipy.as_rotvec()), torch.from_numpy(scipy.as_quat(canonical=True))
+    assert torch.allclose(axis_angle_to_matrix(vector), matrix, atol=1e-14)
+    assert torch.allclose(matrix_to_axis_angle(matrix), vector, atol=1e-13)
+    assert torch.allclose(matrix_to_quaternion(matrix), quaternion[:, [3, 0, 1, 2]], atol=1e-14)
+    x = torch.randn(500, 3, 3, dtype=torch.float64)
+    assert torch.allclose(six_d_to_matrix(x[..., :2].flatten(-2)), roma.special_gramschmidt(x[..., :2]), atol=1e-12)
+    assert torch.allclose(nearest_rotation(x), roma.special_procrustes(x), atol=1e-12)
+    x.requires_grad_()
+    weight = torch.randn(500, 3, 3, dtype=torch.float64)
+    ours, theirs = (
+        torch.autograd.grad((f(x) * weight).sum(), x)[0] for f in (nearest_rotation, roma.special_procrustes)
+    )
+    assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_the_laws_can_fail():
+    matrix = turn((1, 2, 3), 1.0)
+    good = ROTATIONS["6d"]
+    with pytest.raises(AssertionError):
+        assert_round_trip(good._replace(to_matrix=six_d_columns_to_matrix), matrix, 1e-6)
+    with pytest.raises(AssertionError):
+        assert_rotations(-matrix, 1e-6)
+    with pytest.raises(AssertionError):
+        assert_rotations(matrix * 1.01, 1e-6)
+
+
+@EVERY
+def test_wrong_shapes_are_named(rotation):
+    with pytest.raises(ValueError, match=rf"{rotation.dimension} numbers in the last axis, not shape \(2, 5\)"):
+        rotation.to_matrix(torch.zeros(2, 5))
+    with pytest.raises(ValueError, match=r"\(\.\.\., 3, 3\), not \(4, 3\)"):
+        rotation.from_matrix(torch.zeros(4, 3))
+    with pytest.raises(ValueError, match=r"floating point, not torch\.int64"):
+        rotation.to_matrix(torch.zeros(2, rotation.dimension, dtype=torch.int64))

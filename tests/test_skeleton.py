@@ -1,0 +1,243 @@
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import skeletons
+
+from kinlmr import Part, Skeleton, load_skeleton
+from kinlmr.skeleton import MAX_BYTES, installed, parse
+
+ARM = """\
+name: arm
+joints:
+  shoulder: null
+  elbow: shoulder
+  wrist: elbow
+parts:
+  upper: [shoulder, elbow]
+  lower: [wrist]
+given: parents
+"""
+
+SIZES = {
+    "flame.yaml": 5,
+    "mano.yaml": 16,
+    "smal.yaml": 35,
+    "smpl.yaml": 24,
+    "smpl_chain.yaml": 24,
+    "smpl_independent.yaml": 24,
+    "smpl_ktd.yaml": 24,
+    "smpl_single.yaml": 24,
+    "smplh.yaml": 52,
+    "smplx.yaml": 55,
+}
+
+
+def test_a_skeleton_is_read_as_written():
+    assert parse(ARM) == Skeleton(
+        "arm",
+        ("shoulder", "elbow", "wrist"),
+        (None, "shoulder", "elbow"),
+        (Part("upper", ("shoulder", "elbow")), Part("lower", ("wrist",))),
+        "parents",
+    )
+
+
+@given(skeletons())
+def test_yaml_round_trip(skeleton):
+    assert parse(skeleton.to_yaml()) == skeleton
+
+
+def test_names_that_yaml_would_turn_into_values():
+    text = "name: on\njoints: {no: null, yes: no, 'null': yes, on: 'null'}\nparts: {off: [no, yes, 'null', on]}\n"
+    skeleton = parse(text)
+    assert skeleton.joints == ("no", "yes", "null", "on")
+    assert skeleton.parents == (None, "no", "yes", "null")
+    assert parse(skeleton.to_yaml()) == skeleton
+    assert all(type(name) is str for name in (skeleton.name, *skeleton.joints, skeleton.parts[0].name))
+
+
+def test_the_installed_skeletons():
+    assert {name: len(load_skeleton(name).joints) for name in installed()} == SIZES
+
+
+def test_smpl_is_the_papers():
+    smpl = load_skeleton("smpl.yaml")
+    index = {joint: i for i, joint in enumerate(smpl.joints)}
+    parents = [-1 if p is None else index[p] for p in smpl.parents]
+    assert parents == [-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21]
+    assert {p.name: [index[j] for j in p.joints] for p in smpl.parts} == {
+        "root": [0, 3, 6, 9],
+        "head": [12, 15],
+        "left_arm": [13, 16, 18, 20, 22],
+        "right_arm": [14, 17, 19, 21, 23],
+        "left_leg": [1, 4, 7, 10],
+        "right_leg": [2, 5, 8, 11],
+    }
+
+
+@pytest.mark.parametrize(("name", "joints"), [("smplh.yaml", 52), ("smplx.yaml", 55)])
+def test_the_larger_bodies_begin_with_smpls(name, joints):
+    small, large = load_skeleton("smpl.yaml"), load_skeleton(name)
+    assert large.joints[:22] == small.joints[:22]
+    assert large.parents[:22] == small.parents[:22]
+    index = {joint: i for i, joint in enumerate(large.joints)}
+    hands = [index[p] for p in large.parents[joints - 30 :] if p]
+    first = joints - 30
+    for hand, wrist in ((0, 20), (1, 21)):
+        for finger in range(5):
+            at = first + 15 * hand + 3 * finger
+            assert hands[at - first : at - first + 3] == [wrist, at, at + 1]
+
+
+def test_a_skeleton_object_passes_through():
+    skeleton = parse(ARM)
+    assert load_skeleton(skeleton) is skeleton
+
+
+def test_a_path_comes_before_an_installed_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smpl.yaml").write_text(ARM)
+    assert load_skeleton("smpl.yaml").name == "arm"
+    assert load_skeleton(tmp_path / "smpl.yaml").name == "arm"
+
+
+REFUSED = {
+    # what is wrong: (old, new, what the message must say, its line)
+    "duplicate joint": ("  wrist: elbow", "  elbow: shoulder", "'elbow' stands twice", 5),
+    "duplicate part": ("  lower: [wrist]", "  upper: [wrist]", "'upper' stands twice", 8),
+    "second root": ("wrist: elbow", "wrist: null", "'wrist' is a second root beside 'shoulder'", 5),
+    "no parent is a root too": ("wrist: elbow", "wrist:", "'wrist' is a second root", 5),
+    "unknown parent": ("wrist: elbow", "wrist: elbov", "'elbov', which is not a joint; did you mean 'elbow'?", 5),
+    "cycle": ("shoulder: null", "shoulder: wrist", "shoulder -> wrist -> elbow -> shoulder", 3),
+    "self": ("wrist: elbow", "wrist: wrist", "wrist -> wrist", 5),
+    "two parts": ("lower: [wrist]", "lower: [wrist, elbow]", "joint 'elbow' is in parts 'upper' and 'lower'", 8),
+    "twice in one": ("lower: [wrist]", "lower: [wrist, wrist]", "joint 'wrist' is twice in part 'lower'", 8),
+    "no part": ("[shoulder, elbow]", "[shoulder]", "in no part: 'elbow'", 4),
+    "empty part": ("[wrist]", "[wrist]\n  hand: []", "part 'hand' is empty", 9),
+    "null part": ("[wrist]", "[wrist]\n  hand:", "part 'hand' is empty", 9),
+    "unknown joint": ("[wrist]", "[wrist, hand]", "'hand', which is not a joint", 8),
+    "unknown mode": ("given: parents", "given: parent", "given is 'parent'", 9),
+    "given unknown part": ("parents", "{lower: [uper]}", "'uper', which is not a part; did you mean 'upper'?", 9),
+    "given of unknown part": ("parents", "{lover: [upper]}", "did you mean 'lower'?", 9),
+    "given twice": ("parents", "{lower: [upper, upper]}", "part 'lower' is given 'upper' twice", 9),
+    "given key twice": ("parents", "{lower: [upper], lower: []}", "'lower' stands twice", 9),
+    "given cycle": ("parents", "{lower: [upper], upper: [lower]}", "upper -> lower -> upper", 7),
+    "derived cycle": (
+        "[shoulder, elbow]\n  lower: [wrist]", "[shoulder, wrist]\n  lower: [elbow]", "upper -> lower -> upper", 7),
+    "bad joint name": ("elbow", "el-bow", "joint name 'el-bow'", 4),
+    "bad part name": ("lower", "2nd", "part name '2nd'", 8),
+    "long name": ("elbow", "e" * 65, "up to 63", 4),
+    "non-ascii name": ("elbow", "ellenbogen\u00e4", "joint name", 4),
+    "unknown key": (
+        "given:", "gives:", "unknown key 'gives'; a skeleton has name, joints, parts, given; did you mean 'given'?", 9),
+    "missing name": ("name: arm\n", "", "'name' is missing", 1),
+    "anchor": ("[wrist]", "&a [wrist]", "anchors", 8),
+    "alias": ("[wrist]", "*a", "anchors and aliases are not read", 8),
+    "merge": ("  lower: [wrist]", "  <<: {lower: [wrist]}", "merge keys", 8),
+    "tag": ("[wrist]", "!!python/object:os.system [wrist]", "tags are not read", 8),
+    "scalar tag": ("name: arm", "name: !!str arm", "tags are not read", 1),
+    "second document": ("given: parents", "given: parents\n---\nname: b", "second document", 10),
+    "parts list": ("\n  upper: [shoulder, elbow]\n  lower: [wrist]", " [shoulder]", "'parts' must be a mapping", 6),
+    "joint list": ("lower: [wrist]", "lower: wrist", "part lower must be a list [a, b, c], not 'wrist'", 8),
+    "nested entry": ("lower: [wrist]", "lower: [[wrist]]", "part lower must be one name, not a sequence", 8),
+    "key is a list": ("  lower: [wrist]", "  ? [wrist]\n  : [wrist]", "a key of 'parts' must be one name", 8),
+    "parent is a list": ("wrist: elbow", "wrist: [elbow]", "the parent of wrist must be one name", 5),
+    "not yaml": ("lower: [wrist]", "lower: [wrist", "not YAML", 9),
+    "tab": ("  lower", "\tlower", "not YAML", 8),
+    "control character": ("[wrist]", "[wri\x07st]", "not YAML", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals_name_file_line_name_and_mend(case):
+    old, new, message, line = REFUSED[case]
+    text = ARM.replace(old, new)
+    assert text != ARM
+    with pytest.raises(ValueError) as error:
+        parse(text, "arm.yaml")
+    assert message in str(error.value)
+    assert str(error.value).startswith(f"arm.yaml:{line}: " if line else "arm.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("# nothing\n", "is empty"),
+        ("null", "must be a mapping"),
+        ("name: a\njoints: {}\nparts: {a: []}", "at least one joint"),
+        ("name: a\njoints: {a: null}\nparts: {}", "at least one part"),
+    ],
+)
+def test_empty_things(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse(text)
+
+
+def test_python_made_skeletons_are_held_to_the_same():
+    with pytest.raises(ValueError, match=r"skeleton 'arm': .*'elbow' is in no part|in no part: 'elbow'"):
+        Skeleton("arm", ("shoulder", "elbow"), (None, "shoulder"), (Part("upper", ("shoulder",)),))
+    with pytest.raises(ValueError, match="joint 'a' is declared twice"):
+        Skeleton("arm", ("a", "a"), (None, "a"), (Part("upper", ("a",)),))
+    with pytest.raises(ValueError, match="2 joints but 1 parents"):
+        Skeleton("arm", ("a", "b"), (None,), (Part("upper", ("a", "b")),))
+    with pytest.raises(ValueError, match="names part 'p' twice"):
+        Skeleton("arm", ("a",), (None,), (Part("p", ("a",)),), (("p", ()), ("p", ())))
+
+
+def bombs():
+    laughs = "a: &a [x, x]\n" + "".join(
+        f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    merge = "a0: &a0 {k: v}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 30))
+    yield from (laughs, merge, "[" * 100_000, "{a: " * 100_000, "? " * 10_000, "- " * 100_000)
+    yield "name: " + "a" * (MAX_BYTES - 10)
+    yield "name: a\n" * 400_000
+
+
+def test_bombs_are_refused_in_little_memory():
+    for bomb in bombs():
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=r"^bomb\.yaml"):
+            parse(bomb, "bomb.yaml")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 64_000_000
+
+
+def test_too_large_a_file_is_not_read(tmp_path):
+    path = tmp_path / "large.yaml"
+    path.write_text("#" * (MAX_BYTES + 1))
+    with pytest.raises(ValueError, match="larger than 4 MB"):
+        load_skeleton(path)
+
+
+@pytest.mark.parametrize("shape", ["chain", "star", "comb"])
+def test_ten_thousand_joints(shape):
+    above = {"chain": lambda i: i - 1, "star": lambda i: 0, "comb": lambda i: max(i - 2, 0)}[shape]
+    names = [f"joint_{i}" for i in range(10_000)]
+    parents = (None, *(names[above(i)] for i in range(1, 10_000)))
+    parts = tuple(Part(f"part_{i}", (name,)) for i, name in enumerate(names))
+    skeleton = Skeleton("large", tuple(names), parents, parts)
+    assert parse(skeleton.to_yaml()) == skeleton
+
+
+def test_files_that_are_no_text_or_not_there(tmp_path):
+    path = tmp_path / "latin.yaml"
+    path.write_bytes(b"name: arm\njoints: {\xe9: null}\n")
+    with pytest.raises(ValueError, match=r"latin\.yaml:2: not UTF-8"):
+        load_skeleton(path)
+    with pytest.raises(ValueError, match=r"no skeleton 'smlp\.yaml'.* flame\.yaml, .*did you mean 'smpl\.yaml'\?"):
+        load_skeleton("smlp.yaml")
+    with pytest.raises(ValueError, match="no skeleton"):
+        load_skeleton(tmp_path)
+
+
+@given(st.text(max_size=60), st.integers(0, len(ARM)), st.integers(0, 20))
+def test_any_text_gives_a_skeleton_or_a_named_refusal(junk, at, cut):
+    try:
+        parse(ARM[:at] + junk + ARM[at + cut :], "arm.yaml")
+    except ValueError as error:
+        assert str(error).startswith("arm.yaml")  # noqa: PT017
