@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from kinlmr import rotations
+from kinlmr.files import read_npz
 from kinlmr.model import CELLS, LMR, Estimate
 from kinlmr.plan import compile
 from kinlmr.rotations import ROTATIONS, Rotation
@@ -32,7 +33,7 @@ def build(
     camera: int = 3,
     camera_input: str = "previous",
     shape_input: str = "previous",
-    start: str | os.PathLike[str] | Estimate | None = None,
+    start: str | os.PathLike[str] | Estimate | tuple[Any, Any, Any] | None = None,
     learn_start: bool = False,
     dropout: float = 0.0,
     allow_nan: bool = False,
@@ -59,30 +60,34 @@ def build(
     torch.Size([2, 16, 24, 6])
     """
     plan = compile(load(skeleton))
-    if isinstance(rotation, str):
+    if not isinstance(rotation, Rotation):
         rotation = _named("rotation", rotation, ROTATIONS)
-    if not isinstance(cell, str):
-        cell = {kind: name for name, kind in CELLS.items()}.get(cell, getattr(cell, "__name__", str(cell)))
+    if isinstance(cell, type):
+        cell = {kind: name for name, kind in CELLS.items()}.get(cell, cell.__name__)
     _named("cell", cell, CELLS)
     _named("camera_input", camera_input, {"previous": 0, "initial": 0})
     _named("shape_input", shape_input, {"previous": 0, "mean": 0})
     for name, number, least in (("features", features, 1), ("iterations", iterations, 1), ("layers", layers, 1),
                                 ("shape", shape, 0), ("camera", camera, 0)):  # fmt: skip
         _whole(name, number, least)
-    if not 0 <= dropout < 1:
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1), not {dropout!r}")
 
     joints = len(plan.skeleton.joints)
     if start is None:
         place = torch.tensor((0.9, 0.0, 0.0) if camera == 3 else [0.0] * camera)
         start = Estimate(torch.tensor(rotation.identity).repeat(joints, 1), torch.zeros(shape), place)
-    elif not isinstance(start, Estimate):
+    elif isinstance(start, tuple):
+        start = Estimate(*(torch.as_tensor(value).detach() for value in start))
+    else:
         start = _mean_parameters(start, rotation)
     for what, value, expected in zip(
         Estimate._fields, start, ((joints, rotation.dimension), (shape,), (camera,)), strict=True
     ):
         if value.shape != expected:
             raise ValueError(f"start.{what} has shape {tuple(value.shape)}, this model needs {expected}")
+        if not value.is_meta and not value.isfinite().all():
+            raise ValueError(f"start.{what} is not finite")
 
     options: dict[str, Any] = dict(
         features=features, hidden=_sizes(hidden, plan.parts), iterations=iterations, cell=cell, layers=layers,
@@ -97,8 +102,12 @@ def _sizes(hidden: int | Mapping[str, int], parts: Iterable[str]) -> dict[str, i
     parts = tuple(parts)
     if not isinstance(hidden, Mapping):
         hidden = dict.fromkeys((*parts, "camera"), hidden)
-    if unknown := set(hidden) - {*parts, "camera"}:
-        raise ValueError(f"hidden names {sorted(unknown)}, the parts are {', '.join(parts)}")
+    elif "camera" in parts:
+        raise ValueError(
+            "hidden by name cannot tell part 'camera' from the camera's cell; give one number, or rename it"
+        )
+    if unknown := [name for name in hidden if name not in (*parts, "camera")]:
+        raise ValueError(f"hidden names {unknown}, the parts are {', '.join(parts)}")
     if missing := [name for name in parts if name not in hidden]:
         raise ValueError(f"hidden lacks {', '.join(missing)}; give one number, or one for every part")
     for name, size in hidden.items():
@@ -108,12 +117,11 @@ def _sizes(hidden: int | Mapping[str, int], parts: Iterable[str]) -> dict[str, i
 
 def _mean_parameters(path: str | os.PathLike[str], rotation: Rotation) -> Estimate:
     """SPIN's smpl_mean_params.npz: pose (144) as 6D, shape (10), cam (3)."""
-    with np.load(path, allow_pickle=False) as file:
-        if missing := {"pose", "shape", "cam"} - set(file.files):
-            raise ValueError(
-                f"{os.fspath(path)}: {', '.join(sorted(missing))} is missing; it has {', '.join(file.files)}"
-            )
-        pose, shape, camera = (torch.from_numpy(np.float64(file[key])).flatten() for key in ("pose", "shape", "cam"))
+    arrays = read_npz(path)
+    for key in ("pose", "shape", "cam"):
+        if key not in arrays or arrays[key].dtype.kind not in "iuf":
+            raise ValueError(f"{os.fspath(path)}: no numbers under {key!r}; it has {', '.join(arrays)}")
+    pose, shape, camera = (torch.from_numpy(np.float64(arrays[key])).flatten() for key in ("pose", "shape", "cam"))
     if pose.numel() % 6:
         raise ValueError(f"{os.fspath(path)}: pose has {pose.numel()} numbers, expected 6 per joint")
     matrices = rotations.six_d_to_matrix(pose.view(-1, 6))
@@ -126,6 +134,6 @@ def _whole(name: str, number: int, least: int) -> None:
 
 
 def _named(what: str, name: str, things: Mapping[str, T]) -> T:
-    if name not in things:
+    if not isinstance(name, str) or name not in things:
         raise ValueError(f"unknown {what} {name!r}; there are {', '.join(things)}{nearest(str(name), things)}")
     return things[name]

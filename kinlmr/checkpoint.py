@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kinlmr.build import build
+from kinlmr.files import read_npz, write_atomic
 from kinlmr.model import LMR
 from kinlmr.plan import compile
 from kinlmr.rotations import ROTATIONS
@@ -22,6 +22,7 @@ from kinlmr.skeleton import Skeleton, parse
 
 FORMAT = 1
 META = "kinlmr"
+SOFT = ("allow_nan", "dropout", "learn_start")  # options that two models of the same weights may differ in
 
 
 def save(model: LMR, path: str | os.PathLike[str]) -> None:
@@ -29,6 +30,8 @@ def save(model: LMR, path: str | os.PathLike[str]) -> None:
 
     ``.npz`` needs nothing; ``.safetensors`` needs that package. The file appears whole or not at all.
     """
+    if not isinstance(model, LMR):
+        raise TypeError(f"save takes an LMR, not {type(model).__name__}; of a wrapped one, the model inside")
     meta = {
         "format": FORMAT,
         "skeleton": model.plan.skeleton.to_yaml(),
@@ -48,54 +51,44 @@ def load(path: str | os.PathLike[str], into: LMR | None = None) -> LMR:
     tensors, text = _unpacked(path)
     try:
         meta = json.loads(text)
-        version, skeleton = meta["format"], parse(meta["skeleton"], f"{name} (its skeleton)")
-        rotation, options = meta["rotation"], meta["options"]
-    except (ValueError, KeyError, TypeError) as error:
+        version, rotation, options = meta["format"], str(meta["rotation"]), dict(meta["options"])
+        skeleton = parse(str(meta["skeleton"]), f"{name} (its skeleton)")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{name}: not a kinlmr checkpoint, or a damaged one ({error})") from None
     if version != FORMAT:
         raise ValueError(f"{name}: checkpoint format {version!r}, this kinlmr reads {FORMAT}; update kinlmr")
     if rotation not in ROTATIONS:
         raise ValueError(f"{name}: rotation {rotation!r} is unknown; add its record to kinlmr.ROTATIONS first")
-    if into is None:
-        model = build(skeleton, rotation=rotation, **options)
-    else:
-        model = into
-        if differences := _differences(model, skeleton, rotation, options):
-            raise ValueError(f"{name}: a checkpoint of another model: {'; '.join(differences)}")
+    if into is not None and (differences := _differences(into, skeleton, rotation, options)):
+        raise ValueError(f"{name}: a checkpoint of another model: {'; '.join(differences)}")
+
+    model = _empty(name, skeleton, rotation, options) if into is None else into
     expected = model.state_dict()
     for key in expected.keys() | tensors.keys():
         if key not in tensors or key not in expected or tensors[key].shape != expected[key].shape:
             seen = tuple(tensors[key].shape) if key in tensors else "missing"
             wanted = tuple(expected[key].shape) if key in expected else "no such tensor"
             raise ValueError(f"{name}: {key} is {seen}, expected {wanted}; the file is damaged or was edited")
-    if into is None:
-        model.to(next(iter(tensors.values())).dtype)
-    model.load_state_dict(tensors)
+    kinds = {value.dtype for value in tensors.values()}
+    if len(kinds) != 1 or not next(iter(kinds)).is_floating_point:
+        raise ValueError(f"{name}: tensors of {', '.join(map(str, kinds))}; a model has one floating type")
+    model.load_state_dict(tensors, assign=into is None)
     return model
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write aside, then rename: a reader sees the old file or the new one, never a piece."""
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise ValueError(f"{target}: the folder {target.parent} does not exist; make it first")
-    handle, aside = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+def _empty(name: str, skeleton: Skeleton, rotation: str, options: Mapping[str, Any]) -> LMR:
+    """The model of these options without its numbers: nothing in a file makes it take memory."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(aside, 0o666 & ~mask)
-        os.replace(aside, target)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+        with torch.device("meta"):
+            model = build(skeleton, rotation=rotation, **{**options, "start": None})
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name}: its options make no model ({error})") from None
+    model.order, model.restore = torch.tensor(model.plan.order), torch.tensor(model.plan.restore)
+    return model
 
 
 def _differences(model: LMR, skeleton: Skeleton, rotation: str, options: Mapping[str, Any]) -> list[str]:
-    """What sets the checkpoint apart from the model, in words: parts first, then options."""
+    """What sets the checkpoint apart from the model, in words: parts first, then the tree, then options."""
     mine = {part.name: part.joints for part in model.plan.skeleton.parts}
     theirs = {part.name: part.joints for part in skeleton.parts}
     found = []
@@ -106,47 +99,61 @@ def _differences(model: LMR, skeleton: Skeleton, rotation: str, options: Mapping
     for name in mine:
         if name in theirs and mine[name] != theirs[name]:
             found.append(f"part {name!r} has joints {', '.join(theirs[name])} there, {', '.join(mine[name])} here")
-    if not found and model.plan != compile(skeleton):
-        here, there = model.plan.skeleton.part_graph(), skeleton.part_graph()
-        names = [name for name in mine if here[name] != there[name]]
-        found.append(
-            f"parts {', '.join(names)} are given others" if names else "joints or parts stand in another order"
-        )
-    if not found:
-        settings = {"rotation": model.rotation.name, **model.options}
-        found = [
-            f"{key} is {value!r} there, {settings.get(key)!r} here"
-            for key, value in {"rotation": rotation, **options}.items()
-            if settings.get(key) != value and key not in ("allow_nan", "dropout", "learn_start")
-        ]
-    return found
+    if found:
+        return found
+    here, there = model.plan, compile(skeleton)
+    given = lambda plan: {n: {plan.parts[g] for g in plan.given(i)} for i, n in enumerate(plan.parts)}  # noqa: E731
+    if others := [name for name, above in given(here).items() if given(there)[name] != above]:
+        return [f"parts {', '.join(others)} are given others"]
+    parents = lambda s: dict(zip(s.joints, s.parents, strict=True))  # noqa: E731
+    if moved := [joint for joint, p in parents(skeleton).items() if parents(here.skeleton)[joint] != p]:
+        return [f"joints {', '.join(moved)} hang elsewhere"]
+    if here.order != there.order or here.parts != there.parts:
+        return ["joints or parts stand in another order"]
+    settings = {"rotation": model.rotation.name, **model.options}
+    return [
+        f"{key} is {value!r} there, {settings.get(key)!r} here"
+        for key, value in {"rotation": rotation, **options}.items()
+        if key not in SOFT and settings.get(key) != value
+    ]
 
 
 def _packed(tensors: Mapping[str, Tensor], meta: str, name: str) -> bytes:
     if name.endswith(".safetensors"):
-        from safetensors.torch import save as pack
-
-        return bytes(pack(dict(tensors), {META: meta}))
+        _, packing = _safetensors(name)
+        return bytes(packing.save(dict(tensors), {META: meta}))
     if not name.endswith(".npz"):
         raise ValueError(f"{name}: a checkpoint ends in .npz or .safetensors")
+    if any(value.dtype == torch.bfloat16 for value in tensors.values()):
+        raise ValueError(f"{name}: .npz has no bfloat16; save model.float(), or as .safetensors")
     buffer = io.BytesIO()
     np.savez(buffer, **{META: np.array(meta)}, **{key: value.numpy() for key, value in tensors.items()})  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
 def _unpacked(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a checkpoint, and its JSON."""
     name = os.fspath(path)
     if not Path(path).is_file():
         raise FileNotFoundError(f"{name}: no such checkpoint")
     if name.endswith(".safetensors"):
-        from safetensors import safe_open
-
-        with safe_open(name, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, (file.metadata() or {}).get(META, "")  # noqa: SIM118
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except Exception as error:
-        raise ValueError(f"{name}: not a checkpoint, or a damaged one ({error})") from None
+        safetensors, _ = _safetensors(name)
+        try:
+            with safetensors.safe_open(name, "pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, (file.metadata() or {}).get(META, "")  # noqa: SIM118
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{name}: not a checkpoint, or a damaged one ({error})") from None
+    arrays = read_npz(path, limit=4 * os.path.getsize(path) + 1_000_000)  # its arrays were stored, not compressed
     meta = str(arrays.pop(META, ""))
+    if text := [key for key, value in arrays.items() if value.dtype.kind == "U"]:
+        raise ValueError(f"{name}: not a kinlmr checkpoint, or a damaged one ({text[0]} is text)")
     return {key: torch.from_numpy(value) for key, value in arrays.items()}, meta
+
+
+def _safetensors(name: str) -> tuple[Any, Any]:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(f"{name}: needs a package; pip install safetensors, or use .npz") from None
+    return safetensors, safetensors.torch

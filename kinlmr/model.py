@@ -42,9 +42,10 @@ class Cell(nn.Module):
         self.memory = self.vectors * layers * hidden
 
     def forward(self, seen: Tensor, memory: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """seen (B, T, what it reads), memory (B, its own), lengths (B) or None -> residual (B, T, its slot), memory."""
         sizes = {"n": self.vectors, "layer": self.rnn.num_layers}
         before = tuple(rearrange(memory.to(seen.dtype), "b (n layer h) -> n layer b h", **sizes).contiguous())
-        packed = seen if lengths is None else pack_padded_sequence(seen, lengths.cpu(), True, enforce_sorted=False)
+        packed = seen if lengths is None else pack_padded_sequence(seen, lengths, True, enforce_sorted=False)
         out, after = self.rnn(packed, before if self.vectors > 1 else before[0])
         if isinstance(out, PackedSequence):
             out, _ = pad_packed_sequence(out, True, total_length=seen.shape[1])
@@ -63,6 +64,7 @@ class ShapeMLP(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, seen: Tensor, memory: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """seen (B, T, what it reads) -> residual (B, T, S), and the memory (B, 0) as it came."""
         hidden = self.dropout(self.fc1(seen).relu())
         return self.head(self.dropout(self.fc2(hidden).relu())), memory
 
@@ -112,10 +114,7 @@ class LMR(nn.Module):
         reads = [features + sum(self.widths[slot] for slot in read) for read in plan.reads]
         shape, camera = len(plan.parts), len(plan.parts) + 1
         self.parts = nn.ModuleDict(
-            {
-                name: Cell(cell, reads[i], hidden[name], layers, self.widths[i])
-                for i, name in enumerate(map(_carried, plan.parts))
-            }
+            {name: Cell(cell, reads[i], hidden[name], layers, self.widths[i]) for i, name in enumerate(_carried(plan))}
         )
         self.shape = ShapeMLP(reads[shape], self.widths[shape], options["dropout"]) if self.widths[shape] else None
         self.camera = (
@@ -190,18 +189,17 @@ class LMR(nn.Module):
         return self.rotation.to_matrix(estimate.pose)
 
     def _run(self, features: Tensor, lengths: Tensor | None, state: State | None) -> tuple[list[engine.Slots], State]:
-        state = self.initial_state(len(features)) if state is None else self._check_state(state, features)
+        """features (B, T, F) -> the slots (B, T, width) after each of the V iterations, and the state."""
+        state = self.initial_state(features.shape[0]) if state is None else self._check_state(state, features)
         pose = self.start.pose[self.order].flatten().split(self.widths[:-2])
         start = (*pose, self.start.shape, self.start.camera)
-        if not len(features):
-            empty = tuple(value.expand(0, features.shape[1], -1) for value in start)
-            return [empty] * self.state_size[0], state
         iterations, memory = engine.run(
             self.nodes(), self.plan.reads, self.frozen, features, start, state.memory, lengths
         )
         return iterations, State(memory)
 
     def _estimate(self, slots: engine.Slots) -> Estimate:
+        """Slots (B, T, width) in plan order -> the estimate in skeleton order."""
         pose = torch.cat(slots[:-2], -1).unflatten(-1, (-1, self.rotation.dimension))
         return Estimate(pose[..., self.restore, :], slots[-2], slots[-1])
 
@@ -216,7 +214,8 @@ class LMR(nn.Module):
         own = self.start.pose
         if features.device != own.device:
             raise ValueError(f"features are on {features.device}, the model on {own.device}; move one of them")
-        cast = features.is_floating_point() and torch.is_autocast_enabled(features.device.type)
+        kind = features.device.type
+        cast = torch.is_autocast_enabled(kind) and features.dtype == torch.get_autocast_dtype(kind)
         if features.dtype != own.dtype and not cast:
             raise ValueError(f"features are {features.dtype}, the model is {own.dtype}; use features.to({own.dtype})")
 
@@ -235,21 +234,26 @@ class LMR(nn.Module):
     def _check_lengths(self, lengths: Tensor | None, features: Tensor) -> Tensor | None:
         if lengths is None:
             return None
-        lengths = torch.as_tensor(lengths)
         batch, frames, _ = features.shape
-        if lengths.shape != (batch,) or lengths.is_floating_point():
-            raise ValueError(f"expected lengths ({batch}) of whole numbers, not {tuple(lengths.shape)} {lengths.dtype}")
-        if batch and not (int(lengths.min()) >= 1 and int(lengths.max()) <= frames):
+        whole = (torch.int64, torch.int32, torch.int16, torch.uint8)
+        if not isinstance(lengths, Tensor) or lengths.shape != (batch,) or lengths.dtype not in whole:
+            seen = f"{tuple(lengths.shape)} {lengths.dtype}" if isinstance(lengths, Tensor) else type(lengths).__name__
+            raise ValueError(f"expected lengths, a tensor ({batch}) of whole numbers, not {seen}")
+        lengths = lengths.cpu().long()
+        if not batch:
+            return None
+        if not (int(lengths.min()) >= 1 and int(lengths.max()) <= frames):
             raise ValueError(f"lengths must lie in 1 .. {frames}, the frames of the batch, not {lengths.tolist()}")
         return lengths
 
     def _check_state(self, state: State, features: Tensor) -> State:
-        expected = (len(features), *self.state_size)
-        if not isinstance(state, State) or state.memory.shape != expected:
-            seen = tuple(state.memory.shape) if isinstance(state, State) else type(state).__name__
+        expected, own = (features.shape[0], *self.state_size), self.start.pose
+        memory = state.memory if isinstance(state, State) else None
+        if not isinstance(memory, Tensor) or memory.shape != expected:
+            seen = tuple(memory.shape) if isinstance(memory, Tensor) else type(state).__name__
             raise ValueError(f"expected a State with memory (B, V, M) = {expected}, not {seen}; start with state None")
-        if state.memory.device != features.device:
-            raise ValueError(f"the state is on {state.memory.device}, the features on {features.device}; move one")
+        if memory.device != own.device or memory.dtype != own.dtype:
+            raise ValueError(f"the state is {memory.dtype} on {memory.device}, the model {own.dtype} on {own.device}")
         return state
 
     def __repr__(self) -> str:
@@ -262,12 +266,15 @@ class LMR(nn.Module):
         )
 
 
-def _carried(part: str) -> str:
-    if hasattr(nn.ModuleDict, part) or part in nn.ModuleDict().__dict__:
-        raise ValueError(
-            f"part {part!r} has the name of an attribute of torch.nn.ModuleDict; rename it, for example {part}_part"
-        )
-    return part
+def _carried(plan: Plan) -> tuple[str, ...]:
+    """The parts' names, if a module can carry them all."""
+    for part in plan.parts:
+        if hasattr(nn.ModuleDict, part) or part in nn.ModuleDict().__dict__:
+            raise ValueError(
+                f"skeleton {plan.skeleton.name!r}: part {part!r} has the name of an attribute of torch.nn.ModuleDict; "
+                f"rename it, for example {part}_part"
+            )
+    return plan.parts
 
 
 def _capturing(x: Tensor) -> bool:

@@ -68,6 +68,8 @@ def compile(skeleton: Skeleton) -> Plan:
     >>> plan.levels
     ((0,), (1, 2, 3, 4, 5))
     """
+    if not isinstance(skeleton, Skeleton):
+        raise TypeError(f"compile takes a Skeleton, not {skeleton!r}; kinlmr.load_skeleton reads one")
     declared = {part.name: part for part in skeleton.parts}
     graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_nodes_from(declared)

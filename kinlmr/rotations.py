@@ -3,6 +3,7 @@
 Each record maps (..., R) numbers to (..., 3, 3) matrices that act on columns, and back. Every function is exact and
 smooth where the representation is, and finite in value and first gradient where it is not (angle pi, a zero or
 parallel input): a degenerate input decodes to some rotation, with a gradient of zero from what carries no information.
+Half precision is decoded in float32; a NaN stays one.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# A vector whose squared length is less than this has no direction.
-TINY = 1e-16
+# Numbers that are all smaller than this have no direction.
+TINY = 1e-18
 
 
 class Rotation(NamedTuple):
@@ -33,21 +34,16 @@ class Rotation(NamedTuple):
 def axis_angle_to_matrix(r: Tensor) -> Tensor:
     """Rodrigues' formula. r (..., 3) axis times angle in radians -> (..., 3, 3).
 
-    I + a [r] + b [r]^2 with a = sin t / t and b = (1 - cos t) / t^2 = (sin(t/2) / (t/2))^2 / 2, where t = |r|.
+    cos t I + a [r] + b r r^T with a = sin t / t and b = (1 - cos t) / t^2 = (sin(t/2) / (t/2))^2 / 2, where t = |r|.
     """
-    _check_width(r, 3, "axis-angle")
-    square = (r * r).sum(-1)
-    a, half = _sinc(square), _sinc(square / 4)
+    r = _checked(r, 3, "axis-angle")
+    square = (r * r).sum(-1)[..., None, None]
+    a, half = _sinc(torch.stack((square, square / 4))).unbind()
     b = half * half / 2
-    x, y, z = r.unbind(-1)
-    ax, ay, az = a * x, a * y, a * z
-    bx, by, bz = b * x, b * y, b * z
-    rows = (
-        1 - by * y - bz * z, bx * y - az, bx * z + ay,
-        bx * y + az, 1 - bx * x - bz * z, by * z - ax,
-        bx * z - ay, by * z + ax, 1 - bx * x - by * y,
-    )  # fmt: skip
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+    eye = torch.eye(3, dtype=r.dtype, device=r.device)
+    rows = r[..., None, :].expand(*r.shape, 3)
+    cross = torch.linalg.cross(eye.expand_as(rows), rows, dim=-1)  # rows e_i x r: the matrix [r]
+    return (1 - b * square) * eye + a * cross + b * (r[..., None] * rows)
 
 
 def matrix_to_axis_angle(m: Tensor) -> Tensor:
@@ -65,9 +61,9 @@ def matrix_to_axis_angle(m: Tensor) -> Tensor:
 
 def _sinc(square: Tensor) -> Tensor:
     """sin t / t as a smooth function of t^2."""
-    small = square < 1e-2
+    small = square < 1e-3
     t = torch.where(small, 1.0, square).sqrt()
-    series = 1 - square / 6 * (1 - square / 20 * (1 - square / 42 * (1 - square / 72)))
+    series = 1 - square / 6 * (1 - square / 20 * (1 - square / 42))
     return torch.where(small, series, t.sin() / t)
 
 
@@ -76,10 +72,10 @@ def _sinc(square: Tensor) -> Tensor:
 
 def quaternion_to_matrix(q: Tensor) -> Tensor:
     """q (..., 4) as (w, x, y, z), of any length -> (..., 3, 3); zero decodes to the identity."""
-    _check_width(q, 4, "quaternion")
-    square = (q * q).sum(-1)
+    q = _checked(q, 4, "quaternion")
+    q, usable = _scaled(q)
+    s = torch.where(usable, 2 / torch.where(usable, (q * q).sum(-1, keepdim=True), 1.0), 0.0)[..., 0]
     w, x, y, z = q.unbind(-1)
-    s = torch.where(square > TINY, 2 / torch.where(square > TINY, square, 1.0), 0.0)
     sx, sy, sz = s * x, s * y, s * z
     rows = (
         1 - sy * y - sz * z, sx * y - sz * w, sx * z + sy * w,
@@ -116,18 +112,27 @@ def columns_to_matrix(a: Tensor, b: Tensor) -> Tensor:
     """Gram-Schmidt on two columns. a, b (..., 3) -> (..., 3, 3) with columns along a, b less its share of a, and their
     cross product (Zhou et al. 2019, equation 15). Where a is zero, or b is zero or parallel to a, an axis stands in.
     """
-    x = _direction(
-        a, torch.eye(3, dtype=a.dtype, device=a.device)[0].expand_as(a), (a * a).sum(-1, keepdim=True) > TINY
-    )
+    (a, usable), (b, _) = _scaled(a), _scaled(b)
+    x = _direction(a, torch.eye(3, dtype=a.dtype, device=a.device)[0].expand_as(a), usable)
     rest = b - (x * b).sum(-1, keepdim=True) * x
     rest = rest - (x * rest).sum(-1, keepdim=True) * x  # nearly parallel: once is not enough
-    size = (b * b).sum(-1, keepdim=True)
-    free = (rest * rest).sum(-1, keepdim=True) > size * (16 * torch.finfo(a.dtype).eps) ** 2 + TINY
-    y = _direction(rest, _perpendicular(x), free)
+    parallel = (rest * rest).sum(-1, keepdim=True) <= (16 * torch.finfo(a.dtype).eps) ** 2
+    y = _direction(rest, _perpendicular(x), ~parallel)
     return torch.stack((x, y, torch.linalg.cross(x, y, dim=-1)), -1)
 
 
+def _scaled(v: Tensor) -> tuple[Tensor, Tensor]:
+    """v (..., n) over its largest number, so that no square leaves the range; and whether it has a direction (..., 1).
+
+    What is done to v next must not depend on its length: then the scale needs no gradient.
+    """
+    size = v.detach().abs().amax(-1, keepdim=True)
+    usable = ~(size <= TINY)  # a NaN passes, and is seen in the result
+    return v / torch.where(usable, size, 1.0), usable
+
+
 def _direction(v: Tensor, otherwise: Tensor, usable: Tensor) -> Tensor:
+    """v (..., 3) at length one where it is usable (..., 1), else what stands in for it."""
     length = (v * v).sum(-1, keepdim=True)
     return torch.where(usable, v * torch.where(usable, length, 1.0).rsqrt(), otherwise)
 
@@ -146,7 +151,7 @@ def six_d_to_matrix(x: Tensor) -> Tensor:
     >>> six_d_to_matrix(torch.arange(1.0, 7.0))[:, 0]
     tensor([0.1690, 0.5071, 0.8452])
     """
-    _check_width(x, 6, "6D")
+    x = _checked(x, 6, "6D")
     return columns_to_matrix(x[..., 0::2], x[..., 1::2])
 
 
@@ -158,7 +163,7 @@ def matrix_to_six_d(m: Tensor) -> Tensor:
 
 def six_d_columns_to_matrix(x: Tensor) -> Tensor:
     """The first column, then the second (Zhou et al.'s order). x (..., 6) -> (..., 3, 3)."""
-    _check_width(x, 6, "6D")
+    x = _checked(x, 6, "6D")
     return columns_to_matrix(x[..., :3], x[..., 3:])
 
 
@@ -193,9 +198,11 @@ class _Nearest(torch.autograd.Function):
 
     @staticmethod
     def forward(m: Tensor) -> Tensor:
-        u, _, vt = torch.linalg.svd(m)
+        finite = m.isfinite().all(-1).all(-1)[..., None, None]
+        u, _, vt = torch.linalg.svd(torch.where(finite, m, torch.eye(3, dtype=m.dtype, device=m.device)))
         sign = torch.linalg.det(u @ vt)
-        return torch.cat((u[..., :2], u[..., 2:] * sign[..., None, None]), -1) @ vt
+        nearest = torch.cat((u[..., :2], u[..., 2:] * sign[..., None, None]), -1) @ vt
+        return torch.where(finite, nearest, torch.nan)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -226,13 +233,14 @@ class _Nearest(torch.autograd.Function):
 def nearest_rotation(m: Tensor) -> Tensor:
     """The rotation nearest to m (..., 3, 3) in the Frobenius norm: special orthogonal Procrustes, by SVD."""
     _check_matrix(m)
-    rotation: Tensor = _Nearest.apply(m)
+    with torch.autocast(m.device.type, enabled=False):
+        rotation: Tensor = _Nearest.apply(_full(m))
     return rotation
 
 
 def nine_to_matrix(x: Tensor) -> Tensor:
     """Nine numbers, a matrix row by row, projected on SO(3) (Levinson et al. 2020). x (..., 9) -> (..., 3, 3)."""
-    _check_width(x, 9, "matrix")
+    x = _checked(x, 9, "matrix")
     return nearest_rotation(x.unflatten(-1, (3, 3)))
 
 
@@ -242,11 +250,17 @@ def matrix_to_nine(m: Tensor) -> Tensor:
     return m.flatten(-2)
 
 
-def _check_width(x: Tensor, width: int, name: str) -> None:
+def _full(x: Tensor) -> Tensor:
+    """Half precision is too coarse to decode a rotation in: at least float32."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _checked(x: Tensor, width: int, name: str) -> Tensor:
     if x.ndim < 1 or x.shape[-1] != width:
         raise ValueError(f"{name} rotations have {width} numbers in the last axis, not shape {tuple(x.shape)}")
     if not x.is_floating_point():
         raise ValueError(f"{name} rotations are floating point, not {x.dtype}; call .float() on them")
+    return _full(x)
 
 
 def _check_matrix(m: Tensor) -> None:

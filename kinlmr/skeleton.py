@@ -11,12 +11,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from graphlib import CycleError, TopologicalSorter
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
@@ -43,7 +43,7 @@ class Skeleton:
     """A kinematic tree of J joints, its partition into P parts, and which parts a part is given.
 
     ``joints`` stand in the body model's own order, ``parents`` beside them (None for the root). ``given`` is one of
-    ``parents``, ``ancestors``, ``none``, or the pairs of an explicit mapping ``((part, (part, ...)), ...)``.
+    ``parents``, ``ancestors``, ``none``, or an explicit mapping, kept as pairs ``((part, (part, ...)), ...)``.
     Whatever is not a rooted tree with a partition raises a ValueError, so a Skeleton that exists is sound.
 
     >>> arm = Skeleton("arm", ("shoulder", "elbow"), (None, "shoulder"), (Part("upper", ("shoulder", "elbow")),))
@@ -59,10 +59,27 @@ class Skeleton:
     given: str | tuple[tuple[str, tuple[str, ...]], ...] = "parents"
 
     def __post_init__(self) -> None:
+        self._set(tuple)
         _check_names(self)
         _check_tree(self)
         _check_partition(self)
         _check_given(self)
+        self._set(lambda names: tuple(None if name is None else str(name) for name in names))
+
+    def _set(self, names: Callable[[Iterable[Any]], tuple[Any, ...]]) -> None:
+        """Put every list of names in one form: first as tuples, and, once checked, as plain text."""
+        given = self.given.items() if isinstance(self.given, Mapping) else self.given
+        new = {
+            "name": names([self.name])[0],
+            "joints": names(self.joints),
+            "parents": names(self.parents),
+            "parts": tuple(Part(names([part.name])[0], names(part.joints)) for part in self.parts),
+            "given": names([given])[0]
+            if isinstance(given, str)
+            else tuple((names([k])[0], names(v)) for k, v in given),
+        }
+        for field, value in new.items():
+            object.__setattr__(self, field, value)
 
     def part_graph(self) -> dict[str, tuple[str, ...]]:
         """The parts that each part is given directly: the joint tree's quotient by the partition, or the mapping.
@@ -70,7 +87,8 @@ class Skeleton:
         ``ancestors`` stands here as ``parents``; `kinlmr.compile` closes it.
         """
         if not isinstance(self.given, str):
-            return {part.name: dict(self.given).get(part.name, ()) for part in self.parts}
+            mapping = dict(self.given)
+            return {part.name: mapping.get(part.name, ()) for part in self.parts}
         if self.given == "none":
             return {part.name: () for part in self.parts}
         owner = {joint: part.name for part in self.parts for joint in part.joints}
@@ -103,14 +121,16 @@ def load(source: str | os.PathLike[str] | Skeleton) -> Skeleton:
     if isinstance(source, Skeleton):
         return source
     path: Traversable = Path(source)
-    if not path.is_file():
-        names = installed()
-        if os.fspath(source) not in names:
-            near = nearest(os.fspath(source), names)
-            raise ValueError(
-                f"no skeleton {os.fspath(source)!r}: no such file, and the installed ones are {', '.join(names)}{near}"
-            )
-        path = _folder() / os.fspath(source)
+    try:
+        found = path.is_file()
+    except OSError:
+        found = False
+    if not found:
+        name, names = os.fspath(source), installed()
+        if name not in names:
+            come = f"the installed ones are {', '.join(names)}{nearest(name, names)}" if names else "none is installed"
+            raise ValueError(f"no skeleton {name[:200]!r}: no such file, and {come}")
+        path = _folder() / name
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     try:
@@ -138,7 +158,9 @@ def parse(text: str, file: str = "<text>") -> Skeleton:
     joints = _mapping(top["joints"], "'joints'", "name: parent")
     parts = _mapping(top["parts"], "'parts'", "name: [joints]")
     given: _Text | _Block = top.get("given", _Text("parents", root.where))
-    raw = Skeleton(
+    if isinstance(given, _Text) and given.null:
+        _refuse(given.where, "given is empty; write 'none', or leave the key out for 'parents'")
+    return Skeleton(
         _scalar(top["name"], "'name'"),
         tuple(joints),
         tuple(None if v.null else v for v in (_scalar(v, f"the parent of {k!s}") for k, v in joints.items())),
@@ -146,7 +168,6 @@ def parse(text: str, file: str = "<text>") -> Skeleton:
         given if isinstance(given, _Text) else tuple((k, _names(v, f"given {k!s}")) for k, v in
                                                     _mapping(given, "'given'", "part: [parts]").items()),
     )  # fmt: skip
-    return _plain(raw)
 
 
 def installed() -> tuple[str, ...]:
@@ -207,12 +228,16 @@ def _cycle(graph: dict[str, tuple[str, ...]]) -> list[str]:
     return []
 
 
+def _arrows(names: Sequence[str]) -> str:
+    return " -> ".join(names if len(names) <= 12 else [*names[:6], f"... {len(names) - 12} more ...", *names[-6:]])
+
+
 def _check_names(s: Skeleton) -> None:
     for kind, names in (("skeleton", [s.name]), ("joint", s.joints), ("part", [p.name for p in s.parts])):
         for name in names:
-            if not NAME.fullmatch(name):
+            if not isinstance(name, str) or not NAME.fullmatch(name):
                 form = "a letter or '_' followed by up to 63 letters, digits or '_'"
-                _fault(s, name, f"{kind} name {name[:80]!r} is not {form}")
+                _fault(s, name, f"{kind} name {str(name)[:80]!r} is not {form}")
         for name in _repeated(names):
             _fault(s, name, f"{kind} {name!r} is declared twice; remove one or rename it")
 
@@ -225,10 +250,11 @@ def _check_tree(s: Skeleton) -> None:
     joints = set(s.joints)
     for joint, parent in zip(s.joints, s.parents, strict=True):
         if parent is not None and parent not in joints:
-            near = nearest(parent, s.joints)
+            null = "; the root's parent is written null" if str(parent).lower() == "none" else ""
+            near = nearest(str(parent), s.joints) or null
             _fault(s, parent, f"joint {joint!r} hangs on {parent!r}, which is not a joint{near}")
     if cycle := _cycle({j: () if p is None else (p,) for j, p in zip(s.joints, s.parents, strict=True)}):
-        _fault(s, cycle[0], f"joints hang on one another: {' -> '.join(cycle)}; one of them must hang elsewhere")
+        _fault(s, cycle[0], f"joints hang on one another: {_arrows(cycle)}; one of them must hang elsewhere")
     first, *rest = [j for j, p in zip(s.joints, s.parents, strict=True) if p is None]
     if rest:
         _fault(s, rest[0], f"{rest[0]!r} is a second root beside {first!r}; give it a parent")
@@ -273,8 +299,10 @@ def _check_given(s: Skeleton) -> None:
             for name in _repeated(given):
                 _fault(s, name, f"part {key!r} is given {name!r} twice; name it once")
     if cycle := _cycle(s.part_graph()):
-        mend = "join these parts, or make 'given' a mapping" if isinstance(s.given, str) else "remove one of them"
-        _fault(s, cycle[0], f"parts are given one another: {' -> '.join(cycle)}; {mend}")
+        key, mend = cycle[0], "join these parts, or make 'given' a mapping"
+        if not isinstance(s.given, str):
+            key, mend = next(key for key, _ in s.given if key == cycle[0]), "remove one of them"
+        _fault(s, key, f"parts are given one another: {_arrows(cycle)}; {mend}")
 
 
 # ------------------------------------------------------------------------------------------------ YAML's event stream
@@ -369,15 +397,3 @@ def _names(node: _Text | _Block, what: str) -> tuple[_Text, ...]:
 
 def _seen(node: _Text | _Block) -> str:
     return f"{node[:80]!r}" if isinstance(node, _Text) else f"a {node.kind}"
-
-
-def _plain(s: Skeleton) -> Skeleton:
-    """The same skeleton with its names as plain text, free of file and line."""
-    text = lambda names: tuple(map(str, names))  # noqa: E731
-    return Skeleton(
-        str(s.name),
-        text(s.joints),
-        tuple(None if p is None else str(p) for p in s.parents),
-        tuple(Part(str(p.name), text(p.joints)) for p in s.parts),
-        str(s.given) if isinstance(s.given, str) else tuple((str(k), text(v)) for k, v in s.given),
-    )

@@ -26,6 +26,10 @@ SMALL = dict(features=5, hidden=4, shape=2)
         (dict(hidden={"root": 4}), "hidden lacks head, left_arm"),
         (dict(hidden={"rot": 4}), r"hidden names \['rot'\], the parts are root, head"),
         (dict(dropout=1.0), r"dropout must lie in \[0, 1\), not 1\.0"),
+        (dict(rotation=None), "unknown rotation None"),
+        (dict(cell=["gru"]), r"unknown cell \['gru'\]"),
+        (dict(dropout="0.1"), "dropout must lie"),
+        (dict(start=(torch.full((24, 6), torch.nan), torch.zeros(10), torch.zeros(3))), r"start\.pose is not finite"),
         (dict(start=Estimate(torch.zeros(24, 3), torch.zeros(10), torch.zeros(3))), r"start\.pose has shape \(24, 3\)"),
     ],
 )
@@ -48,6 +52,23 @@ def test_hidden_sizes_by_part():
     assert {name: part.rnn.hidden_size for name, part in model.parts.items()} == sizes
     assert model.camera.rnn.hidden_size == 8
     assert kinlmr.build("mano.yaml", features=5, hidden={**sizes, "camera": 2}).camera.rnn.hidden_size == 2
+    odd = kinlmr.Skeleton("odd", ("a",), (None,), (kinlmr.Part("camera", ("a",)),))
+    with pytest.raises(ValueError, match="cannot tell part 'camera' from the camera's cell"):
+        kinlmr.build(odd, hidden={"camera": 3})
+
+
+def test_a_start_of_arrays():
+    start = (np.zeros((24, 6)), np.zeros(10), np.array([0.5, 0, 0]))
+    assert kinlmr.build("smpl.yaml", features=5, hidden=4, start=start).start.camera[0] == 0.5
+
+
+def test_default_dtype_is_respected():
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = kinlmr.build("smpl.yaml", **SMALL)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float64}
 
 
 def test_mean_parameters_in_spins_order(tmp_path):
@@ -62,8 +83,12 @@ def test_mean_parameters_in_spins_order(tmp_path):
         assert torch.equal(start.shape, torch.arange(10.0))
         assert torch.allclose(start.camera, torch.tensor([0.8, 0.1, -0.1]))
     np.savez(path, pose=pose)
-    with pytest.raises(ValueError, match=r"mean\.npz: cam, shape is missing; it has pose"):
+    with pytest.raises(ValueError, match=r"mean\.npz: no numbers under 'shape'; it has pose"):
         kinlmr.build("smpl.yaml", start=path)
+    for junk in (b"", b"hello", b"\x93NUMPY"):
+        path.write_bytes(junk)
+        with pytest.raises(ValueError, match=r"mean\.npz: not an \.npz archive"):
+            kinlmr.build("smpl.yaml", start=path)
     np.savez(path, pose=pose[:-1], shape=np.zeros(10), cam=np.zeros(3))
     with pytest.raises(ValueError, match="pose has 143 numbers"):
         kinlmr.build("smpl.yaml", start=path)

@@ -1,6 +1,7 @@
 import io
 import os
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +99,19 @@ def test_joints_in_another_order(tmp_path):
     kinlmr.save(kinlmr.build(smpl, **SMALL), path)
     with pytest.raises(ValueError, match="stand in another order"):
         kinlmr.load(path, kinlmr.build(turned, **SMALL))
+    hung = replace(smpl, parents=tuple("spine2" if p == "spine3" else p for p in smpl.parents))
+    with pytest.raises(ValueError, match="joints neck, left_collar, right_collar hang elsewhere"):
+        kinlmr.load(path, kinlmr.build(hung, **SMALL))
+    assert kinlmr.load(path, kinlmr.build(replace(smpl, name="other"), **SMALL)).plan.skeleton.name == "other"
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "model.npz"
+    link.symlink_to(tmp_path / "there" / "model.npz")
+    kinlmr.save(kinlmr.build("mano.yaml", **SMALL), link)
+    assert link.is_symlink()
+    assert [f.name for f in (tmp_path / "there").iterdir()] == ["model.npz"]
 
 
 def test_an_interrupted_save_keeps_the_old_file(tmp_path, monkeypatch):
@@ -131,7 +145,7 @@ def test_damaged_and_foreign_files(tmp_path):
         meta = str(file["kinlmr"])
     for bad in (b"", b"hello", good[: len(good) // 2], b"PK\x03\x04" + bytes(100)):
         path.write_bytes(bad)
-        with pytest.raises(ValueError, match=r"model\.npz: not a checkpoint"):
+        with pytest.raises(ValueError, match=r"model\.npz: not an \.npz archive"):
             kinlmr.load(path)
     path.write_bytes(good)
     rewritten(path, kinlmr=None)
@@ -141,12 +155,31 @@ def test_damaged_and_foreign_files(tmp_path):
         ({"kinlmr": np.array(meta.replace('"format": 1', '"format": 99'))}, "format 99, this kinlmr reads 1"),
         ({"camera.head.bias": None}, r"camera\.head\.bias is missing, expected \(3,\)"),
         ({"camera.head.bias": np.zeros(4, np.float32)}, r"camera\.head\.bias is \(4,\), expected \(3,\)"),
+        ({"camera.head.bias": np.zeros(3, np.int64)}, "a model has one floating type"),
+        ({"camera.head.bias": np.array(["a", "b", "c"])}, "is text"),
+        ({"kinlmr": np.array(meta.replace('"layers": 1', '"layers": 2'))}, "the file is damaged"),
+        ({"kinlmr": np.array(meta.replace('"layers": 1', '"lairs": 1'))}, "options make no model"),
+        ({"kinlmr": np.array(meta.replace('"cell": "gru"', '"cell": "gnu"'))}, "options make no model.*unknown cell"),
+        ({"kinlmr": np.array(meta.replace('"root": 4', '"root": 10000000'))}, "the file is damaged"),
+        ({"kinlmr": np.array(meta.replace('"rotation": "6d"', '"rotation": []'))}, r"rotation '\[\]' is unknown"),
+        ({"kinlmr": np.array("[" * 100_000)}, "not a kinlmr checkpoint"),
         ({"extra": np.zeros(4, np.float32)}, r"extra is \(4,\), expected no such tensor"),
     ):  # fmt: skip
         path.write_bytes(good)
         rewritten(path, **changes)
         with pytest.raises(ValueError, match=message):
             kinlmr.load(path)
+    large = np.zeros(50_000_000, np.uint8)
+    np.savez_compressed(path, kinlmr=np.array(meta), large=large)
+    with pytest.raises(ValueError, match="would unpack to 50"):
+        kinlmr.load(path)
+    (tmp_path / "model.safetensors").write_bytes(b"hello")
+    with pytest.raises(ValueError, match=r"model\.safetensors: not a checkpoint"):
+        kinlmr.load(tmp_path / "model.safetensors")
+    with pytest.raises(TypeError, match="save takes an LMR, not Linear"):
+        kinlmr.save(torch.nn.Linear(1, 1), path)
+    with pytest.raises(ValueError, match=r"no bfloat16; save model\.float"):
+        kinlmr.save(kinlmr.build("smpl.yaml", **SMALL).bfloat16(), path)
     with pytest.raises(FileNotFoundError, match="no such checkpoint"):
         kinlmr.load(tmp_path / "none.npz")
     with pytest.raises(ValueError, match=r"ends in \.npz or \.safetensors"):
@@ -165,7 +198,7 @@ def test_nothing_in_a_checkpoint_runs(tmp_path):
         buffer = io.BytesIO()
         np.save(buffer, np.array([Evil()], dtype=object), allow_pickle=True)
         archive.writestr("kinlmr.npy", buffer.getvalue())
-    with pytest.raises(ValueError, match="not a checkpoint"):
+    with pytest.raises(ValueError, match="holds object, not numbers"):
         kinlmr.load(path)
     assert not (tmp_path / "ran").exists()
 

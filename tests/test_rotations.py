@@ -112,6 +112,45 @@ def test_any_batch_shape(rotation, batch):
     assert torch.allclose(torch.func.vmap(rotation.to_matrix)(x) if batch and x.numel() else matrix, matrix, atol=1e-6)
 
 
+@DTYPES
+def test_nearly_parallel_columns_decode_to_a_rotation(dtype):
+    generator = torch.Generator().manual_seed(0)
+    a, noise = torch.randn(2, 500, 3, generator=generator, dtype=dtype)
+    for apart in (1e-1, 1e-2, 1e-3, 1e-4, 3e-6):
+        assert_rotations(six_d_columns_to_matrix(torch.cat([a, -2 * a + apart * noise], -1)), 20 * TOLERANCE[dtype])
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_decoded_in_float32(rotation, dtype):
+    x = torch.randn(20, rotation.dimension, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for scale in (1e-3, 1.0, 1e3) if rotation.name != "axis_angle" else (1e-3, 1.0):
+        y = (scale * x).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            matrix = rotation.to_matrix(y)
+        assert matrix.dtype == torch.float32
+        assert_rotations(matrix, 1e-5)
+        assert torch.autograd.grad(matrix.sum(), y)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["6d", "6d_columns", "6d_rows", "quaternion"])
+@pytest.mark.parametrize("scale", [1e-15, 1e15, 1e30])
+def test_length_does_not_matter(name, scale):
+    rotation = ROTATIONS[name]
+    x = torch.randn(20, rotation.dimension, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(rotation.to_matrix(scale * x), rotation.to_matrix(x), atol=1e-6)
+
+
+@EVERY
+def test_a_nan_is_seen_in_the_matrix_and_nowhere_else(rotation):
+    x = torch.tensor(rotation.identity).repeat(3, 1)
+    x[1] = torch.nan
+    matrix = rotation.to_matrix(x)
+    assert matrix[1].isnan().all()
+    assert torch.equal(matrix[0], torch.eye(3))
+    assert torch.equal(matrix[2], torch.eye(3))
+
+
 def test_three_orders_of_6d():
     half = turn((0, 0, 1), math.pi / 6)
     written = {name: ROTATIONS[name].from_matrix(half) for name in ("6d", "6d_columns", "6d_rows")}

@@ -123,7 +123,7 @@ REFUSED = {
     "given of unknown part": ("parents", "{lover: [upper]}", "did you mean 'lower'?", 9),
     "given twice": ("parents", "{lower: [upper, upper]}", "part 'lower' is given 'upper' twice", 9),
     "given key twice": ("parents", "{lower: [upper], lower: []}", "'lower' stands twice", 9),
-    "given cycle": ("parents", "{lower: [upper], upper: [lower]}", "upper -> lower -> upper", 7),
+    "given cycle": ("parents", "{lower: [upper], upper: [lower]}", "upper -> lower -> upper", 9),
     "derived cycle": (
         "[shoulder, elbow]\n  lower: [wrist]", "[shoulder, wrist]\n  lower: [elbow]", "upper -> lower -> upper", 7),
     "bad joint name": ("elbow", "el-bow", "joint name 'el-bow'", 4),

@@ -1,0 +1,82 @@
+"""Files from anywhere, read and written safely: arrays come out of them, and nothing in them runs."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+Array = NDArray[np.generic]
+MAX_BYTES = 2_000_000_000
+
+
+def read_npz(
+    path: str | os.PathLike[str], wanted: Iterable[str] | None = None, limit: int = MAX_BYTES
+) -> dict[str, Array]:
+    """The arrays of a .npz archive (all, or those of ``wanted`` that it has), never more than ``limit`` bytes.
+
+    Only plain arrays of numbers or text come out; what an archive claims is checked before memory is taken.
+    """
+    name = os.fspath(path)
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{name}: no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            keys = members.keys() if wanted is None else [key for key in wanted if key in members]
+            total = sum(members[key].file_size for key in keys)
+            if total > limit:
+                raise ValueError(f"it would unpack to {total:,} bytes, more than {limit:,}")
+            arrays = {}
+            for key in keys:
+                with archive.open(members[key]) as file:
+                    arrays[key] = _read_npy(file, key, members[key].file_size)  # type: ignore[arg-type]
+            return arrays
+    except (ValueError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{name}: not an .npz archive of plain arrays, or a damaged one ({error})") from None
+
+
+def _read_npy(file: BinaryIO, key: str, size: int) -> Array:
+    version = npy.read_magic(file)
+    if version == (1, 0):
+        shape, fortran, dtype = npy.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, fortran, dtype = npy.read_array_header_2_0(file)
+    else:
+        raise ValueError(f"{key} is written in npy format {version}")
+    if dtype.kind not in "biufU":
+        raise ValueError(f"{key} holds {dtype}, not numbers")
+    count = 1
+    for length in shape:
+        count *= length
+    if file.tell() + count * dtype.itemsize != size:
+        raise ValueError(f"{key} claims shape {shape} of {dtype}, but holds {size - file.tell():,} bytes")
+    data = file.read()
+    if len(data) != count * dtype.itemsize:
+        raise ValueError(f"{key} is cut short")
+    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    return array.astype(dtype.newbyteorder("="))
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write aside, then rename: a reader sees the old file or the new one, never a piece."""
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise ValueError(f"{os.fspath(path)}: the folder {target.parent} does not exist; make it first")
+    aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(aside, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, target)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
