@@ -5,8 +5,11 @@ S shape numbers, V iterations, P parts, H hidden size, M numbers of memory, N ve
 Metres and radians inside; what is not says so.
 """
 
-from kinlmr import rotations
+from kinlmr import camera, rotations
+from kinlmr.assets import load_body, save_body
+from kinlmr.body import Body, Mesh
 from kinlmr.build import build
+from kinlmr.camera import project
 from kinlmr.checkpoint import load, save
 from kinlmr.model import LMR, Estimate, State
 from kinlmr.plan import Plan, compile
@@ -19,16 +22,22 @@ __version__ = "0.1.0"
 __all__ = [
     "LMR",
     "ROTATIONS",
+    "Body",
     "Estimate",
+    "Mesh",
     "Part",
     "Plan",
     "Rotation",
     "Skeleton",
     "State",
     "build",
+    "camera",
     "compile",
     "load",
+    "load_body",
     "load_skeleton",
+    "project",
     "rotations",
     "save",
+    "save_body",
 ]

@@ -123,7 +123,7 @@ class Body:
             if "points" in want and self.points is not None:
                 points = _points(factors, bones, self.points)
         joints = places if "joints" in want else None
-        return Mesh(*(x if x is None else x.unflatten(0, lead) for x in (joints, vertices, points)))
+        return Mesh(*(x if x is None else x.reshape(*lead, *x.shape[1:]) for x in (joints, vertices, points)))
 
     @property
     def shape_width(self) -> int:
@@ -156,7 +156,7 @@ class Body:
         turn = turn.expand(*lead, 3, 3).reshape(-1, 3, 3)
         moved = (turn @ place[..., None])[..., 0] - pelvis
         turned = torch.cat([(turn @ rotations[:, 0])[:, None], rotations[:, 1:]], 1)
-        return turned.unflatten(0, lead), moved.unflatten(0, lead)
+        return turned.reshape(*lead, *turned.shape[1:]), moved.reshape(*lead, 3)
 
     def with_points(self, names: Sequence[str], vertices: Tensor | None = None, joints: Tensor | None = None) -> Body:
         """The body with K keypoints, rows of a regressor over vertices (K, N), over joints (K, J), or over both."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import math
 import os
+import pickle
+import re
 import secrets
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 from numpy.lib import format as npy
@@ -53,9 +57,7 @@ def _read_npy(file: BinaryIO, key: str, size: int) -> Array:
         raise ValueError(f"{key} is written in npy format {version}")
     if dtype.kind not in "biufU":
         raise ValueError(f"{key} holds {dtype}, not numbers")
-    count = 1
-    for length in shape:
-        count *= length
+    count = math.prod(shape)
     if file.tell() + count * dtype.itemsize != size:
         raise ValueError(f"{key} claims shape {shape} of {dtype}, but holds {size - file.tell():,} bytes")
     data = file.read()
@@ -63,6 +65,149 @@ def _read_npy(file: BinaryIO, key: str, size: int) -> Array:
         raise ValueError(f"{key} is cut short")
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
     return array.astype(dtype.newbyteorder("="))
+
+
+# ------------------------------------------------------------------------------------------------------------ pickles
+
+# Every name that body files of the last decade are known to hold. Each becomes an inert record of how it was called.
+KNOWN = {
+    **{(module, name): name for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+       for name in ("_reconstruct", "scalar")},
+    ("numpy", "ndarray"): "ndarray",
+    ("numpy", "dtype"): "dtype",
+    ("chumpy.ch", "Ch"): "Ch",
+    ("chumpy.reordering", "Select"): "Select",
+    **{(f"scipy.sparse.{module}", f"{form}_{kind}"): form for form in ("csc", "csr", "coo")
+       for module in (form, f"_{form}") for kind in ("matrix", "array")},
+    **{(module, name): name for module in ("__builtin__", "builtins") for name in ("set", "frozenset", "object")},
+    ("copy_reg", "_reconstructor"): "_reconstructor",
+    ("copyreg", "_reconstructor"): "_reconstructor",
+    ("_codecs", "encode"): "encode",
+    ("collections", "OrderedDict"): "OrderedDict",
+}  # fmt: skip
+
+
+class _Record:
+    """What a pickle said to make, unmade: its name, its arguments, and the state set on it."""
+
+    kind = ""
+
+    def __new__(cls, *args: Any) -> _Record:
+        self = object.__new__(cls)
+        self.args, self.state, self.items = args, None, {}
+        return self
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items[key] = value
+
+    args: tuple[Any, ...]
+    state: Any
+    items: dict[Any, Any]
+
+
+class _Unpickler(
+    pickle._Unpickler
+):  # the one in Python: its memo is a dict, where C's grows to whatever index is named
+    dispatch: ClassVar = {
+        code: load
+        for code, load in pickle._Unpickler.dispatch.items()
+        if bytes([code]) not in (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.PERSID,
+                                 pickle.BINPERSID, pickle.EXT1, pickle.EXT2, pickle.EXT4)
+    }  # fmt: skip
+
+    def find_class(self, module: str, name: str) -> type[_Record]:
+        if (module, name) not in KNOWN:
+            raise ValueError(f"it names {module}.{name}, which no body file needs")
+        return type("_Record", (_Record,), {"kind": KNOWN[module, name]})
+
+
+def read_pickle(path: str | os.PathLike[str], wanted: Iterable[str]) -> dict[str, Array]:
+    """Arrays of the dict that a pickle holds: those of ``wanted`` that it has, out of numpy, scipy.sparse or chumpy.
+
+    Written by Python 2 or 3, protocols 0 to 4. None of these packages is imported but numpy, and nothing that the file
+    names is called: names outside KNOWN are refused, the others become records, and arrays are made from the records.
+    """
+    name = os.fspath(path)
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{name}: no such file")
+    size = os.path.getsize(path)
+    if size > MAX_BYTES:
+        raise ValueError(f"{name}: {size:,} bytes, more than {MAX_BYTES:,}")
+    try:
+        content = _Unpickler(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
+        if isinstance(content, _Record) and content.kind == "OrderedDict":
+            content = content.items
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, not a dict of arrays")
+        return {key: _array(key, content[key], size) for key in wanted if content.get(key) is not None}
+    except (Exception, RecursionError, MemoryError) as error:
+        raise ValueError(f"{name}: refused, nothing in it was run ({type(error).__name__}: {error})") from None
+
+
+def _array(key: str, value: Any, size: int) -> Array:
+    """The array that a record stands for; ``size``, the file's, bounds it."""
+    kind = value.kind if isinstance(value, _Record) else type(value).__name__
+    if kind == "Ch":
+        return _array(key, value.state["x"], size)
+    if kind == "Select":
+        picked = _array(key, value.state["a"], size).ravel()[_array(key, value.state["idxs"], size)]
+        return picked.reshape(value.state["preferred_shape"])
+    if kind == "_reconstructor":  # protocols 0 and 1: copy_reg._reconstructor(class, object, None), then its state
+        inner = object.__new__(value.args[0])
+        inner.args, inner.state, inner.items = (), value.state, {}
+        return _array(key, inner, size)
+    if kind in ("csc", "csr", "coo"):
+        return _dense(key, kind, value.state, size)
+    if kind == "_reconstruct":
+        if getattr(value.args[0], "kind", None) != "ndarray":
+            raise ValueError(f"{key} is a subclass of ndarray")
+        _, shape, dtype, fortran, raw = value.state
+        return _plain(key, raw, dtype, tuple(shape), bool(fortran), size)
+    if kind == "scalar":
+        return _plain(key, value.args[1], value.args[0], (), False, size)
+    if kind in ("int", "float", "bool"):
+        return np.asarray(value)
+    raise ValueError(f"{key} is a {kind}, expected an array")
+
+
+def _plain(key: str, raw: Any, dtype: Any, shape: tuple[int, ...], fortran: bool, size: int) -> Array:
+    if isinstance(raw, _Record) and raw.kind == "encode":  # how Python 3 writes bytes under protocol 2
+        raw = raw.args[0]
+    data = raw.encode("latin1") if isinstance(raw, str) else raw
+    code = str(getattr(dtype, "args", ("?",))[0])
+    if getattr(dtype, "kind", None) != "dtype" or not re.fullmatch("[biuf][1248]", code) or not isinstance(data, bytes):
+        raise ValueError(f"{key} holds {code!r}, not plain numbers")
+    order = dtype.state[1] if dtype.state else "<"
+    kind = np.dtype(("" if order not in "<>" else order) + code)
+    if any(length < 0 for length in shape) or math.prod(shape) * kind.itemsize != len(data) or len(data) > size:
+        raise ValueError(f"{key} claims shape {shape} of {kind}, but holds {len(data):,} bytes")
+    return np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C").astype(kind.newbyteorder("="))
+
+
+def _dense(key: str, kind: str, state: dict[str, Any], size: int) -> Array:
+    shape = tuple(int(n) for n in (state["_shape"] if "_shape" in state else state["shape"]))
+    if len(shape) != 2 or min(shape) < 0 or math.prod(shape) * 8 > max(16 * size, 10_000_000):
+        raise ValueError(f"{key} claims a sparse matrix of shape {shape}")
+    values = _array(key, state["data"], size)
+    if kind == "coo":
+        rows, columns = state["coords"] if "coords" in state else (state["row"], state["col"])
+        rows, columns = _array(key, rows, size), _array(key, columns, size)
+    else:
+        starts, minor = _array(key, state["indptr"], size).astype(int), _array(key, state["indices"], size)
+        major = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        rows, columns = (minor, major) if kind == "csc" else (major, minor)
+    out = np.zeros(shape, values.dtype)
+    np.add.at(out, (rows.astype(int), columns.astype(int)), values)
+    return out
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:

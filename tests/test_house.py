@@ -18,8 +18,9 @@ README = (ROOT / "README.md").read_text()
 
 FLOORS = [
     {"skeleton", "files"},
-    {"plan", "rotations"},
+    {"plan", "rotations", "camera"},
     {"engine", "body"},
+    {"assets"},
     {"model"},
     {"build"},
     {"checkpoint"},
@@ -27,7 +28,8 @@ FLOORS = [
 ]
 
 PUBLIC = """
-    LMR ROTATIONS Estimate Part Plan Rotation Skeleton State build compile load load_skeleton rotations save
+    LMR ROTATIONS Body Estimate Mesh Part Plan Rotation Skeleton State
+    build camera compile load load_body load_skeleton project rotations save save_body
 """
 
 

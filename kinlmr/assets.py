@@ -1,0 +1,319 @@
+"""Body files: what is read of them, what is refused, and the free body that comes along.
+
+Official files (SMPL, SMPL-H, SMPL-X, MANO, FLAME, SMAL; .pkl or .npz) are read without chumpy and without running
+anything in them. `save_body` writes the clean .npz that loads in a moment, so loading and saving is the conversion.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kinlmr.body import Body, Points, fronts
+from kinlmr.files import Array, read_npz, read_pickle, write_atomic
+from kinlmr.skeleton import load as load_skeleton
+from kinlmr.skeleton import nearest
+
+HANDS = ("hands_mean", "hands_meanl", "hands_meanr", "hand_mean")
+KEYS = (
+    "v_template", "shapedirs", "posedirs", "weights", "weights_index", "weights_value", "J_regressor", "J",
+    "J_shapedirs", "kintree_table", "parents", "joint_names", "f", *HANDS, "license", "name",
+    "points_names", "points_owner", "points_bone", "points_mass", "points_template", "points_basis",
+)  # fmt: skip
+SKELETONS = {24: "smpl.yaml", 52: "smplh.yaml", 55: "smplx.yaml", 16: "mano.yaml", 5: "flame.yaml", 35: "smal.yaml"}
+WHERE = {
+    "smpl": "smpl.is.tue.mpg.de", "smplh": "mano.is.tue.mpg.de", "smplx": "smpl-x.is.tue.mpg.de",
+    "mano": "mano.is.tue.mpg.de", "flame": "flame.is.tue.mpg.de", "smal": "smal.is.tue.mpg.de",
+}  # fmt: skip
+
+
+def load_body(
+    source: str | os.PathLike[str] = "anny24",
+    points: str | os.PathLike[str] | Array | None = None,
+    columns: Sequence[int] | None = None,
+) -> Body:
+    """A body: an embedded one by name, or a body file by path.
+
+    source   "anny24" (13,492 vertices; CC0, 24 joints with SMPL's names and tree), "anny24_lo1229", "anny24_lo369"; or
+             the path of an official .pkl or .npz, or of a file that `save_body` wrote
+    points   a keypoint set by name ("coco17", "mediapipe33", "body25", "h36m17", "lsp14", "smpl24"), or a regressor
+             over the vertices (K, N): an array, or the path of a .npy file
+    columns  which shape directions to keep, in order; None for all. SMPL-X with ten of shape and ten of expression:
+             ``[*range(10), *range(300, 310)]``
+
+    >>> body = load_body("anny24", points="coco17")
+    >>> mesh = body(torch.eye(3).expand(2, 24, 3, 3), torch.zeros(2, 10), want=("vertices", "points"))
+    >>> mesh.vertices.shape, mesh.points.shape
+    (torch.Size([2, 13492, 3]), torch.Size([2, 17, 3]))
+    """
+    name = os.fspath(source)
+    folder = resources.files("kinlmr") / "bodies"
+    if Path(name).is_file():
+        read = read_pickle if name.endswith((".pkl", ".pickle")) else read_npz
+        body = assemble(read(name, KEYS), name, columns)
+    elif name in embedded():
+        with resources.as_file(folder / f"{name}.npz") as path:
+            body = assemble({"name": np.array(name), **read_npz(path, KEYS)}, name, columns)
+    else:
+        raise FileNotFoundError(_missing(name))
+    if points is None:
+        return body
+    if isinstance(points, str) and points in keypoint_sets():
+        return _with_set(body, points)
+    return _with_regressor(body, points)
+
+
+def save_body(body: Body, path: str | os.PathLike[str]) -> None:
+    """Write a body, its points too, as the .npz that `load_body` reads fastest; whole or not at all."""
+    name = os.fspath(path)
+    if not name.endswith(".npz"):
+        raise ValueError(f"{name}: a body file ends in .npz")
+    pose = body.pose_width
+    basis = body.basis.unflatten(-1, (3, -1)).permute(2, 1, 0)
+    arrays: dict[str, Any] = {
+        "name": body.name, "license": body.licence, "joint_names": body.joints, "parents": body.parents,
+        "v_template": body.template.view(3, -1).T, "posedirs": basis[..., :pose], "shapedirs": basis[..., pose:],
+        "weights": body.weights.T, "J": body.J.view(-1, 3), "f": body.faces, "hand_mean": body.hand_mean,
+        "J_shapedirs": body.J_shapedirs.unflatten(-1, (-1, 3)).permute(1, 2, 0),
+    }  # fmt: skip
+    if body.points:
+        p = body.points
+        arrays |= {
+            "points_names": p.names, "points_owner": p.owner, "points_bone": p.bone, "points_mass": p.mass,
+            "points_template": p.template, "points_basis": p.basis,
+        }  # fmt: skip
+    buffer = io.BytesIO()
+    plain = {
+        k: v.detach().cpu().numpy() if isinstance(v, Tensor) else np.asarray(v)
+        for k, v in arrays.items()
+        if v is not None
+    }
+    np.savez_compressed(buffer, **{k: np.asarray(v) for k, v in plain.items() if v is not None})  # type: ignore[arg-type]
+    write_atomic(path, buffer.getvalue())
+
+
+def embedded() -> tuple[str, ...]:
+    """The names of the bodies that come with kinlmr."""
+    folder = resources.files("kinlmr") / "bodies"
+    return tuple(sorted(file.name[:-4] for file in folder.iterdir() if file.name.endswith(".npz")))
+
+
+def keypoint_sets() -> dict[str, tuple[str, ...]]:
+    """The keypoint sets by name, each with its points' names in order."""
+    named = lambda point: point if isinstance(point, str) else next(iter(point))  # noqa: E731
+    return {name: tuple(map(named, points)) for name, points in _keypoints()["sets"].items()}
+
+
+# ------------------------------------------------------------------------------------------------------------- arrays
+
+
+def assemble(arrays: Mapping[str, Array], file: str, columns: Sequence[int] | None = None) -> Body:
+    """A Body from arrays as body files name and shape them (float32 unless they are float64 and ``file`` is ours).
+
+    v_template (N, 3), shapedirs (N, 3, S), posedirs (N, 3, 9 (J - 1)) or none, weights (N, J), J_regressor (J, N) or
+    J (J, 3) with J_shapedirs (J, 3, S), kintree_table (2, J) or parents (J), f (F, 3)
+    """
+
+    def get(key: str, *shape: int | None) -> Array:
+        if key not in arrays:
+            raise ValueError(
+                f"{file}: {key!r} is missing; a body has v_template, shapedirs, weights, J_regressor, kintree_table"
+            )
+        array = np.asarray(arrays[key])
+        if array.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, array.shape, strict=True)):
+            wanted = ", ".join("any" if n is None else str(n) for n in shape)
+            raise ValueError(f"{file}: {key} has shape {array.shape}, expected ({wanted})")
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{file}: {key} holds {array.dtype}, expected numbers")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{file}: {key} is not finite at {tuple(np.argwhere(~np.isfinite(array))[0].tolist())}")
+        return array
+
+    template = get("v_template", None, 3).astype(np.float64)
+    count = len(template)
+    parents = _parents(get("parents", None) if "parents" in arrays else get("kintree_table", 2, None)[0], file)
+    joints = len(parents)
+    shapedirs = get("shapedirs", count, 3, None).astype(np.float64)
+    weights = _weights(arrays, get, count, joints, file)
+    if joints == 16 and count == 778 and _is_flipped(template, shapedirs):
+        shapedirs[:, 0] *= -1
+    if "J_regressor" in arrays:
+        regressor = get("J_regressor", joints, count).astype(np.float64)
+        rest, rest_dirs = regressor @ template, np.einsum("jn,ncs->jcs", regressor, shapedirs)
+    else:
+        rest = get("J", joints, 3).astype(np.float64)
+        rest_dirs = get("J_shapedirs", joints, 3, shapedirs.shape[2]).astype(np.float64)
+    posedirs = np.zeros((count, 3, 0))
+    if "posedirs" in arrays and np.size(arrays["posedirs"]):
+        posedirs = get("posedirs", count, 3, 9 * (joints - 1)).astype(np.float64)
+    if columns is not None:
+        if bad := [c for c in columns if not 0 <= c < shapedirs.shape[2]]:
+            raise ValueError(f"{file}: columns {bad} asked for, its shape directions are 0 .. {shapedirs.shape[2] - 1}")
+        shapedirs, rest_dirs = shapedirs[..., list(columns)], rest_dirs[..., list(columns)]
+    hands = [
+        np.asarray(arrays[k]).reshape(-1, 3)
+        for k in ("hands_mean", "hands_meanl", "hands_meanr", "hand_mean")
+        if k in arrays
+    ]
+    basis = np.concatenate([posedirs, shapedirs], 2)
+
+    kind = SKELETONS.get(joints)
+    names = _text(
+        arrays, "joint_names", load_skeleton(kind).joints if kind else tuple(f"joint{i}" for i in range(joints))
+    )
+    if len(names) != joints:
+        raise ValueError(f"{file}: {len(names)} joint_names for {joints} joints")
+    own = kind.removesuffix(".yaml") if kind else "body"
+    body = Body(
+        name=_text(arrays, "name", (own,))[0],
+        licence=_text(arrays, "license", (f"see the terms of {WHERE.get(own, 'its makers')}",))[0],
+        joints=names,
+        parents=parents,
+        fronts=fronts(parents),
+        J=_float(rest.ravel()),
+        J_shapedirs=_float(rest_dirs.transpose(2, 0, 1).reshape(rest_dirs.shape[2], -1)),
+        template=_float(template.T.ravel()),
+        basis=_float(basis.transpose(2, 1, 0).reshape(basis.shape[2], -1)),
+        weights=_float(weights.T),
+        faces=torch.from_numpy(get("f", None, 3).astype(np.int64)) if "f" in arrays else None,
+        hand_mean=_float(np.concatenate(hands)) if hands else None,
+    )
+    if body.faces is not None and bool(((body.faces < 0) | (body.faces >= count)).any()):
+        raise ValueError(f"{file}: f names vertices {body.faces.min()} .. {body.faces.max()}, there are {count}")
+    return _with_saved(body, arrays, get) if "points_names" in arrays else body
+
+
+def _float(array: Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(torch.get_default_dtype())
+
+
+def _text(arrays: Mapping[str, Array], key: str, otherwise: Sequence[str]) -> tuple[str, ...]:
+    array = np.asarray(arrays.get(key, ()))
+    return tuple(map(str, array.ravel())) if array.dtype.kind == "U" and array.size else tuple(otherwise)
+
+
+def _parents(raw: Array, file: str) -> tuple[int, ...]:
+    """Parents as indices, the root's (-1, itself, or unsigned -1) as -1; whatever is not a rooted tree is refused."""
+    parents = [int(p) if 0 <= int(p) < len(raw) and int(p) != j else -1 for j, p in enumerate(raw)]
+    wrong = [j for j, p in enumerate(raw) if parents[j] < 0 and int(p) not in (-1, j, 255, 65535, 2**32 - 1, 2**64 - 1)]
+    if wrong:
+        raise ValueError(f"{file}: the kinematic tree gives joint {wrong[0]} parent {int(raw[wrong[0]])} of {len(raw)}")
+    if parents.count(-1) != 1:
+        raise ValueError(f"{file}: the kinematic tree has {parents.count(-1)} roots, expected one")
+    for joint in range(len(parents)):
+        walked, at = 0, joint
+        while parents[at] >= 0:
+            at, walked = parents[at], walked + 1
+            if walked > len(parents):
+                raise ValueError(f"{file}: the kinematic tree runs in a circle at joint {joint}")
+    return tuple(parents)
+
+
+def _weights(arrays: Mapping[str, Array], get: Any, count: int, joints: int, file: str) -> Array:
+    """Skinning weights (N, J); every row sums to one, or nearly so in half precision and is then made to."""
+    if "weights_index" in arrays:
+        index = get("weights_index", count, None).astype(int)
+        value = get("weights_value", count, index.shape[1]).astype(np.float64)
+        if ((index < 0) | (index >= joints)).any():
+            raise ValueError(f"{file}: weights_index names joints {index.min()} .. {index.max()}, there are {joints}")
+        weights = np.zeros((count, joints))
+        np.add.at(weights, (np.arange(count)[:, None], index), value)
+    else:
+        weights = get("weights", count, joints).astype(np.float64)
+    sums = weights.sum(1)
+    worst = int(np.abs(sums - 1).argmax()) if count else 0
+    if count and abs(sums[worst] - 1) > 5e-3:
+        raise ValueError(f"{file}: the skinning weights of vertex {worst} sum to {sums[worst]:.4f}, expected 1")
+    return weights / sums[:, None]
+
+
+def _is_flipped(template: Array, shapedirs: Array) -> bool:
+    """Whether a hand's shape directions are its mirror image's, as in the left hand's official file.
+
+    The first direction is the hand's size: it moves vertices away from the middle along every axis, or along none.
+    """
+    away, moved = template - template.mean(0), shapedirs[..., 0]
+    along = lambda axes: np.corrcoef(away[:, axes].ravel(), moved[:, axes].ravel())[0, 1]  # noqa: E731
+    x, yz = along([0]), along([1, 2])
+    return bool(x * yz < 0 and min(abs(x), abs(yz)) > 0.2)
+
+
+# ---------------------------------------------------------------------------------------------------------- keypoints
+
+
+def _keypoints() -> dict[str, Any]:
+    text = (resources.files("kinlmr") / "bodies" / "keypoints.json").read_text("utf-8")
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
+def _with_set(body: Body, name: str) -> Body:
+    data = _keypoints()
+    surface = data["surface"].get(body.name, {})
+    names = keypoint_sets()[name]
+    vertices = torch.zeros(len(names), body.weights.shape[1], dtype=torch.float64)
+    joints = torch.zeros(len(names), len(body.joints), dtype=torch.float64)
+    for row, point in enumerate(data["sets"][name]):
+        made_of = [point] if isinstance(point, str) else next(iter(point.values()))
+        for part in made_of:
+            if part in body.joints:
+                joints[row, body.joints.index(part)] = 1 / len(made_of)
+            elif part in surface:
+                index, weight = surface[part]
+                vertices[row, index] = torch.tensor(weight, dtype=torch.float64) / len(made_of)
+            else:
+                raise ValueError(
+                    f"body {body.name!r} has no joint and no surface point {part!r}, which {name} needs; "
+                    "give points= a regressor over its vertices"
+                )
+    return body.with_points(names, vertices if vertices.any() else None, joints)
+
+
+def _with_regressor(body: Body, points: str | os.PathLike[str] | Array) -> Body:
+    if isinstance(points, str | os.PathLike):
+        name = os.fspath(points)
+        if not Path(name).is_file():
+            sets = keypoint_sets()
+            raise FileNotFoundError(
+                f"no keypoint set and no file {name!r}; the sets are {', '.join(sets)}{nearest(name, sets)}"
+            )
+        try:
+            points = np.load(name, allow_pickle=False)
+        except (ValueError, EOFError, OSError):
+            raise ValueError(f"{name}: not a .npy file of numbers") from None
+    regressor = torch.as_tensor(np.asarray(points), dtype=torch.float64)
+    if regressor.ndim != 2:
+        raise ValueError(f"a regressor has shape (K, {body.weights.shape[1]}), not {tuple(regressor.shape)}")
+    return body.with_points([f"point{i}" for i in range(len(regressor))], regressor)
+
+
+def _with_saved(body: Body, arrays: Mapping[str, Array], get: Any) -> Body:
+    names = _text(arrays, "points_names", ())
+    owner, bone, mass = (get(f"points_{key}", None) for key in ("owner", "bone", "mass"))
+    pairs = len(owner)
+    points = Points(
+        names,
+        torch.from_numpy(owner.astype(np.int64)),
+        torch.from_numpy(bone.astype(np.int64)),
+        _float(mass),
+        _float(get("points_template", 3 * pairs)),
+        _float(get("points_basis", len(body.basis), 3 * pairs)),
+    )
+    return replace(body, points=points)
+
+
+def _missing(name: str) -> str:
+    kind = next((kind for kind in ("smplx", "smplh", "mano", "flame", "smal", "smpl") if kind in name.lower()), None)
+    register = f"; {kind.upper()} files are had by registering at {WHERE[kind]}" if kind else ""
+    known = f"{', '.join(embedded())}{nearest(name, embedded())}"
+    return f"no body {name!r}: no such file, and the embedded ones are {known}{register}"

@@ -1,0 +1,97 @@
+"""Cameras: weak perspective in a crop (equation 1 of LMR), a pinhole in the full image, and the way between them.
+
+The camera's frame is x right, y down, z forward, in metres. A crop is a square box (cx, cy, side) in pixels of the
+image; crop units run from -1 at its left and top edge to 1 at its right and bottom. A weak-perspective camera is
+(s, tx, ty) in crop units per metre and crop units, as LMR estimates it. (SPIN's and VIBE's translations are tx / s and
+ty / s.)
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, cat
+
+
+def project(points: Tensor, camera: Tensor) -> Tensor:
+    """Equation 1: x = s X_xy + t. points (..., K, 3), camera (..., 3) as (s, tx, ty) -> crop units (..., K, 2).
+
+    >>> import torch
+    >>> project(torch.tensor([[1.0, 2.0, 5.0]]), torch.tensor([0.5, 0.1, 0.0]))
+    tensor([[0.6000, 1.0000]])
+    """
+    _check(points, "points", 3)
+    _check(camera, "camera", 3)
+    return camera[..., None, :1] * points[..., :2] + camera[..., None, 1:]
+
+
+def unproject(image: Tensor, depth: Tensor, camera: Tensor) -> Tensor:
+    """The points that equation 1 projects there: image (..., K, 2), depth (..., K), camera (..., 3) -> (..., K, 3)."""
+    _check(image, "image", 2)
+    _check(camera, "camera", 3)
+    return cat([(image - camera[..., None, 1:]) / camera[..., None, :1], depth[..., None]], -1)
+
+
+def perspective(points: Tensor, translation: Tensor, focal: Tensor | float) -> Tensor:
+    """A pinhole: f (X + t)_xy / (X + t)_z. points (..., K, 3), translation (..., 3), focal in pixels, a number or (...)
+    -> pixels from the principal point (..., K, 2).
+    """
+    _check(points, "points", 3)
+    _check(translation, "translation", 3)
+    moved = points + translation[..., None, :]
+    return _column(focal) * moved[..., :2] / moved[..., 2:]
+
+
+def unperspective(image: Tensor, depth: Tensor, translation: Tensor, focal: Tensor | float) -> Tensor:
+    """The points that the pinhole projects there: image (..., K, 2) in pixels from the principal point, depth (..., K)
+    of the points before ``translation`` (..., 3) is added -> (..., K, 3).
+    """
+    _check(image, "image", 2)
+    _check(translation, "translation", 3)
+    z = (depth + translation[..., None, 2])[..., None]
+    return cat([image * z / _column(focal), z], -1) - translation[..., None, :]
+
+
+def to_crop(pixels: Tensor, box: Tensor) -> Tensor:
+    """Image pixels (..., K, 2) -> units of the crop ``box`` (..., 3) as (cx, cy, side): 2 (p - c) / side."""
+    _check(pixels, "pixels", 2)
+    _check(box, "box", 3)
+    return 2 * (pixels - box[..., None, :2]) / box[..., None, 2:]
+
+
+def from_crop(units: Tensor, box: Tensor) -> Tensor:
+    """Crop units (..., K, 2) -> image pixels, the inverse of `to_crop`."""
+    _check(units, "units", 2)
+    _check(box, "box", 3)
+    return units * box[..., None, 2:] / 2 + box[..., None, :2]
+
+
+def to_translation(camera: Tensor, box: Tensor, size: Tensor, focal: Tensor | float) -> Tensor:
+    """Where a body stands in the full image's pinhole, so that at its depth both cameras agree.
+
+    camera (..., 3), box (..., 3) as (cx, cy, side), size (..., 2) of the image as (width, height), focal in pixels
+    -> (..., 3): [tx / s + 2 (cx - w / 2) / (b s), ty / s + 2 (cy - h / 2) / (b s), 2 f / (b s)]
+    """
+    _check(camera, "camera", 3)
+    _check(box, "box", 3)
+    _check(size, "size", 2)
+    s, t = camera[..., :1], camera[..., 1:]
+    span = box[..., 2:] * s
+    depth = 2 * (focal[..., None] if isinstance(focal, Tensor) else focal) / span
+    return cat([t / s + (2 * box[..., :2] - size) / span, depth], -1)
+
+
+def from_translation(translation: Tensor, box: Tensor, size: Tensor, focal: Tensor | float) -> Tensor:
+    """The weak-perspective camera (..., 3) of a body that stands there: the inverse of `to_translation`."""
+    _check(translation, "translation", 3)
+    _check(box, "box", 3)
+    _check(size, "size", 2)
+    s = 2 * (focal[..., None] if isinstance(focal, Tensor) else focal) / (box[..., 2:] * translation[..., 2:])
+    return cat([s, s * translation[..., :2] - (2 * box[..., :2] - size) / box[..., 2:]], -1)
+
+
+def _column(focal: Tensor | float) -> Tensor | float:
+    return focal[..., None, None] if isinstance(focal, Tensor) else focal
+
+
+def _check(x: Tensor, name: str, width: int) -> None:
+    if x.shape[-1:] != (width,):
+        raise ValueError(f"{name} has {width} numbers in the last axis, not shape {tuple(x.shape)}")

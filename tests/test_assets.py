@@ -1,0 +1,226 @@
+import json
+from importlib import resources
+
+import bodies
+import numpy as np
+import pytest
+import torch
+from laws import assert_same
+
+import kinlmr
+from kinlmr import load_body, load_skeleton, save_body
+from kinlmr.assets import assemble, embedded, keypoint_sets
+
+POINTS = json.loads((resources.files("kinlmr") / "bodies" / "keypoints.json").read_text())
+MESHES = pytest.mark.parametrize("name", embedded())
+
+
+def rest(body, *want):
+    return body(torch.eye(3).expand(len(body.joints), 3, 3), want=want)
+
+
+def same_body(one, two):
+    """Two bodies pose alike, to the last bit, and are named alike."""
+    turns = kinlmr.rotations.axis_angle_to_matrix(torch.randn(4, len(one.joints), 3).to(one.template))
+    shape, want = (
+        torch.randn(4, one.shape_width).to(one.template),
+        ("joints", "vertices", "points")[: 2 + bool(one.points)],
+    )
+    assert_same(*[[x for x in body(turns, shape, want=want) if x is not None] for body in (one, two)], 1e-6)
+    assert (one.name, one.joints, one.parents, one.licence) == (two.name, two.joints, two.parents, two.licence)
+    assert (one.points is None) == (two.points is None)
+
+
+# ------------------------------------------------------------------------------------------------------ what is embedded
+
+
+@MESHES
+def test_the_embedded_bodies(name):
+    body, smpl = load_body(name), load_skeleton("smpl.yaml")
+    assert body.joints == smpl.joints
+    assert list(body.parents) == bodies.parents_of(smpl).tolist()
+    assert body.licence.startswith("CC0-1.0")
+    assert torch.allclose(body.weights.sum(0), torch.ones(()), atol=1e-6)
+    vertices = rest(body, "vertices").vertices
+    height = vertices[:, 1].max() - vertices[:, 1].min()
+    assert 1.6 < height < 1.8
+    taller = body(torch.eye(3).expand(24, 3, 3), torch.tensor([2.0]), want=("vertices",)).vertices
+    assert taller[:, 1].max() - taller[:, 1].min() > height + 0.05
+    assert body.faces.max() == len(vertices) - 1
+
+
+@MESHES
+@pytest.mark.parametrize("points", keypoint_sets())
+def test_keypoint_sets_lie_where_they_should(name, points):
+    body = load_body(name, points=points)
+    assert body.points.names == keypoint_sets()[points]
+    mesh = rest(body, "joints", "points")
+    joint = lambda name: mesh.joints[body.joints.index(name)]  # noqa: E731
+    for made_of, point, place in zip(POINTS["sets"][points], body.points.names, mesh.points, strict=True):
+        if isinstance(made_of, dict):
+            one, two = made_of[point]
+            assert torch.allclose(place, (joint(one) + joint(two)) / 2, atol=1e-6)
+        elif point in POINTS["rest"]:
+            assert (place - torch.tensor(POINTS["rest"][point])).norm() < 0.01
+        else:
+            assert torch.allclose(place, joint(point), atol=1e-6)
+        if point.startswith("left_"):
+            other = mesh.points[body.points.names.index("right_" + point[5:])]
+            assert torch.allclose(place * torch.tensor([-1.0, 1, 1]), other, atol=0.004)
+
+
+@MESHES
+def test_surface_points_lie_on_the_surface(name):
+    body = load_body(name)
+    vertices = rest(body, "vertices").vertices
+    triangles = {frozenset(face) for face in body.faces.tolist()}
+    for point, (index, weight) in POINTS["surface"][name].items():
+        assert any(set(index) <= face for face in triangles), point
+        assert abs(sum(weight) - 1) < 1e-6
+        assert min(weight) > 0
+        assert vertices[index].isfinite().all()
+
+
+def test_sizes_of_the_keypoint_sets():
+    sizes = {name: len(points) for name, points in keypoint_sets().items()}
+    assert sizes == {"smpl24": 24, "coco17": 17, "mediapipe33": 33, "body25": 25, "h36m17": 17, "lsp14": 14}
+
+
+def test_points_of_the_mesh_are_points_of_the_surface():
+    body = load_body("anny24_lo1229", points="coco17")
+    turns = kinlmr.rotations.axis_angle_to_matrix(0.4 * torch.randn(3, 24, 3))
+    mesh = body(turns, torch.randn(3, 10), want=("vertices", "points"))
+    index, weight = POINTS["surface"]["anny24_lo1229"]["left_ear"]
+    expected = (mesh.vertices[:, index] * torch.tensor(weight)[:, None]).sum(1)
+    assert torch.allclose(mesh.points[:, body.points.names.index("left_ear")], expected, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------ what is written
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("pose", [True, False])
+def test_saved_and_loaded(tmp_path, dtype, pose):
+    path = tmp_path / "body.npz"
+    body = assemble(bodies.arrays((-1, 0, 1, 1), 20, 3, pose=pose), "made").to(dtype)
+    for other in (body, body.with_points("ab", torch.rand(2, 20))):
+        save_body(other, path)
+        same_body(load_body(path).to(dtype), other)
+    save_body(load_body("anny24_lo369", points="coco17"), path)
+    same_body(load_body(path), load_body("anny24_lo369", points="coco17"))
+    with pytest.raises(ValueError, match=r"a body file ends in \.npz"):
+        save_body(body, tmp_path / "body.pkl")
+
+
+def test_the_law_can_fail():
+    one, two = (assemble(bodies.arrays((-1, 0, 1, 1), 20, 3, seed=seed), "made") for seed in (0, 1))
+    with pytest.raises(AssertionError):
+        same_body(one, two)
+
+
+def test_half_precision_loads_to_float32(tmp_path):
+    arrays = bodies.arrays((-1, 0, 1, 1), 20, 3)
+    half = {key: value.astype(np.float16) if value.dtype.kind == "f" else value for key, value in arrays.items()}
+    np.savez(tmp_path / "half.npz", **half)
+    body = load_body(tmp_path / "half.npz")
+    assert body.template.dtype == body.weights.dtype == torch.float32
+    assert torch.allclose(body.weights.sum(0), torch.ones(()), atol=1e-6)
+    assert torch.allclose(body.template, assemble(arrays, "made").template, atol=2e-3)
+
+
+def test_some_columns(tmp_path):
+    arrays = bodies.arrays((-1, 0, 1, 1), 20, 6)
+    np.savez(tmp_path / "body.npz", **arrays)
+    body = load_body(tmp_path / "body.npz", columns=[0, 4])
+    whole = load_body(tmp_path / "body.npz")
+    turns = torch.eye(3).expand(4, 3, 3)
+    shape = torch.tensor([1.0, 0, 0, 0, -2, 0])
+    assert torch.allclose(body(turns, shape[[0, 4]], want=("vertices",)).vertices,
+                          whole(turns, shape, want=("vertices",)).vertices, atol=1e-6)  # fmt: skip
+    with pytest.raises(ValueError, match=r"columns \[6\] asked for, its shape directions are 0 \.\. 5"):
+        load_body(tmp_path / "body.npz", columns=[0, 6])
+
+
+def test_a_regressor_of_ones_own(tmp_path):
+    arrays = bodies.arrays((-1, 0, 1, 1), 20, 3)
+    np.savez(tmp_path / "body.npz", **arrays)
+    rows = np.random.default_rng(0).random((17, 20))
+    np.save(tmp_path / "rows.npy", rows)
+    for points in (rows, str(tmp_path / "rows.npy"), tmp_path / "rows.npy"):
+        body = load_body(tmp_path / "body.npz", points=points)
+        mesh = rest(body, "vertices", "points")
+        assert torch.allclose(mesh.points, torch.from_numpy(rows).float() @ mesh.vertices, atol=1e-5)
+    (tmp_path / "rows.npy").write_bytes(b"hello")
+    with pytest.raises(ValueError, match=r"rows\.npy: not a \.npy file of numbers"):
+        load_body(tmp_path / "body.npz", points=tmp_path / "rows.npy")
+    with pytest.raises(FileNotFoundError, match="no keypoint set and no file 'coco18'.*did you mean 'coco17'"):
+        load_body("anny24_lo369", points="coco18")
+    with pytest.raises(ValueError, match=r"shape \(K, 20\), not \(3,\)"):
+        load_body(tmp_path / "body.npz", points=rows[0, :3])
+    with pytest.raises(ValueError, match="no joint and no surface point 'nose', which coco17 needs"):
+        load_body(tmp_path / "body.npz", points="coco17")
+
+
+def test_the_left_hands_mirrored_directions():
+    rng = np.random.default_rng(0)
+    arrays = bodies.family("mano")
+    size = arrays["v_template"] - arrays["v_template"].mean(0)
+    arrays["shapedirs"] = np.concatenate([0.1 * size[..., None], 0.01 * rng.standard_normal((778, 3, 9))], 2)
+    right = assemble(arrays, "MANO_RIGHT.pkl")
+    left = {**arrays, "shapedirs": arrays["shapedirs"] * np.array([-1, 1, 1])[:, None]}
+    assert torch.equal(assemble(left, "MANO_LEFT.pkl").basis, right.basis)
+
+
+def test_hand_means():
+    arrays = {**bodies.family("mano"), "hands_mean": np.arange(45.0)}
+    assert assemble(arrays, "MANO_RIGHT.pkl").hand_mean.shape == (15, 3)
+    both = {**bodies.family("smplh"), "hands_meanl": np.arange(45.0), "hands_meanr": -np.arange(45.0)}
+    assert assemble(both, "SMPLH.pkl").hand_mean.shape == (30, 3)
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"v_template": None}, "'v_template' is missing; a body has v_template, shapedirs"),
+        ({"v_template": np.zeros((20, 2))}, r"v_template has shape \(20, 2\), expected \(any, 3\)"),
+        ({"shapedirs": np.zeros((19, 3, 2))}, r"shapedirs has shape \(19, 3, 2\), expected \(20, 3, any\)"),
+        ({"posedirs": np.zeros((20, 3, 26))}, r"posedirs has shape \(20, 3, 26\), expected \(20, 3, 27\)"),
+        ({"J_regressor": np.zeros((4, 21))}, r"J_regressor has shape \(4, 21\), expected \(4, 20\)"),
+        ({"shapedirs": np.full((20, 3, 2), np.nan)}, r"shapedirs is not finite at \(0, 0, 0\)"),
+        ({"v_template": np.array([["a", "b", "c"]])}, "v_template holds <U1, expected numbers"),
+        ({"weights": np.full((20, 4), 0.3)}, r"the skinning weights of vertex 0 sum to 1\.2000, expected 1"),
+        ({"kintree_table": np.array([[2**32 - 1, 0, 9, 1], [0, 1, 2, 3]])}, "gives joint 2 parent 9 of 4"),
+        ({"kintree_table": np.array([[2**32 - 1, 0, 3, 2], [0, 1, 2, 3]])}, "runs in a circle at joint 2"),
+        ({"kintree_table": np.array([[-1, 0, -1, 2], [0, 1, 2, 3]])}, "has 2 roots"),
+        ({"f": np.array([[0, 1, 20]])}, r"f names vertices 0 \.\. 20, there are 20"),
+        ({"joint_names": np.array(["a", "b"])}, "2 joint_names for 4 joints"),
+    ],
+)
+def test_arrays_that_are_no_body(change, message):
+    arrays = {**bodies.arrays((-1, 0, 1, 1), 20, 3), **change}
+    with pytest.raises(ValueError, match=f"file.npz: .*{message}"):
+        assemble({key: value for key, value in arrays.items() if value is not None}, "file.npz")
+
+
+def test_one_vertex_with_wrong_weights_is_named():
+    arrays = bodies.arrays((-1, 0, 1, 1), 20, 3)
+    arrays["weights"][13] *= 0.9
+    with pytest.raises(ValueError, match=r"vertex 13 sum to 0\.9000"):
+        assemble(arrays, "file")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("SMPL_NEUTRAL.pkl", r"no such file.*anny24.*SMPL files are had by registering at smpl\.is\.tue\.mpg\.de"),
+        ("models/SMPLX_MALE.npz", r"SMPLX files .* smpl-x\.is\.tue\.mpg\.de"),
+        ("MANO_LEFT.pkl", r"mano\.is\.tue\.mpg\.de"),
+        ("any24", "did you mean 'anny24'"),
+    ],
+)
+def test_files_that_are_not_there(name, message):
+    with pytest.raises(FileNotFoundError, match=message):
+        load_body(name)

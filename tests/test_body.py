@@ -1,0 +1,250 @@
+from dataclasses import replace
+
+import bodies
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from laws import assert_same
+from strategies import trees
+
+from kinlmr import body as room
+from kinlmr.assets import assemble
+from kinlmr.rotations import axis_angle_to_matrix
+
+EVERY = ("joints", "vertices", "points")
+
+
+def small(seed=0, pose=True, dtype=torch.float64, parents=(-1, 0, 1, 1, 0)):
+    """A body of a few joints and vertices, with points."""
+    torch.set_default_dtype(dtype)
+    try:
+        body = assemble({"name": np.array("body"), **bodies.arrays(parents, 11, 3, seed, pose)}, "small")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(4, 11, generator=generator, dtype=torch.float64)
+    joints = torch.tensor([[0.0] * 5, [1.0, 0, 0, 0, 0], [0, 0.5, 0.5, 0, 0], [0.0] * 5])
+    return body.with_points("abcd", rows, joints)
+
+
+def posed(body, *batch, seed=0, scale=0.5):
+    """Random (rotations, shape, translation) for a body."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*batch, *shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    vectors, shape, translation = scale * draw(len(body.joints), 3), draw(body.shape_width), draw(3)
+    kind = body.template.dtype
+    return axis_angle_to_matrix(vectors).to(kind), shape.to(kind), translation.to(kind)
+
+
+def assert_kinematics(parents, rotations, offsets):
+    """The fronts' batched products equal a loop over the joints."""
+    tree = room.fronts(parents)
+    assert_same(room.forward_kinematics(rotations, offsets, tree), bodies.chained(rotations, offsets, parents), 1e-12)
+
+
+@given(trees(), st.integers(0, 2**16))
+def test_kinematics_of_any_tree(tree, seed):
+    joints, above = tree
+    parents = [-1 if p is None else joints.index(p) for p in above]
+    generator = torch.Generator().manual_seed(seed)
+    rotations = axis_angle_to_matrix(torch.randn(2, len(parents), 3, generator=generator, dtype=torch.float64))
+    assert_kinematics(parents, rotations, torch.randn(2, len(parents), 3, generator=generator, dtype=torch.float64))
+
+
+def test_the_law_of_kinematics_can_fail(monkeypatch):
+    rotations = axis_angle_to_matrix(torch.randn(2, 3, 3, dtype=torch.float64))
+    monkeypatch.setattr(room, "fronts", lambda parents: fronts([-1, 0, 0]))
+    with pytest.raises(AssertionError):
+        assert_kinematics([-1, 0, 1], rotations, torch.ones(2, 3, 3, dtype=torch.float64))
+
+
+fronts = room.fronts
+
+
+@pytest.mark.parametrize("name", bodies.FAMILIES)
+def test_equal_to_smplx_for_every_family(name):
+    lbs = pytest.importorskip("smplx.lbs").lbs
+    arrays = bodies.family(name)
+    body = assemble(arrays, name)
+    f = lambda key: torch.from_numpy(arrays[key]).float()  # noqa: E731
+    posedirs = f("posedirs").flatten(0, 1).T
+    theirs = dict(v_template=f("v_template"), shapedirs=f("shapedirs"), posedirs=posedirs, J_regressor=f("J_regressor"))
+    generator = torch.Generator().manual_seed(0)
+    vectors = 0.3 * torch.randn(3, len(body.joints), 3, generator=generator)
+    inputs = vectors.requires_grad_(), torch.randn(3, body.shape_width, generator=generator).requires_grad_()
+    mesh = body(axis_angle_to_matrix(inputs[0]), inputs[1], want=("joints", "vertices"))
+    other = lbs(inputs[1], inputs[0].flatten(1), **theirs, parents=torch.tensor(body.parents), lbs_weights=f("weights"))
+    assert_same((mesh.vertices, mesh.joints), other, 3e-6 if name == "flame" else 2e-6)
+    weights = [torch.randn(x.shape, generator=generator) for x in other]
+    ours = torch.autograd.grad((mesh.vertices, mesh.joints), inputs, weights)
+    expected = torch.autograd.grad(other, inputs, weights)
+    for one, two in zip(ours, expected, strict=True):
+        assert (one - two).abs().max() < 1e-5 * two.abs().max()
+
+
+def plain(body, rotations, shape, translation):
+    """The docstring's equations, one after another, with autograd's own gradients."""
+    template, pose = body.template.view(3, -1), body.pose_width
+    factors = [(rotations[:, 1:] - torch.eye(3).to(shape)).flatten(1), shape] if pose else [shape]
+    v = template + (torch.cat(factors, -1) @ body.basis).unflatten(-1, (3, -1))
+    rest = (body.J + shape @ body.J_shapedirs).unflatten(-1, (-1, 3))
+    offsets = torch.stack([rest[:, j] - (rest[:, p] if p >= 0 else 0) for j, p in enumerate(body.parents)], 1)
+    turns, places = bodies.chained(rotations, offsets, body.parents)
+    places = places + translation[:, None]
+    shifts = places - (turns @ rest[..., None])[..., 0]
+    vertices = torch.einsum("kn,bkij,bjn->bni", body.weights, turns, v) + torch.einsum(
+        "kn,bki->bni", body.weights, shifts
+    )
+    return places, vertices
+
+
+@pytest.mark.parametrize("pose", [True, False])
+@pytest.mark.parametrize("tiles", [(1, 1), (70, 140), (10**6, 10**6)])
+def test_values_and_gradients_of_tiles_of_any_size(monkeypatch, pose, tiles):
+    monkeypatch.setattr(room, "TILES_CPU", tiles)
+    body = small(pose=pose)
+    inputs = [x.requires_grad_() for x in posed(body, 7)]
+    mesh, expected = body(*inputs, want=("joints", "vertices")), plain(body, *inputs)
+    assert_same(mesh[:2], expected, 1e-12)
+    weights = [torch.randn_like(x) for x in expected]
+    assert_same(torch.autograd.grad(mesh[:2], inputs, weights), torch.autograd.grad(expected, inputs, weights), 1e-11)
+
+
+def test_gradients_check_numerically_twice():
+    body = small()
+    inputs = [x.requires_grad_() for x in posed(body, 2)]
+    call = lambda *x: tuple(body(*x, want=EVERY))  # noqa: E731
+    assert torch.autograd.gradcheck(call, inputs)
+    assert torch.autograd.gradgradcheck(call, inputs)
+
+
+def test_a_body_that_learns_gets_its_gradient():
+    body = small()
+    body = replace(body, template=body.template.clone().requires_grad_())
+    body(*posed(body, 2), want=("vertices",)).vertices.sum().backward()
+    assert torch.allclose(body.template.grad.sum() / 2, torch.tensor(33.0).double(), atol=60)
+    assert body.template.grad.abs().min() > 0
+
+
+def test_zero_pose_and_shape_give_the_template():
+    body = small()
+    mesh = body(torch.eye(3, dtype=torch.float64).expand(5, 3, 3), want=EVERY)
+    assert torch.allclose(mesh.vertices, body.template.view(3, -1).T, atol=1e-14)
+    assert torch.allclose(mesh.joints, body.J.view(-1, 3), atol=1e-14)
+
+
+def test_turning_the_root_turns_everything_rigidly():
+    body = small()
+    rotations, shape, translation = posed(body, 3)
+    turn = axis_angle_to_matrix(torch.randn(3, 3, dtype=torch.float64))
+    before = body(rotations, shape, translation, want=EVERY)
+    turned, moved = body.rotate_root(rotations, shape, translation, turn)
+    after = body(turned, shape, moved, want=EVERY)
+    assert_same(after[:2], [(turn[:, None] @ x[..., None])[..., 0] for x in before[:2]], 1e-12)
+    turned, moved = body.rotate_root(rotations, None, None, turn[0])
+    still = body(rotations, want=("vertices",)).vertices
+    assert torch.allclose(body(turned, None, moved, want=("vertices",)).vertices, still @ turn[0].mT, atol=1e-12)
+
+
+def test_points_equal_the_regressor():
+    body = small()
+    rows = torch.randn(6, 11, dtype=torch.float64)
+    rows[0] = torch.eye(11)[3]
+    rows[1, :] = 0
+    rows[1, [2, 5]] = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    joints = torch.randn(6, 5, dtype=torch.float64) * torch.tensor([[0.0], [1.0]] * 3)
+    with_points = body.with_points("abcdef", rows, joints)
+    mesh = with_points(*posed(body, 4), want=EVERY)
+    assert torch.allclose(mesh.points, rows @ mesh.vertices + joints.double() @ mesh.joints, atol=1e-12)
+    only = body.with_points("abcdef", joints=joints + 0.1)(*posed(body, 4), want=EVERY)
+    assert torch.allclose(only.points, (joints + 0.1).double() @ only.joints, atol=1e-12)
+
+
+@settings(max_examples=20)
+@given(st.sampled_from([(), (0,), (3,), (2, 3), (2, 0, 3)]), st.integers(0, 7))
+def test_leading_shapes_broadcast(lead, which):
+    body = small()
+    full = posed(body, *lead)
+    single = posed(body)
+    mixed = [x if which >> i & 1 else y for i, (x, y) in enumerate(zip(full, single, strict=True))]
+    mesh = body(*mixed, want=EVERY)
+    lead = lead if which else ()
+    widths = [(5, 3, 3), (3,), (3,)]
+    flat = [x.expand(*lead, *w).reshape(-1, *w) for x, w in zip(mixed, widths, strict=True)]
+    assert_same(mesh, [x.reshape(*lead, *x.shape[1:]) for x in body(*flat, want=EVERY)], 1e-14)
+
+
+def test_fewer_shape_numbers_are_padded_and_more_are_refused():
+    body = small()
+    rotations, shape, _ = posed(body, 2)
+    padded = torch.cat([shape[:, :1], torch.zeros(2, 2)], -1)
+    assert_same(body(rotations, shape[:, :1], want=EVERY), body(rotations, padded, want=EVERY), 1e-13)
+    with pytest.raises(ValueError, match="4 shape numbers for body 'body', which knows 3"):
+        body(rotations, torch.zeros(2, 4).double())
+
+
+def test_only_what_is_wanted_is_there():
+    body = small()
+    mesh = body(*posed(body, 2))
+    assert mesh.joints is not None
+    assert mesh.vertices is None
+    assert mesh.points is None
+    assert body(*posed(body, 2), want=("points",)).joints is None
+
+
+def test_joints_compile_and_vmap_and_export():
+    body = small(dtype=torch.float32)
+    rotations, shape, translation = posed(body, 3)
+    expected = body(rotations, shape, translation).joints
+    call = lambda *x: body(*x).joints  # noqa: E731
+    assert torch.allclose(torch.func.vmap(call)(rotations, shape, translation), expected, atol=1e-6)
+    jacobian = torch.func.jacrev(lambda r: body(r, shape).joints.sum(0))(rotations)
+    assert jacobian.shape == (5, 3, *rotations.shape)
+    compiled = torch.compile(call, backend="eager", fullgraph=True)
+    assert torch.allclose(compiled(rotations, shape, translation), expected, atol=1e-6)
+    whole = torch.compile(lambda *x: body(*x, want=EVERY), backend="eager", fullgraph=True)
+    assert_same(whole(rotations, shape, translation), body(rotations, shape, translation, want=EVERY), 1e-6)
+
+
+def test_moving_a_body():
+    body = small().to(torch.float32)
+    assert body.template.dtype == body.points.basis.dtype == torch.float32
+    assert body.faces.dtype == body.fronts.order.dtype == torch.int64
+    assert body.to("meta").points.owner.device.type == "meta"
+    assert repr(body).startswith("Body(body: 5 joints, 11 vertices, 3 shape numbers, with pose directions, 4 points;")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_cuda_equals_cpu():
+    body = small()
+    inputs = [x.requires_grad_() for x in posed(body, 70)]
+    there = [x.detach().cuda().requires_grad_() for x in inputs]
+    mesh, other = body(*inputs, want=EVERY), body.to("cuda")(*there, want=EVERY)
+    assert_same([x.cpu() for x in other], mesh, 1e-12)
+    weights = [torch.randn_like(x) for x in mesh]
+    theirs = torch.autograd.grad(other, there, [w.cuda() for w in weights])
+    assert_same([x.cpu() for x in theirs], torch.autograd.grad(mesh, inputs, weights), 1e-11)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda b, r, s, t: b(r[:, :4], s), r"takes rotation matrices \(\.\.\., 5, 3, 3\), not \(2, 4, 3, 3\)"),
+        (lambda b, r, s, t: b(r, s, t[:, :2]), r"translation has shape \(\.\.\., 3\), not \(2, 2\)"),
+        (lambda b, r, s, t: b(r.float(), s), r"rotations are torch\.float32 on cpu, body 'body' is torch\.float64"),
+        (lambda b, r, s, t: b(r, s.to("meta")), r"shape are torch\.float64 on meta"),
+        (lambda b, r, s, t: b(r, s[:1].expand(3, 3)), r"leading shapes \(2,\), \(3,\) do not broadcast"),
+        (lambda b, r, s, t: b(r, s, want=("joint",)), r"want has \['joint'\]; a Mesh has joints, vertices, points"),
+        (lambda b, r, s, t: replace(b, points=None)(r, s, want=("points",)), "has no points"),
+        (lambda b, r, s, t: b.with_points("a"), "rows over the vertices, over the joints, or both"),
+        (lambda b, r, s, t: b.with_points("a", torch.zeros(1, 10)), r"shape \(1, 10\), expected \(1, 11\)"),
+        (lambda b, r, s, t: b.with_points("a", torch.zeros(1, 11)), "point 'a' is given by no vertex and no joint"),
+        (lambda b, r, s, t: b.with_points("a", torch.full((1, 11), torch.nan)), "rows over vertices are not finite"),
+    ],
+)
+def test_bad_input(call, message):
+    body = small()
+    with pytest.raises(ValueError, match=message):
+        call(body, *posed(body, 2))

@@ -1,0 +1,66 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kinlmr import camera as c
+
+number = st.floats(-3, 3)
+
+
+def tensor(*numbers):
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def assert_inverse(there, back, x):
+    """Going there and back is where one was."""
+    assert torch.allclose(back(there(x)), x, atol=1e-9)
+
+
+@given(st.tuples(*[number] * 9), st.floats(0.1, 3), st.floats(0.1, 3), st.floats(50, 900))
+def test_every_camera_inverts(n, scale, depth, side):
+    points, camera = tensor(*n[:6]).view(2, 3), tensor(scale, *n[6:8])
+    assert torch.allclose(c.unproject(c.project(points, camera), points[:, 2], camera), points, atol=1e-9)
+    translation = tensor(n[6], n[7], 3.5 + depth)
+    image = c.perspective(points, translation, 500.0)
+    assert torch.allclose(c.unperspective(image, points[:, 2], translation, 500.0), points, atol=1e-9)
+    box, size = tensor(300 + n[8], 200, side), tensor(640, 480)
+    assert_inverse(lambda p: c.to_crop(p, box), lambda u: c.from_crop(u, box), 100 * points[:, :2])
+    assert_inverse(
+        lambda x: c.to_translation(x, box, size, 5000.0), lambda t: c.from_translation(t, box, size, 5000.0), camera
+    )
+
+
+def test_the_law_can_fail():
+    with pytest.raises(AssertionError):
+        assert_inverse(lambda x: 2 * x, lambda x: x, torch.ones(2))
+
+
+@given(st.tuples(*[number] * 4), st.floats(0.1, 3), st.floats(50, 900), st.floats(300, 5000))
+def test_crop_and_full_image_agree_at_the_bodys_depth(n, scale, side, focal):
+    camera, box, size = tensor(scale, n[0], n[1]), tensor(310, 170, side), tensor(640, 480)
+    points = tensor(n[2], n[3], 0).view(1, 3)
+    translation = c.to_translation(camera, box, size, focal)
+    full = c.perspective(points, translation, torch.tensor(focal)) + size / 2
+    assert torch.allclose(full, c.from_crop(c.project(points, camera), box), atol=1e-6)
+
+
+def test_equation_1_and_vibes_depth():
+    assert torch.equal(c.project(tensor(1, 2, 9).view(1, 3), tensor(0.5, 0.1, -1))[0], tensor(0.6, 0))
+    box, size = tensor(112, 112, 224), tensor(224, 224)
+    assert torch.allclose(
+        c.to_translation(tensor(0.8, 0.4, 0.2), box, size, 5000.0), tensor(0.5, 0.25, 10000 / (224 * 0.8))
+    )
+
+
+def test_y_points_down():
+    box = tensor(100, 100, 200)
+    assert torch.equal(c.to_crop(tensor(0, 0, 200, 200).view(2, 2), box), tensor(-1, -1, 1, 1).view(2, 2))
+
+
+def test_shapes_broadcast_and_are_named():
+    assert c.project(torch.zeros(2, 5, 7, 3), torch.ones(5, 3)).shape == (2, 5, 7, 2)
+    focal = torch.full((2, 5), 500.0)
+    assert c.perspective(torch.ones(2, 5, 7, 3), torch.ones(5, 3), focal).shape == (2, 5, 7, 2)
+    with pytest.raises(ValueError, match=r"camera has 3 numbers in the last axis, not shape \(5, 4\)"):
+        c.project(torch.zeros(5, 7, 3), torch.ones(5, 4))
