@@ -31,7 +31,7 @@ def same_body(one, two):
     assert (one.points is None) == (two.points is None)
 
 
-# ------------------------------------------------------------------------------------------------------ what is embedded
+# ----------------------------------------------------------------------------------------------------- what is embedded
 
 
 @MESHES
@@ -95,7 +95,7 @@ def test_points_of_the_mesh_are_points_of_the_surface():
     assert torch.allclose(mesh.points[:, body.points.names.index("left_ear")], expected, atol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------------ what is written
+# ----------------------------------------------------------------------------------------------------- what is written
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -178,7 +178,7 @@ def test_hand_means():
     assert assemble(both, "SMPLH.pkl").hand_mean.shape == (30, 3)
 
 
-# ------------------------------------------------------------------------------------------------------------ bad input
+# ----------------------------------------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(

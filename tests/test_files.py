@@ -105,7 +105,7 @@ def test_python_2_strings_as_bytes(tmp_path):
     assert read_pickle(tmp_path / "p2.pkl", ["J"])["J"].tolist() == [0.0, 1.0, 2.0]
 
 
-# ----------------------------------------------------------------------------------------------------- what must not run
+# ---------------------------------------------------------------------------------------------------- what must not run
 
 
 class Calls:
@@ -177,9 +177,8 @@ def test_the_evil_files_are_evil(tmp_path):
 
 def test_every_known_name_is_inert():
     for module, name in KNOWN:
-        path = io.BytesIO(f"c{module}\n{name}\n(tR.".encode())
-            made = _Unpickler(path, encoding="latin1").load()
-        assert isinstance(made, _Record)
+        file = io.BytesIO(f"c{module}\n{name}\n(tR.".encode())
+        assert isinstance(_Unpickler(file, encoding="latin1").load(), _Record)
 
 
 @given(st.binary(max_size=60), st.integers(0, 400), st.integers(0, 5))
@@ -198,7 +197,7 @@ def test_a_damaged_pickle_gives_arrays_or_a_refusal(junk, at, cut):
             assert all(isinstance(value, np.ndarray) for value in found.values())
 
 
-# -------------------------------------------------------------------------------------------------------------- archives
+# ------------------------------------------------------------------------------------------------------------- archives
 
 
 def write(path, key, data, compression=zipfile.ZIP_STORED):
