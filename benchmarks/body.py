@@ -2,9 +2,9 @@
 
     python benchmarks/body.py [--threads 1] [--device cpu] [--rounds 15] [--json out.json]
 
-All libraries run in one process, one after another in every round; each figure is the median over rounds, each ratio the
-median of that round's smplx time over that round's time. Inputs are axis-angle vectors and shape numbers, as users have
-them. Peak memory is the growth of the process over one call, in a process of its own (on CUDA, the allocator's peak).
+All libraries run in one process, one after another in every round; each figure is the median over rounds, each ratio
+the median of that round's smplx time over that round's time. Inputs are axis-angle vectors and shape numbers, as users
+have them. Peak memory is the growth of the process over one call, in its own process (on CUDA, the allocator's).
 """
 
 import argparse
@@ -156,7 +156,9 @@ def agree(found: dict, task: str, device: str) -> dict[str, float]:
     }
 
 
-def measure(found: dict, task: str, batch: int, backward: bool, rounds: int, device: str) -> dict[str, dict[str, float]]:
+def measure(
+    found: dict, task: str, batch: int, backward: bool, rounds: int, device: str
+) -> dict[str, dict[str, float]]:
     given = inputs(batch, device)
     weights = tuple(torch.randn_like(x) for x in found["kinlmr"][task](*given))
     sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
@@ -196,7 +198,18 @@ def peak_here(name: str, task: str, batch: int, backward: bool, device: str) -> 
 
 
 def peak(name: str, task: str, batch: int, backward: bool, device: str, threads: int) -> float:
-    command = [sys.executable, __file__, "--device", device, "--threads", str(threads), "--peak", name, task, str(batch)]
+    command = [
+        sys.executable,
+        __file__,
+        "--device",
+        device,
+        "--threads",
+        str(threads),
+        "--peak",
+        name,
+        task,
+        str(batch),
+    ]
     done = subprocess.run([*command, str(int(backward))], capture_output=True, text=True, check=True)
     return float(done.stdout)
 
@@ -256,7 +269,8 @@ def main() -> None:
     for backward in (False, True):
         peaks = {name: peak(name, "mesh", 512, backward, args.device, args.threads) for name in found}
         rows.append({"task": "mesh", "batch": 512, "peak_mb": peaks, "backward": backward})
-        print(f"| mesh {'forward+backward' if backward else 'forward'} | {' | '.join(f'{v:.0f}' for v in peaks.values())} |")
+        kind = "forward+backward" if backward else "forward"
+        print(f"| mesh {kind} | {' | '.join(f'{value:.0f}' for value in peaks.values())} |")
     if args.device.startswith("cuda"):
         cuda_floor(found, args.device)
     if args.json:

@@ -24,7 +24,7 @@ from torch.autograd import Function
 from torch.nn.functional import pad
 
 # Numbers in the two workspaces: blended vertices, and each vertex's transform. On a CPU they stay in cache.
-TILES_CPU = 2_000_000, 400_000
+TILES_CPU = 1_330_000, 330_000
 TILES_CUDA = 100_000_000, 400_000_000
 
 

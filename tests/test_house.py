@@ -18,9 +18,10 @@ README = (ROOT / "README.md").read_text()
 
 FLOORS = [
     {"skeleton", "files"},
-    {"plan", "rotations", "camera"},
-    {"engine", "body"},
+    {"plan", "rotations", "camera", "losses"},
+    {"engine", "body", "metrics"},
     {"assets"},
+    {"motion"},
     {"model"},
     {"build"},
     {"checkpoint"},
@@ -156,6 +157,15 @@ def test_a_users_own_skeleton_trains_without_python(tmp_path):
     done = python(script, "--skeleton", "dog.yaml", "--steps", "1", "--out", "dog.npz", path=ROOT, cwd=tmp_path)
     assert "robot_dog: 6 joints, 5 parts, 3 levels" in done.stdout
     assert kinlmr.load(tmp_path / "dog.npz").plan.parts == ("body", "head", "leg", "arm", "grip")
+
+
+def test_the_gallery_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    script = str(ROOT / "examples/gallery.py")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, script, "--body", "anny24_lo369", "--out", "gallery.png"]
+    subprocess.run(command, env=env, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "gallery.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_no_path_of_one_machine_is_in_the_tree():
