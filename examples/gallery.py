@@ -86,7 +86,6 @@ def main() -> None:
     shapes[1:3, 0] = torch.tensor([2.0, -2.0])
     shapes[3:, 1] = torch.tensor([2.0, -2.0])
     mesh = body(poses(body), shapes[:, None], want=("vertices",))
-    assert mesh.vertices is not None
 
     columns = len(POSES)
     figure, axes = plt.subplots(5, columns, figsize=(1.7 * columns, 12), facecolor="white")

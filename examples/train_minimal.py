@@ -1,66 +1,283 @@
-"""Fit LMR to one clip: build, data, loop, result.
+"""Train LMR on real human motion, and see whether it worked.
 
-The clip is made here: every joint swings with a few frequencies of its own, and a frame's features are a fixed random
-mixture of its joints' rotations, with noise. The model sees only the features, one frame at a time.
+Recordings become clips of 2D keypoints with a detector's noise (kinlmr.clips); the model learns pose, shape and camera
+from them, frame by frame. A recording that it never saw is then scored against two baselines: the mean pose, and a
+network of the same size that sees one frame at a time. Results go to --out: the model, the figures, a picture.
 """
 
 import argparse
+import io
+import json
+import math
+import sys
 import time
+from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 import kinlmr
+from kinlmr import clips, files, losses, metrics, motion
+
+DATA = Path(__file__).parent / "data" / "motion.npz"
+VIEWS = (0.0, math.pi / 2, math.pi, -math.pi / 2)
+BATCH, FRAMES, RATE = 64, 16, 2e-3
 
 
-def make_clip(joints: int, features: int, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A smooth motion -> features (1, T, F) and the joints' rotation matrices (1, T, J, 3, 3)."""
-    time = torch.arange(frames)[:, None, None] / 30
-    speed, phase = 0.2 + 1.5 * torch.rand(2, joints, 3), 6.3 * torch.rand(2, joints, 3)
-    vectors = 0.5 * torch.sin(6.3 * speed[:, None] * time + phase[:, None]).sum(0)
-    matrices = kinlmr.rotations.axis_angle_to_matrix(vectors)
-    mixture = torch.randn(9 * joints, features) / (9 * joints) ** 0.5
-    seen = matrices.flatten(1) @ mixture + 0.02 * torch.randn(frames, features)
-    return seen[None], matrices[None]
+class FrameByFrame(nn.Module):
+    """The baseline without memory: one frame's features to its estimate, with as many parameters as the model."""
+
+    def __init__(self, model: kinlmr.LMR) -> None:
+        super().__init__()
+        features, joints = model.options["features"], len(model.plan.order)
+        self.start = model.start
+        self.sizes = (joints * model.rotation.dimension, model.options["shape"], 3)
+        wanted, ends = sum(p.numel() for p in model.parameters()), features + sum(self.sizes)
+        width = int((-ends + math.sqrt(ends**2 + 8 * wanted)) / 4)  # ends w + 2 w^2 parameters
+        layers = [nn.Linear(features, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)]
+        self.layers = nn.Sequential(*layers, nn.ReLU(), nn.Linear(width, sum(self.sizes)))
+
+    def forward(self, features: Tensor) -> kinlmr.Estimate:
+        pose, shape, camera = self.layers(features).split(self.sizes, -1)
+        start = self.start
+        return kinlmr.Estimate(
+            0.1 * pose.unflatten(-1, start.pose.shape) + start.pose,
+            0.1 * shape + start.shape,
+            0.1 * camera + start.camera,
+        )
 
 
-def degrees(prediction: torch.Tensor, truth: torch.Tensor) -> float:
-    """Mean angle between rotations (..., 3, 3)."""
-    return kinlmr.rotations.matrix_to_axis_angle(prediction.mT @ truth).norm(dim=-1).rad2deg().mean().item()
+def loss_of(model: kinlmr.LMR, estimate: kinlmr.Estimate, batch: clips.Clips, body: kinlmr.Body) -> Tensor:
+    """Equation 5 for one batch: parameters, 3D joints, 2D keypoints."""
+    rotations, shape = model.matrices(estimate), batch.shape[:, None].expand_as(estimate.shape)
+    mesh = body(rotations, estimate.shape, want=("joints", "points"))
+    root = mesh.joints[..., :1, :]
+    image = kinlmr.project(mesh.points - root, estimate.camera)
+    return losses.total(
+        losses.parameters(rotations, estimate.shape, batch.rotations, shape, shape_weight=0.01),
+        losses.joints(mesh.joints, batch.joints),
+        losses.points(image, batch.points[..., :2], batch.points[..., 2]),
+        weights=(5.0, 5.0, 1.0),
+    )
+
+
+@torch.no_grad()
+def score(estimate_of, model: kinlmr.LMR, seen: list[clips.Clips], body: kinlmr.Body) -> dict:
+    """Metrics over whole recordings, in mm (PVE on every tenth frame); by part; and the joints, for the picture."""
+    truths, predictions, vertex_errors = [], [], []
+    for clip in seen:
+        rotations, shape = estimate_of(clip.features)
+        pair = (rotations, shape), (clip.rotations, clip.shape[:, None])
+        for joints, (turns, numbers) in zip((predictions, truths), pair, strict=True):
+            joints.append(body(turns, numbers).joints[0])
+        meshes = [body(turns[:, ::10], numbers[:, ::10], want=("joints", "vertices")) for turns, numbers in pair]
+        vertex_errors.append(metrics.pve(*(mesh.vertices - mesh.joints[:, :, :1] for mesh in meshes)))
+    figures = metrics.evaluate(predictions, truths)
+    figures["pve"] = float(torch.cat(vertex_errors).mean())
+    errors = [metrics.joint_errors(p, t) for p, t in zip(predictions, truths, strict=True)]
+    parts = metrics.by_part(torch.cat(errors), model.plan)
+    return {
+        **figures,
+        "parts": {name: float(error.mean()) for name, error in parts.items()},
+        "joints": (predictions, truths),
+    }
+
+
+def picture(path: Path, result: dict, model: kinlmr.LMR, fps: float) -> None:
+    """Truth against prediction in eight frames of the held-out recording, and every part's error over time."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        print("no picture: pip install matplotlib")
+        return
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    predictions, truths = result["joints"]
+    prediction, truth = (x[0] - x[0][:, :1] for x in (predictions, truths))
+    figure = plt.figure(figsize=(13, 6.5))
+    bones = [
+        (j, p)
+        for j, p in enumerate(map(model.plan.skeleton.joints.index, filter(None, model.plan.skeleton.parents)), 1)
+    ]
+    for i, frame in enumerate(torch.linspace(0, len(truth) - 1, 8).long().tolist()):
+        ax = figure.add_subplot(2, 8, i + 1)
+        for joints, color in ((truth, "0.6"), (prediction, "tab:red")):
+            for a, b in bones:
+                ax.plot(*joints[frame, [a, b], :2].T.cpu(), color=color, lw=2.2 if color == "0.6" else 1.4)
+        ax.set(xlim=(-0.9, 0.9), ylim=(1.1, -1.0), aspect="equal", title=f"{frame / fps:.1f} s")
+        ax.axis("off")
+    ax = figure.add_subplot(2, 1, 2)
+    seconds = torch.arange(len(truth)) / fps
+    for name, error in metrics.by_part(metrics.joint_errors(prediction, truth), model.plan).items():
+        ax.plot(seconds, error.cpu(), label=name, lw=1)
+    ax.set(
+        xlabel="seconds",
+        ylabel="MPJPE, mm",
+        title="a recording that was not trained on: truth grey, prediction red; error by part",
+    )
+    ax.legend(ncols=6, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def table(results: dict[str, dict]) -> str:
+    lines = [f"{'':22}{'MPJPE':>9}{'PA-MPJPE':>10}{'PVE':>9}{'Accel':>9}   (mm, mm/frame^2)"]
+    for name, r in results.items():
+        lines.append(f"{name:22}{r['mpjpe']:9.1f}{r['pa_mpjpe']:10.1f}{r['pve']:9.1f}{r['accel']:9.1f}")
+    return "\n".join(lines)
+
+
+class Progress:
+    """A bar on a terminal, a line now and then in a log."""
+
+    def __init__(self, steps: int, done: int) -> None:
+        self.steps, self.first, self.began, self.shown = steps, done, time.monotonic(), -1
+
+    def __call__(self, step: int, loss: float) -> None:
+        rate = (step - self.first) * BATCH * FRAMES / max(time.monotonic() - self.began, 1e-9)
+        tenth = 20 * step // self.steps
+        text = f"step {step}/{self.steps}  loss {loss:.4f}  {rate:,.0f} frames/s"
+        if sys.stderr.isatty():
+            print(
+                f"\r[{'#' * tenth:20}] {text}   ", end="\n" if step == self.steps else "", file=sys.stderr, flush=True
+            )
+        elif tenth > self.shown:
+            self.shown = tenth
+            print(text, flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--skeleton", default="smpl.yaml", help="a YAML file over the body's joints, or an installed one"
+    )
+    parser.add_argument("--rotation", default="6d", choices=kinlmr.ROTATIONS)
+    parser.add_argument("--hidden", type=int, default=96)
+    parser.add_argument("--motion", nargs="+", default=[DATA], help="BVH, AMASS or archives; files or folders")
+    parser.add_argument("--test", default="cmu_01_01", help="hold out recordings whose name begins so")
+    parser.add_argument("--steps", type=int, default=350)
+    parser.add_argument("--minutes", type=float, help="stop after so long, however many steps that is")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--resume", action="store_true", help="go on from --out's checkpoint")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--skeleton", default="smpl.yaml", help="a YAML file, or the name of an installed one")
-    parser.add_argument("--rotation", default="6d", choices=kinlmr.ROTATIONS)
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", help="where to save the fitted model (.npz)")
-    args = parser.parse_args()
+    args = arguments()
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(args.out / "run.json", json.dumps(vars(args), default=str).encode())
+    except OSError as error:
+        raise SystemExit(f"--out {args.out} cannot be written: {error}") from None
     torch.manual_seed(args.seed)
 
-    model = kinlmr.build(args.skeleton, rotation=args.rotation, features=128, hidden=64).to(args.device)
+    body = kinlmr.load_body("anny24", points="coco17").to(args.device)
+    model = kinlmr.build(args.skeleton, rotation=args.rotation, features=3 * len(body.points.names), hidden=args.hidden)
+    if model.plan.skeleton.joints != body.joints:
+        raise SystemExit(
+            f"skeleton {args.skeleton} has other joints than the body; examples/fit_clip.py fits any skeleton"
+        )
+    model = model.to(args.device)
+    baseline = FrameByFrame(model).to(args.device)
     print(model)
-    joints = len(model.plan.skeleton.joints)
-    features, truth = (x.to(args.device) for x in make_clip(joints, 128, frames=90))
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    before = degrees(model.matrices(model(features)), truth)
-    began = time.monotonic()
-    for step in range(args.steps):
-        loss = (model.matrices(model(features)) - truth).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if step % 25 == 0 or step == args.steps - 1:
-            rate = (step + 1) * truth.shape[1] / (time.monotonic() - began)
-            print(f"step {step:4}  loss {loss.item():.5f}  {rate:6.0f} frames/s", flush=True)
+    recordings = motion.load_motion(args.motion, body)
+    held_out = [m for m in recordings if m.name.startswith(args.test)]
+    kept = [m for m in recordings if m not in held_out]
+    if not held_out or not kept:
+        raise SystemExit(
+            f"--test {args.test}: {len(held_out)} recordings to test on and {len(kept)} to train on; both need one"
+        )
+    source = clips.bank(kept, FRAMES).to(args.device)
+    seen = [clips.whole(m, body, yaw, torch.Generator().manual_seed(i))
+            for m in held_out for i, yaw in enumerate(VIEWS)]  # fmt: skip
+    print(f"training on {sum(map(len, kept)) / source.fps:.0f} s of motion, testing on {held_out[0].name}"
+          f"{f' and {len(held_out) - 1} more' if len(held_out) > 1 else ''} from {len(VIEWS)} sides")  # fmt: skip
 
-    after = degrees(model.matrices(model(features)), truth)
-    print(f"mean joint error: {before:.1f} degrees before, {after:.1f} after {args.steps} steps")
-    if args.out:
-        kinlmr.save(model, args.out)
-        print(f"saved {args.out}; kinlmr.load({args.out!r}) gives the model back")
+    def estimate_of(network):
+        def run(features):
+            estimate = network(features)
+            return model.matrices(estimate), estimate.shape
+
+        return run
+
+    sample = clips.draw(source, body, 512, 1, torch.Generator().manual_seed(args.seed)).rotations.mean((0, 1))
+    mean_pose = kinlmr.rotations.nearest_rotation(sample)
+    results = {"mean pose": score(lambda f: (mean_pose.expand(*f.shape[:2], -1, -1, -1), f.new_zeros(*f.shape[:2], 10)),
+                                  model, seen, body),
+               "LMR, untrained": score(estimate_of(model), model, seen, body)}  # fmt: skip
+
+    networks = {"model": model, "baseline": baseline}
+    optimizers = {name: torch.optim.AdamW(network.parameters(), RATE) for name, network in networks.items()}
+    step, checkpoint = 0, args.out / "checkpoint.pt"
+    if args.resume:
+        if not checkpoint.is_file():
+            raise SystemExit(f"--resume: there is no {checkpoint}")
+        saved = torch.load(checkpoint, weights_only=True, map_location=args.device)
+        step = saved["step"]
+        try:
+            for name, network in networks.items():
+                network.load_state_dict(saved[name])
+                optimizers[name].load_state_dict(saved[f"{name} optimizer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise SystemExit(f"--resume: {checkpoint} does not fit this run: {error}") from None
+
+    def save() -> None:
+        content = {"step": step, **{name: network.state_dict() for name, network in networks.items()},
+                   **{f"{name} optimizer": optimizer.state_dict() for name, optimizer in optimizers.items()}}  # fmt: skip
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        files.write_atomic(checkpoint, buffer.getvalue())
+
+    progress, began = Progress(args.steps, step), time.monotonic()
+    try:
+        while step < args.steps and not (args.minutes and time.monotonic() - began > 60 * args.minutes):
+            generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+            batch = clips.draw(source, body, BATCH, FRAMES, generator)
+            rate = RATE * min(1.0, (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * step / args.steps)) + 1e-5
+            for name, network in networks.items():
+                estimate = network(batch.features)
+                loss = loss_of(model, estimate, batch, body)
+                if not loss.isfinite():
+                    odd = next((i for i, pose in enumerate(estimate.pose) if not pose.isfinite().all()), 0)
+                    raise FloatingPointError(f"the loss is {loss.item()} at step {step}, first in clip {odd} of the batch, "
+                                             f"{source.where(int(batch.start[odd]))}")  # fmt: skip
+                optimizers[name].param_groups[0]["lr"] = rate
+                optimizers[name].zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                optimizers[name].step()
+                if name == "model":
+                    shown = loss
+            step += 1
+            progress(step, shown.item())
+            if step % 100 == 0:
+                save()
+    except KeyboardInterrupt:
+        save()
+        raise SystemExit(f"\nstopped at step {step}; the same command with --resume goes on") from None
+    except FloatingPointError as error:
+        raise SystemExit(f"\n{error}; {checkpoint} holds the last good state, if there was one") from None
+    save()
+
+    seconds = time.monotonic() - began
+    results["one frame at a time"] = score(estimate_of(baseline), model, seen, body)
+    results["LMR"] = score(estimate_of(model.eval()), model, seen, body)
+    print(f"\n{table(results)}\n")
+    print(
+        "LMR by part, MPJPE in mm: "
+        + ", ".join(f"{name} {error:.0f}" for name, error in results["LMR"]["parts"].items())
+    )
+    figures = {name: {key: value for key, value in r.items() if key != "joints"} for name, r in results.items()}
+    run = {"arguments": vars(args), "steps": step, "seconds": seconds, "torch": torch.__version__, "results": figures}
+    files.write_atomic(args.out / "run.json", json.dumps(run, indent=1, default=str).encode())
+    kinlmr.save(model, args.out / "lmr.npz")
+    picture(args.out / "result.png", results["LMR"], model, source.fps)
+    print(f"trained {step} steps in {seconds:.0f} s; {args.out}/ holds lmr.npz, checkpoint.pt, run.json, result.png")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from kinlmr.body import Body, Points, fronts
-from kinlmr.files import Array, read_npz, read_pickle, write_atomic
+from kinlmr.files import Array, read_npy, read_npz, read_pickle, write_atomic
 from kinlmr.skeleton import load as load_skeleton
 from kinlmr.skeleton import nearest
 
@@ -31,6 +32,8 @@ KEYS = (
     "points_names", "points_owner", "points_bone", "points_mass", "points_template", "points_basis",
 )  # fmt: skip
 SKELETONS = {24: "smpl.yaml", 52: "smplh.yaml", 55: "smplx.yaml", 16: "mano.yaml", 5: "flame.yaml", 35: "smal.yaml"}
+OFFICIAL = {(24, 6890): "smpl", (52, 6890): "smplh", (55, 10475): "smplx", (16, 778): "mano", (5, 5023): "flame",
+            (33, 3889): "smal", (35, 3889): "smal"}  # fmt: skip
 WHERE = {
     "smpl": "smpl.is.tue.mpg.de", "smplh": "mano.is.tue.mpg.de", "smplx": "smpl-x.is.tue.mpg.de",
     "mano": "mano.is.tue.mpg.de", "flame": "flame.is.tue.mpg.de", "smal": "smal.is.tue.mpg.de",
@@ -59,8 +62,11 @@ def load_body(
     name = os.fspath(source)
     folder = resources.files("kinlmr") / "bodies"
     if Path(name).is_file():
-        read = read_pickle if name.endswith((".pkl", ".pickle")) else read_npz
-        body = assemble(read(name, KEYS), name, columns)
+        if zipfile.is_zipfile(name):
+            arrays = read_npz(name, KEYS, limit=50 * os.path.getsize(name) + 10_000_000)
+        else:
+            arrays = read_pickle(name, KEYS)
+        body = assemble(arrays, name, columns)
     elif name in embedded():
         with resources.as_file(folder / f"{name}.npz") as path:
             body = assemble({"name": np.array(name), **read_npz(path, KEYS)}, name, columns)
@@ -118,7 +124,7 @@ def keypoint_sets() -> dict[str, tuple[str, ...]]:
 
 
 def assemble(arrays: Mapping[str, Array], file: str, columns: Sequence[int] | None = None) -> Body:
-    """A Body from arrays as body files name and shape them (float32 unless they are float64 and ``file`` is ours).
+    """A Body, of torch's default floating type, from arrays as body files name and shape them.
 
     v_template (N, 3), shapedirs (N, 3, S), posedirs (N, 3, 9 (J - 1)) or none, weights (N, J), J_regressor (J, N) or
     J (J, 3) with J_shapedirs (J, 3, S), kintree_table (2, J) or parents (J), f (F, 3)
@@ -141,30 +147,35 @@ def assemble(arrays: Mapping[str, Array], file: str, columns: Sequence[int] | No
 
     template = get("v_template", None, 3).astype(np.float64)
     count = len(template)
-    parents = _parents(get("parents", None) if "parents" in arrays else get("kintree_table", 2, None)[0], file)
+    if "parents" in arrays:
+        tree = get("parents", None)
+    else:
+        tree, order = get("kintree_table", 2, None)
+        if (order != np.arange(len(order))).any():
+            raise ValueError(
+                f"{file}: kintree_table numbers its joints {order.tolist()}, expected 0 .. {len(order) - 1}"
+            )
+    parents = _parents(_whole(tree, "the kinematic tree", file), file)
     joints = len(parents)
-    shapedirs = get("shapedirs", count, 3, None).astype(np.float64)
+    shapedirs = get("shapedirs", count, 3, None)
+    shapedirs = shapedirs.astype(np.float64 if "J_regressor" in arrays else np.float32)
     weights = _weights(arrays, get, count, joints, file)
-    if joints == 16 and count == 778 and _is_flipped(template, shapedirs):
-        shapedirs[:, 0] *= -1
+    if joints == 16 and count == 778 and "J_regressor" in arrays and _is_flipped(template, shapedirs):
+        shapedirs[:, 0] *= -1  # only official files have a regressor and need this
     if "J_regressor" in arrays:
         regressor = get("J_regressor", joints, count).astype(np.float64)
         rest, rest_dirs = regressor @ template, np.einsum("jn,ncs->jcs", regressor, shapedirs)
     else:
         rest = get("J", joints, 3).astype(np.float64)
         rest_dirs = get("J_shapedirs", joints, 3, shapedirs.shape[2]).astype(np.float64)
-    posedirs = np.zeros((count, 3, 0))
+    posedirs = np.zeros((count, 3, 0), shapedirs.dtype)
     if "posedirs" in arrays and np.size(arrays["posedirs"]):
-        posedirs = get("posedirs", count, 3, 9 * (joints - 1)).astype(np.float64)
+        posedirs = get("posedirs", count, 3, 9 * (joints - 1))
     if columns is not None:
         if bad := [c for c in columns if not 0 <= c < shapedirs.shape[2]]:
             raise ValueError(f"{file}: columns {bad} asked for, its shape directions are 0 .. {shapedirs.shape[2] - 1}")
         shapedirs, rest_dirs = shapedirs[..., list(columns)], rest_dirs[..., list(columns)]
-    hands = [
-        np.asarray(arrays[k]).reshape(-1, 3)
-        for k in ("hands_mean", "hands_meanl", "hands_meanr", "hand_mean")
-        if k in arrays
-    ]
+    hands = [_by_three(get(key, *[None] * np.ndim(arrays[key])), key, file) for key in HANDS if key in arrays]
     basis = np.concatenate([posedirs, shapedirs], 2)
 
     kind = SKELETONS.get(joints)
@@ -173,7 +184,7 @@ def assemble(arrays: Mapping[str, Array], file: str, columns: Sequence[int] | No
     )
     if len(names) != joints:
         raise ValueError(f"{file}: {len(names)} joint_names for {joints} joints")
-    own = kind.removesuffix(".yaml") if kind else "body"
+    own = OFFICIAL.get((joints, count), "body")
     body = Body(
         name=_text(arrays, "name", (own,))[0],
         licence=_text(arrays, "license", (f"see the terms of {WHERE.get(own, 'its makers')}",))[0],
@@ -181,20 +192,33 @@ def assemble(arrays: Mapping[str, Array], file: str, columns: Sequence[int] | No
         parents=parents,
         fronts=fronts(parents),
         J=_float(rest.ravel()),
-        J_shapedirs=_float(rest_dirs.transpose(2, 0, 1).reshape(rest_dirs.shape[2], -1)),
+        J_shapedirs=_float(rest_dirs.transpose(2, 0, 1).reshape(rest_dirs.shape[2], 3 * joints)),
         template=_float(template.T.ravel()),
-        basis=_float(basis.transpose(2, 1, 0).reshape(basis.shape[2], -1)),
+        basis=_float(basis.transpose(2, 1, 0).reshape(basis.shape[2], 3 * count)),
         weights=_float(weights.T),
-        faces=torch.from_numpy(get("f", None, 3).astype(np.int64)) if "f" in arrays else None,
+        faces=torch.from_numpy(_whole(get("f", None, 3), "f", file)) if "f" in arrays else None,
         hand_mean=_float(np.concatenate(hands)) if hands else None,
     )
     if body.faces is not None and bool(((body.faces < 0) | (body.faces >= count)).any()):
         raise ValueError(f"{file}: f names vertices {body.faces.min()} .. {body.faces.max()}, there are {count}")
-    return _with_saved(body, arrays, get) if "points_names" in arrays else body
+    return _with_saved(body, arrays, get, file, columns) if "points_names" in arrays else body
+
+
+def _whole(array: Array, key: str, file: str) -> Array:
+    if array.dtype.kind == "f" and (array != np.rint(array)).any():
+        raise ValueError(f"{file}: {key} holds fractions, expected whole numbers")
+    return array.astype(np.int64)
+
+
+def _by_three(array: Array, key: str, file: str) -> Array:
+    if array.size % 3:
+        raise ValueError(f"{file}: {key} has {array.size} numbers, expected three a joint")
+    return array.reshape(-1, 3)
 
 
 def _float(array: Array) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(torch.get_default_dtype())
+    kind = {torch.float64: np.float64}.get(torch.get_default_dtype(), np.float32)
+    return torch.from_numpy(np.require(array, kind, ["C", "W"]))
 
 
 def _text(arrays: Mapping[str, Array], key: str, otherwise: Sequence[str]) -> tuple[str, ...]:
@@ -230,11 +254,15 @@ def _weights(arrays: Mapping[str, Array], get: Any, count: int, joints: int, fil
         np.add.at(weights, (np.arange(count)[:, None], index), value)
     else:
         weights = get("weights", count, joints).astype(np.float64)
+    if (weights < -1e-6).any():
+        raise ValueError(
+            f"{file}: the skinning weights of vertex {int(np.argwhere(weights < -1e-6)[0, 0])} are negative"
+        )
     sums = weights.sum(1)
     worst = int(np.abs(sums - 1).argmax()) if count else 0
     if count and abs(sums[worst] - 1) > 5e-3:
         raise ValueError(f"{file}: the skinning weights of vertex {worst} sum to {sums[worst]:.4f}, expected 1")
-    return weights / sums[:, None]
+    return np.where(np.abs(sums - 1) > 1e-6, weights.T / sums, weights.T).T
 
 
 def _is_flipped(template: Array, shapedirs: Array) -> bool:
@@ -258,6 +286,7 @@ def _keypoints() -> dict[str, Any]:
 
 
 def _with_set(body: Body, name: str) -> Body:
+    """The body with a named set's K points: rows over joints (K, J) and over vertices (K, N)."""
     data = _keypoints()
     surface = data["surface"].get(body.name, {})
     names = keypoint_sets()[name]
@@ -280,6 +309,7 @@ def _with_set(body: Body, name: str) -> Body:
 
 
 def _with_regressor(body: Body, points: str | os.PathLike[str] | Array) -> Body:
+    """The body with the K points of a regressor (K, N), or of the .npy file that holds it."""
     if isinstance(points, str | os.PathLike):
         name = os.fspath(points)
         if not Path(name).is_file():
@@ -287,28 +317,32 @@ def _with_regressor(body: Body, points: str | os.PathLike[str] | Array) -> Body:
             raise FileNotFoundError(
                 f"no keypoint set and no file {name!r}; the sets are {', '.join(sets)}{nearest(name, sets)}"
             )
-        try:
-            points = np.load(name, allow_pickle=False)
-        except (ValueError, EOFError, OSError):
-            raise ValueError(f"{name}: not a .npy file of numbers") from None
-    regressor = torch.as_tensor(np.asarray(points), dtype=torch.float64)
+        points = read_npy(name)
+    rows = np.asarray(points)
+    regressor = torch.from_numpy(rows.astype(np.float64)) if rows.dtype.kind in "biuf" else torch.zeros(0)
     if regressor.ndim != 2:
         raise ValueError(f"a regressor has shape (K, {body.weights.shape[1]}), not {tuple(regressor.shape)}")
     return body.with_points([f"point{i}" for i in range(len(regressor))], regressor)
 
 
-def _with_saved(body: Body, arrays: Mapping[str, Array], get: Any) -> Body:
+def _with_saved(body: Body, arrays: Mapping[str, Array], get: Any, file: str, columns: Sequence[int] | None) -> Body:
+    """The body with the compiled points (Q pairs) that its file holds."""
     names = _text(arrays, "points_names", ())
-    owner, bone, mass = (get(f"points_{key}", None) for key in ("owner", "bone", "mass"))
+    owner = _whole(get("points_owner", None), "points_owner", file)
     pairs = len(owner)
+    bone = _whole(get("points_bone", pairs), "points_bone", file)
+    for key, index, count in (("points_owner", owner, len(names)), ("points_bone", bone, len(body.joints))):
+        if ((index < 0) | (index >= count)).any():
+            raise ValueError(f"{file}: {key} names {index.min()} .. {index.max()}, there are {count}")
+    basis = get("points_basis", None, 3 * pairs)
+    if columns is not None:
+        basis = np.concatenate([basis[: body.pose_width], basis[body.pose_width + np.array(columns, dtype=int)]])
+    if len(basis) != len(body.basis):
+        raise ValueError(f"{file}: points_basis has {len(basis)} rows, expected {len(body.basis)}")
     points = Points(
-        names,
-        torch.from_numpy(owner.astype(np.int64)),
-        torch.from_numpy(bone.astype(np.int64)),
-        _float(mass),
-        _float(get("points_template", 3 * pairs)),
-        _float(get("points_basis", len(body.basis), 3 * pairs)),
-    )
+        names, torch.from_numpy(owner), torch.from_numpy(bone), _float(get("points_mass", pairs)),
+        _float(get("points_template", 3 * pairs)), _float(basis),
+    )  # fmt: skip
     return replace(body, points=points)
 
 

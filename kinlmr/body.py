@@ -29,11 +29,14 @@ TILES_CUDA = 100_000_000, 400_000_000
 
 
 class Mesh(NamedTuple):
-    """A posed body in metres: joints (..., J, 3), vertices (..., N, 3), points (..., K, 3); None if not asked for."""
+    """A posed body in metres: joints (..., J, 3), vertices (..., N, 3), points (..., K, 3); None if not asked for.
 
-    joints: Tensor | None
-    vertices: Tensor | None
-    points: Tensor | None
+    (The types say Tensor, for who asks for a thing knows that it is there.)
+    """
+
+    joints: Tensor
+    vertices: Tensor
+    points: Tensor
 
 
 class Fronts(NamedTuple):
@@ -98,17 +101,25 @@ class Body:
         shape       (..., S) or fewer numbers; None for the mean shape
         translation (..., 3) in metres, or None
 
-        Leading shapes broadcast. Gradients flow to all three; `Mesh.vertices` saves its small inputs only and blends
-        again on the way back.
+        Leading shapes broadcast. Gradients flow to all three, and may be differentiated again. Vertices of more bodies
+        than fit one tile save only their small inputs, and are blended again on the way back; the transforms of
+        `torch.func` reach joints and points, not vertices. Autocast is off: half a millimetre is not half a metre.
         """
+        if isinstance(want, str):
+            raise ValueError(f"want is a tuple of names, like ({want!r},), not {want!r}")
         if unknown := set(want) - set(Mesh._fields):
             raise ValueError(f"want has {sorted(unknown)}; a Mesh has {', '.join(Mesh._fields)}")
         if "points" in want and self.points is None:
             raise ValueError(
                 f"body {self.name!r} has no points; load_body(..., points=...) or with_points() gives it some"
             )
-        rotations, shape, translation, lead = self._flat(rotations, shape, translation)
+        with torch.autocast(self.template.device.type, enabled=False):
+            rotations, shape, translation, lead = self._flat(rotations, shape, translation)
+            mesh = self._posed(rotations, shape, translation, want)
+        return Mesh(*(x if x is None else x.reshape(*lead, *x.shape[1:]) for x in mesh))
 
+    def _posed(self, rotations: Tensor, shape: Tensor, translation: Tensor | None, want: Sequence[str]) -> Mesh:
+        """rotations (B, J, 3, 3), shape (B, s), translation (B, 3) or None -> Mesh (B, ., 3)"""
         rest = self.joints_at_rest(shape)
         turns, places = forward_kinematics(rotations, self.offsets(rest), self.fronts)
         if translation is not None:
@@ -123,7 +134,7 @@ class Body:
             if "points" in want and self.points is not None:
                 points = _points(factors, bones, self.points)
         joints = places if "joints" in want else None
-        return Mesh(*(x if x is None else x.reshape(*lead, *x.shape[1:]) for x in (joints, vertices, points)))
+        return Mesh(joints, vertices, points)  # type: ignore[arg-type]
 
     @property
     def shape_width(self) -> int:
@@ -150,12 +161,17 @@ class Body:
 
         The root joint turns about itself, and it does not stand at the origin: so the translation moves too.
         """
+        if turn.shape[-2:] != (3, 3):
+            raise ValueError(f"turn has shape (..., 3, 3), not {tuple(turn.shape)}")
+        wide = torch.broadcast_shapes(turn.shape[:-2], rotations.shape[:-3])
+        rotations = rotations.expand(*wide, *rotations.shape[-3:])
         rotations, shape, translation, lead = self._flat(rotations, shape, translation)
-        pelvis = self.joints_at_rest(shape)[:, 0]
-        place = pelvis if translation is None else pelvis + translation
-        turn = turn.expand(*lead, 3, 3).reshape(-1, 3, 3)
-        moved = (turn @ place[..., None])[..., 0] - pelvis
-        turned = torch.cat([(turn @ rotations[:, 0])[:, None], rotations[:, 1:]], 1)
+        with torch.autocast(self.template.device.type, enabled=False):
+            pelvis = self.joints_at_rest(shape)[:, 0]
+            place = pelvis if translation is None else pelvis + translation
+            turn = turn.to(rotations).expand(*lead, 3, 3).reshape(-1, 3, 3)
+            moved = (turn @ place[..., None])[..., 0] - pelvis
+            turned = torch.cat([(turn @ rotations[:, 0])[:, None], rotations[:, 1:]], 1)
         return turned.reshape(*lead, *turned.shape[1:]), moved.reshape(*lead, 3)
 
     def with_points(self, names: Sequence[str], vertices: Tensor | None = None, joints: Tensor | None = None) -> Body:
@@ -193,12 +209,17 @@ class Body:
     ) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, ...]]:
         """Inputs with one common leading axis, and the leading shape that they had together."""
         count = len(self.joints)
+        for what, value in (("rotations", rotations), ("shape", shape), ("translation", translation)):
+            if value is not None and not isinstance(value, Tensor):
+                raise TypeError(f"{what} must be a torch.Tensor, not {type(value).__name__}; use torch.as_tensor")
         if rotations.shape[-3:] != (count, 3, 3):
             raise ValueError(
                 f"body {self.name!r} takes rotation matrices (..., {count}, 3, 3), not {tuple(rotations.shape)}; "
                 "kinlmr.ROTATIONS[...].to_matrix makes them"
             )
         shape = rotations.new_zeros(0) if shape is None else shape
+        if not shape.ndim:
+            raise ValueError(f"shape has at least one axis (..., {self.shape_width}), not none")
         if shape.shape[-1] > self.shape_width:
             raise ValueError(f"{shape.shape[-1]} shape numbers for body {self.name!r}, which knows {self.shape_width}")
         if translation is not None and translation.shape[-1:] != (3,):
@@ -304,31 +325,42 @@ class _Skin(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        factors, planes, template, basis, weights, kept = ctx.saved_tensors
-        if torch.is_grad_enabled():  # this gradient will itself be differentiated: in plain operations, then
-            posed = _skin(torch.addmm(template, factors, basis).unflatten(-1, (3, -1)), planes, weights)
-            return (*torch.autograd.grad(posed, (factors, planes), grad, create_graph=True), None, None, None)
-        d_factors, d_planes = torch.empty_like(factors), planes.new_empty(planes.shape)
-        many, few = _tiles(grad)
-        blended, turned = grad.new_empty(many, *grad.shape[1:]), grad.new_empty(few, 3, 4, grad.shape[2])
-        for i in range(0, len(grad), many):
-            rest = _blend(factors[i : i + many], template, basis, blended) if kept is None else blended.copy_(kept)
-            for k in range(0, len(rest), few):
-                v = rest[k : k + few]
-                here = slice(i + k, i + k + len(v))
-                g, outer = grad[here].contiguous(), turned[: len(v)]
-                torch.mul(g[:, :, None], v[:, None], out=outer[:, :, :3])
-                outer[:, :, 3] = g
-                d_planes[here] = outer @ weights.T
-                t = _mix(planes[here], weights, turned)
-                torch.mul(t[:, 0, :3], g[:, None, 0], out=v)  # the gradient of v, in v's place
-                v.addcmul_(t[:, 1, :3], g[:, None, 1]).addcmul_(t[:, 2, :3], g[:, None, 2])
-            flat = rest.flatten(1)
-            d_factors[i : i + many] = flat @ basis.T if len(rest) < 4 else (basis @ flat.T).T  # whichever BLAS likes
-        return d_factors, d_planes, None, None, None
+        with torch.autocast(grad.device.type, enabled=False):
+            return (*_skin_gradients(grad, ctx.saved_tensors, ctx.needs_input_grad[:2]), None, None, None)
+
+
+def _skin_gradients(
+    grad: Tensor, saved: tuple[Tensor, ...], needed: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None]:
+    """What a gradient (B, 3, N) of the vertices says to factors (B, .) and planes (B, 3, 4, J)."""
+    factors, planes, template, basis, weights, kept = saved
+    if torch.is_grad_enabled():  # this gradient will itself be differentiated: in plain operations, then
+        posed = _skin(torch.addmm(template, factors, basis).unflatten(-1, (3, -1)), planes, weights)
+        inputs = [x for x, need in zip((factors, planes), needed, strict=True) if need]
+        found = iter(torch.autograd.grad(posed, inputs, grad, create_graph=True))
+        return next(found) if needed[0] else None, next(found) if needed[1] else None
+    d_factors, d_planes = torch.empty_like(factors), planes.new_empty(planes.shape)
+    many, few = _tiles(grad)
+    blended, turned = grad.new_empty(many, *grad.shape[1:]), grad.new_empty(few, 3, 4, grad.shape[2])
+    for i in range(0, len(grad), many):
+        rest = _blend(factors[i : i + many], template, basis, blended) if kept is None else blended.copy_(kept)
+        for k in range(0, len(rest), few):
+            v = rest[k : k + few]
+            here = slice(i + k, i + k + len(v))
+            g, outer = grad[here].contiguous(), turned[: len(v)]
+            torch.mul(g[:, :, None], v[:, None], out=outer[:, :, :3])
+            outer[:, :, 3] = g
+            d_planes[here] = outer @ weights.T
+            t = _mix(planes[here], weights, turned)
+            torch.mul(t[:, 0, :3], g[:, None, 0], out=v)  # the gradient of v, in v's place
+            v.addcmul_(t[:, 1, :3], g[:, None, 1]).addcmul_(t[:, 2, :3], g[:, None, 2])
+        flat = rest.flatten(1)
+        d_factors[i : i + many] = flat @ basis.T if len(rest) < 4 else (basis @ flat.T).T  # whichever BLAS likes
+    return d_factors, d_planes
 
 
 def _blend(factors: Tensor, template: Tensor, basis: Tensor, out: Tensor) -> Tensor:
+    """Vertices at rest: template (3 N) + factors (B, .) @ basis (., 3 N), into out (B or more, 3, N) -> (B, 3, N)."""
     out = out[: len(factors)]
     torch.addmm(template, factors, basis, out=out.view(len(out), -1))
     return out
@@ -354,8 +386,9 @@ def _tiles(x: Tensor) -> tuple[int, int]:
 def compile_points(body: Body, names: Sequence[str], vertices: Tensor | None, joints: Tensor | None) -> Points:
     """Compile K keypoints, linear in vertices by (K, N) and in joints by (K, J), to (point, bone) pairs."""
     count, total = len(body.joints), body.weights.shape[1]
-    if vertices is None and joints is None:
-        raise ValueError("points need rows over the vertices, over the joints, or both")
+    if not names or (vertices is None and joints is None):
+        raise ValueError("points need names, and rows over the vertices, over the joints, or both")
+    vertices, joints = (None if rows is None else torch.as_tensor(rows) for rows in (vertices, joints))
     for what, rows, width in (("vertices", vertices, total), ("joints", joints, count)):
         if rows is not None and rows.shape != (len(names), width):
             raise ValueError(f"rows over {what} have shape {tuple(rows.shape)}, expected {(len(names), width)}")

@@ -8,7 +8,7 @@ ty / s.)
 
 from __future__ import annotations
 
-from torch import Tensor, cat
+from torch import Tensor, broadcast_shapes, cat
 
 
 def project(points: Tensor, camera: Tensor) -> Tensor:
@@ -27,12 +27,13 @@ def unproject(image: Tensor, depth: Tensor, camera: Tensor) -> Tensor:
     """The points that equation 1 projects there: image (..., K, 2), depth (..., K), camera (..., 3) -> (..., K, 3)."""
     _check(image, "image", 2)
     _check(camera, "camera", 3)
-    return cat([(image - camera[..., None, 1:]) / camera[..., None, :1], depth[..., None]], -1)
+    return _joined((image - camera[..., None, 1:]) / camera[..., None, :1], depth[..., None])
 
 
 def perspective(points: Tensor, translation: Tensor, focal: Tensor | float) -> Tensor:
     """A pinhole: f (X + t)_xy / (X + t)_z. points (..., K, 3), translation (..., 3), focal in pixels, a number or (...)
-    -> pixels from the principal point (..., K, 2).
+    -> pixels from the principal point (..., K, 2). Points behind the camera (z <= 0) have no image: what comes out for
+    them is no place in it.
     """
     _check(points, "points", 3)
     _check(translation, "translation", 3)
@@ -47,7 +48,7 @@ def unperspective(image: Tensor, depth: Tensor, translation: Tensor, focal: Tens
     _check(image, "image", 2)
     _check(translation, "translation", 3)
     z = (depth + translation[..., None, 2])[..., None]
-    return cat([image * z / _column(focal), z], -1) - translation[..., None, :]
+    return _joined(image * z / _column(focal), z) - translation[..., None, :]
 
 
 def to_crop(pixels: Tensor, box: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ def to_translation(camera: Tensor, box: Tensor, size: Tensor, focal: Tensor | fl
     s, t = camera[..., :1], camera[..., 1:]
     span = box[..., 2:] * s
     depth = 2 * (focal[..., None] if isinstance(focal, Tensor) else focal) / span
-    return cat([t / s + (2 * box[..., :2] - size) / span, depth], -1)
+    return _joined(t / s + (2 * box[..., :2] - size) / span, depth)
 
 
 def from_translation(translation: Tensor, box: Tensor, size: Tensor, focal: Tensor | float) -> Tensor:
@@ -85,7 +86,13 @@ def from_translation(translation: Tensor, box: Tensor, size: Tensor, focal: Tens
     _check(box, "box", 3)
     _check(size, "size", 2)
     s = 2 * (focal[..., None] if isinstance(focal, Tensor) else focal) / (box[..., 2:] * translation[..., 2:])
-    return cat([s, s * translation[..., :2] - (2 * box[..., :2] - size) / box[..., 2:]], -1)
+    return _joined(s, s * translation[..., :2] - (2 * box[..., :2] - size) / box[..., 2:])
+
+
+def _joined(one: Tensor, two: Tensor) -> Tensor:
+    """The last axes one after another, the leading ones broadcast."""
+    lead = broadcast_shapes(one.shape[:-1], two.shape[:-1])
+    return cat([x.expand(*lead, x.shape[-1]) for x in (one, two)], -1)
 
 
 def _column(focal: Tensor | float) -> Tensor | float:

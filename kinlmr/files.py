@@ -9,7 +9,7 @@ import pickle
 import re
 import secrets
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -43,8 +43,24 @@ def read_npz(
                 with archive.open(members[key]) as file:
                     arrays[key] = _read_npy(file, key, members[key].file_size)  # type: ignore[arg-type]
             return arrays
-    except (ValueError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{name}: not an .npz archive of plain arrays, or a damaged one ({error})") from None
+    except Exception as error:
+        raise ValueError(f"{name}: not an .npz archive of plain arrays, or a damaged one ({_short(error)})") from None
+
+
+def read_npy(path: str | os.PathLike[str]) -> Array:
+    """The array of a .npy file, if it is one of numbers."""
+    name = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            return _read_npy(file, "it", os.path.getsize(path))
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{name}: not a .npy file of numbers, or a damaged one ({_short(error)})") from None
+
+
+def _short(error: BaseException) -> str:
+    return str(error)[:300]
 
 
 def _read_npy(file: BinaryIO, key: str, size: int) -> Array:
@@ -60,11 +76,11 @@ def _read_npy(file: BinaryIO, key: str, size: int) -> Array:
     count = math.prod(shape)
     if file.tell() + count * dtype.itemsize != size:
         raise ValueError(f"{key} claims shape {shape} of {dtype}, but holds {size - file.tell():,} bytes")
-    data = file.read()
+    data = bytearray(file.read())  # writable, as arrays are
     if len(data) != count * dtype.itemsize:
         raise ValueError(f"{key} is cut short")
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-    return array.astype(dtype.newbyteorder("="))
+    return array.astype(dtype.newbyteorder("="), copy=False)
 
 
 # ------------------------------------------------------------------------------------------------------------ pickles
@@ -91,6 +107,9 @@ class _Record:
     """What a pickle said to make, unmade: its name, its arguments, and the state set on it."""
 
     kind = ""
+    args: tuple[Any, ...]
+    state: Any
+    items: dict[Any, Any]
 
     def __new__(cls, *args: Any) -> _Record:
         self = object.__new__(cls)
@@ -106,25 +125,45 @@ class _Record:
     def __setitem__(self, key: Any, value: Any) -> None:
         self.items[key] = value
 
-    args: tuple[Any, ...]
-    state: Any
-    items: dict[Any, Any]
+
+RECORDS = {name: type("_Record", (_Record,), {"kind": kind}) for name, kind in KNOWN.items()}
+MAX_STEPS = 1_000_000
+REFUSED = (
+    pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.PERSID, pickle.BINPERSID, pickle.EXT1,
+    pickle.EXT2, pickle.EXT4, pickle.FROZENSET,
+)  # fmt: skip
+HASHED = {pickle.SETITEM: slice(-2, -1), pickle.SETITEMS: slice(0, None, 2), pickle.DICT: slice(0, None, 2),
+          pickle.ADDITEMS: slice(None)}  # fmt: skip
+
+
+def _stepped(load: Callable[[Any], None], hashed: slice | None) -> Callable[[Any], None]:
+    """One opcode, counted; and what it is about to hash must be text or a small number: a hash can be a trap too."""
+
+    def step(self: Any) -> None:
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps > MAX_STEPS:
+            raise ValueError(f"more than {MAX_STEPS:,} steps; a body file needs a few thousand")
+        if hashed and not all(type(k) is str or (type(k) is int and abs(k) < 2**31) for k in self.stack[hashed]):
+            raise ValueError("a key that is neither text nor a small number")
+        load(self)
+
+    return step
 
 
 class _Unpickler(
     pickle._Unpickler
 ):  # the one in Python: its memo is a dict, where C's grows to whatever index is named
     dispatch: ClassVar = {
-        code: load
+        code: _stepped(load, HASHED.get(bytes([code])))
         for code, load in pickle._Unpickler.dispatch.items()
-        if bytes([code]) not in (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.PERSID,
-                                 pickle.BINPERSID, pickle.EXT1, pickle.EXT2, pickle.EXT4)
-    }  # fmt: skip
+        if bytes([code]) not in REFUSED
+    }
 
     def find_class(self, module: str, name: str) -> type[_Record]:
-        if (module, name) not in KNOWN:
-            raise ValueError(f"it names {module}.{name}, which no body file needs")
-        return type("_Record", (_Record,), {"kind": KNOWN[module, name]})
+        if (module, name) not in RECORDS:
+            mend = "; save it again with pickle protocol 4" if name == "_frombuffer" else ""
+            raise ValueError(f"it names {module[:80]}.{name[:80]}, which no body file needs{mend}")
+        return RECORDS[module, name]
 
 
 def read_pickle(path: str | os.PathLike[str], wanted: Iterable[str]) -> dict[str, Array]:
@@ -142,68 +181,86 @@ def read_pickle(path: str | os.PathLike[str], wanted: Iterable[str]) -> dict[str
     try:
         content = _Unpickler(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
         if isinstance(content, _Record) and content.kind == "OrderedDict":
-            content = content.items
+            pairs = content.args[0] if content.args else []
+            content = {str(key): value for key, value in (*map(tuple, pairs), *content.items.items())}
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not a dict of arrays")
         return {key: _array(key, content[key], size) for key in wanted if content.get(key) is not None}
-    except (Exception, RecursionError, MemoryError) as error:
-        raise ValueError(f"{name}: refused, nothing in it was run ({type(error).__name__}: {error})") from None
+    except Exception as error:
+        raise ValueError(f"{name}: refused, nothing in it was run ({type(error).__name__}: {_short(error)})") from None
 
 
-def _array(key: str, value: Any, size: int) -> Array:
-    """The array that a record stands for; ``size``, the file's, bounds it."""
+def _array(key: str, value: Any, size: int, depth: int = 0) -> Array:
+    """The array that a record stands for; ``size``, the file's, bounds it, and records nest five deep at most."""
     kind = value.kind if isinstance(value, _Record) else type(value).__name__
+    if depth > 5:
+        raise ValueError(f"{key} is a {kind} nested too deep")
     if kind == "Ch":
-        return _array(key, value.state["x"], size)
+        return _array(key, value.state["x"], size, depth + 1)
     if kind == "Select":
-        picked = _array(key, value.state["a"], size).ravel()[_array(key, value.state["idxs"], size)]
-        return picked.reshape(value.state["preferred_shape"])
+        index = _numbers(key, value.state["idxs"], size)
+        return _array(key, value.state["a"], size, depth + 1).ravel()[index].reshape(value.state["preferred_shape"])
     if kind == "_reconstructor":  # protocols 0 and 1: copy_reg._reconstructor(class, object, None), then its state
-        inner = object.__new__(value.args[0])
-        inner.args, inner.state, inner.items = (), value.state, {}
-        return _array(key, inner, size)
+        inner = value.args[0]()
+        inner.state = value.state
+        return _array(key, inner, size, depth + 1)
     if kind in ("csc", "csr", "coo"):
         return _dense(key, kind, value.state, size)
-    if kind == "_reconstruct":
-        if getattr(value.args[0], "kind", None) != "ndarray":
-            raise ValueError(f"{key} is a subclass of ndarray")
+    if kind in ("str", "int", "float", "bool"):
+        return np.asarray(value)
+    return _numbers(key, value, size)
+
+
+def _numbers(key: str, value: Any, size: int) -> Array:
+    """A plain array or number, out of how numpy pickles them."""
+    kind = getattr(value, "kind", type(value).__name__)
+    if kind == "_reconstruct" and getattr(value.args[0], "kind", None) == "ndarray":
         _, shape, dtype, fortran, raw = value.state
         return _plain(key, raw, dtype, tuple(shape), bool(fortran), size)
     if kind == "scalar":
         return _plain(key, value.args[1], value.args[0], (), False, size)
-    if kind in ("int", "float", "bool"):
-        return np.asarray(value)
-    raise ValueError(f"{key} is a {kind}, expected an array")
+    raise ValueError(f"{key} is a {kind}, expected a plain array")
 
 
 def _plain(key: str, raw: Any, dtype: Any, shape: tuple[int, ...], fortran: bool, size: int) -> Array:
     if isinstance(raw, _Record) and raw.kind == "encode":  # how Python 3 writes bytes under protocol 2
         raw = raw.args[0]
     data = raw.encode("latin1") if isinstance(raw, str) else raw
-    code = str(getattr(dtype, "args", ("?",))[0])
-    if getattr(dtype, "kind", None) != "dtype" or not re.fullmatch("[biuf][1248]", code) or not isinstance(data, bytes):
-        raise ValueError(f"{key} holds {code!r}, not plain numbers")
+    code = dtype.args[0] if getattr(dtype, "kind", None) == "dtype" else None
+    if not isinstance(code, str) or not re.fullmatch("[biuf][1248]", code) or not isinstance(data, bytes):
+        raise ValueError(f"{key} does not hold plain numbers")
     order = dtype.state[1] if dtype.state else "<"
-    kind = np.dtype(("" if order not in "<>" else order) + code)
-    if any(length < 0 for length in shape) or math.prod(shape) * kind.itemsize != len(data) or len(data) > size:
-        raise ValueError(f"{key} claims shape {shape} of {kind}, but holds {len(data):,} bytes")
+    kind = np.dtype(order + code if order in ("<", ">") else code)
+    fits = len(shape) <= 8 and all(type(n) is int and 0 <= n <= size for n in shape)
+    if not fits or math.prod(shape) * kind.itemsize != len(data):
+        raise ValueError(f"{key} claims a shape that its {len(data):,} bytes of {kind} do not have")
     return np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C").astype(kind.newbyteorder("="))
 
 
 def _dense(key: str, kind: str, state: dict[str, Any], size: int) -> Array:
-    shape = tuple(int(n) for n in (state["_shape"] if "_shape" in state else state["shape"]))
+    """A sparse matrix's state as a dense array (rows, columns), at most 16 times as large as the file, or 10 MB."""
+    shape = tuple(state["_shape"] if "_shape" in state else state["shape"])
+    shape = tuple(n if type(n) is int else int(_numbers(key, n, size)) for n in shape)
     if len(shape) != 2 or min(shape) < 0 or math.prod(shape) * 8 > max(16 * size, 10_000_000):
         raise ValueError(f"{key} claims a sparse matrix of shape {shape}")
-    values = _array(key, state["data"], size)
+    values = _numbers(key, state["data"], size)
     if kind == "coo":
-        rows, columns = state["coords"] if "coords" in state else (state["row"], state["col"])
-        rows, columns = _array(key, rows, size), _array(key, columns, size)
+        pair = state["coords"] if "coords" in state else (state["row"], state["col"])
+        rows, columns = (_numbers(key, x, size).astype(np.int64) for x in pair)
     else:
-        starts, minor = _array(key, state["indptr"], size).astype(int), _array(key, state["indices"], size)
-        major = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-        rows, columns = (minor, major) if kind == "csc" else (major, minor)
+        starts, minor = (_numbers(key, state[x], size).astype(np.int64) for x in ("indptr", "indices"))
+        major = shape[1] if kind == "csc" else shape[0]
+        counts = np.diff(starts)
+        if len(starts) != major + 1 or starts[0] != 0 or starts[-1] != len(minor) or (counts < 0).any():
+            raise ValueError(f"{key} is a sparse matrix whose pointers do not fit")
+        repeated = np.repeat(np.arange(major), counts)
+        rows, columns = (minor, repeated) if kind == "csc" else (repeated, minor)
+    if not len(rows) == len(columns) == len(values):
+        raise ValueError(f"{key} is a sparse matrix of {len(values)} values at {len(rows)} places")
+    if ((rows < 0) | (rows >= shape[0]) | (columns < 0) | (columns >= shape[1])).any():
+        raise ValueError(f"{key} is a sparse matrix with a place outside its shape {shape}")
     out = np.zeros(shape, values.dtype)
-    np.add.at(out, (rows.astype(int), columns.astype(int)), values)
+    np.add.at(out, (rows, columns), values)
     return out
 
 

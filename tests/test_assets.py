@@ -171,6 +171,40 @@ def test_the_left_hands_mirrored_directions():
     assert torch.equal(assemble(left, "MANO_LEFT.pkl").basis, right.basis)
 
 
+def test_a_body_that_was_saved_is_not_corrected_again(tmp_path):
+    body = assemble(
+        {**bodies.family("mano"), "shapedirs": np.random.default_rng(3).standard_normal((778, 3, 6))}, "MANO.pkl"
+    )
+    vertices = body.template.view(3, -1).T
+    from dataclasses import replace
+
+    mirrored = replace(
+        body, basis=torch.cat([body.basis[:-6], (vertices * torch.tensor([-1.0, 1, 1])).T.reshape(1, -1).expand(6, -1)])
+    )
+    save_body(mirrored, tmp_path / "hand.npz")
+    assert torch.equal(load_body(tmp_path / "hand.npz").basis, mirrored.basis)
+
+
+def test_saved_points_are_checked_and_follow_the_columns(tmp_path):
+    path = tmp_path / "body.npz"
+    body = assemble(bodies.arrays((-1, 0, 1, 1), 20, 3), "made").with_points("ab", torch.rand(2, 20))
+    save_body(body, path)
+    fewer = load_body(path, columns=[2])
+    turns = torch.eye(3).expand(4, 3, 3)
+    expected = body(turns, torch.tensor([0.0, 0, 1.5]), want=("points",)).points
+    assert torch.allclose(fewer(turns, torch.tensor([1.5]), want=("points",)).points, expected, atol=1e-6)
+    with np.load(path) as file:
+        good = {key: file[key] for key in file.files}
+    for key, value, message in (
+        ("points_bone", good["points_bone"] + 4, r"points_bone names 4 \.\. 7, there are 4"),
+        ("points_names", good["points_names"][:1], r"points_owner names 0 \.\. 1, there are 1"),
+        ("points_basis", good["points_basis"][1:], "points_basis has 29 rows, expected 30"),
+    ):
+        np.savez(path, **{**good, key: value})
+        with pytest.raises(ValueError, match=message):
+            load_body(path)
+
+
 def test_hand_means():
     arrays = {**bodies.family("mano"), "hands_mean": np.arange(45.0)}
     assert assemble(arrays, "MANO_RIGHT.pkl").hand_mean.shape == (15, 3)
@@ -195,6 +229,12 @@ def test_hand_means():
         ({"kintree_table": np.array([[2**32 - 1, 0, 9, 1], [0, 1, 2, 3]])}, "gives joint 2 parent 9 of 4"),
         ({"kintree_table": np.array([[2**32 - 1, 0, 3, 2], [0, 1, 2, 3]])}, "runs in a circle at joint 2"),
         ({"kintree_table": np.array([[-1, 0, -1, 2], [0, 1, 2, 3]])}, "has 2 roots"),
+        ({"kintree_table": np.array([[2**32 - 1, 0, 1, 1], [0, 2, 1, 3]])}, r"numbers its joints \[0, 2, 1, 3\]"),
+        ({"kintree_table": np.array([[-1, 0.5, 1, 1], [0, 1, 2, 3]])}, "the kinematic tree holds fractions"),
+        ({"weights": np.tile([3.0, -2, 0, 0], (20, 1))}, "the skinning weights of vertex 0 are negative"),
+        ({"f": np.array([[0, 0.5, 1]])}, "f holds fractions"),
+        ({"hands_mean": np.zeros(44)}, "hands_mean has 44 numbers, expected three a joint"),
+        ({"hands_mean": np.full(45, np.nan)}, "hands_mean is not finite"),
         ({"f": np.array([[0, 1, 20]])}, r"f names vertices 0 \.\. 20, there are 20"),
         ({"joint_names": np.array(["a", "b"])}, "2 joint_names for 4 joints"),
     ],
@@ -207,6 +247,7 @@ def test_arrays_that_are_no_body(change, message):
 
 def test_one_vertex_with_wrong_weights_is_named():
     arrays = bodies.arrays((-1, 0, 1, 1), 20, 3)
+    arrays["weights"][2] *= 0.98
     arrays["weights"][13] *= 0.9
     with pytest.raises(ValueError, match=r"vertex 13 sum to 0\.9000"):
         assemble(arrays, "file")

@@ -60,6 +60,9 @@ def test_y_points_down():
 
 def test_shapes_broadcast_and_are_named():
     assert c.project(torch.zeros(2, 5, 7, 3), torch.ones(5, 3)).shape == (2, 5, 7, 2)
+    assert c.unproject(torch.zeros(7, 2), torch.zeros(7), torch.ones(5, 3)).shape == (5, 7, 3)
+    assert c.unperspective(torch.zeros(7, 2), torch.zeros(7), torch.ones(3), torch.ones(5)).shape == (5, 7, 3)
+    assert c.to_translation(torch.ones(3), torch.ones(3), torch.ones(2), torch.ones(4)).shape == (4, 3)
     focal = torch.full((2, 5), 500.0)
     assert c.perspective(torch.ones(2, 5, 7, 3), torch.ones(5, 3), focal).shape == (2, 5, 7, 2)
     with pytest.raises(ValueError, match=r"camera has 3 numbers in the last axis, not shape \(5, 4\)"):

@@ -116,6 +116,46 @@ class Calls:
         return self.call
 
 
+def pickle_of_selects(depth):
+    """Select whose array and whose indices are the same Select, and so on: 2^depth to unfold."""
+    data = b"\x80\x02}U\x01J" + b"I0\n"
+    for _ in range(depth):
+        data += b"q\x010cchumpy.reordering\nSelect\n)\x81}(U\x01ah\x01U\x04idxsh\x01U\x0fpreferred_shape(lub"
+    return data + b"s."
+
+
+def claim_dtype(code):
+    """An array whose dtype's name is whatever ``code`` makes."""
+    made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x03\x85cnumpy\ndtype\n"
+    return made + code + b"K\x00K\x01\x87R\x89U\x01atb"
+
+
+def sparse_claim(indptr, indices, data, shape):
+    """A csc matrix with the given parts."""
+
+    class csc_matrix:
+        pass
+
+    made = csc_matrix()
+    made.__dict__ = {
+        "indptr": np.array(indptr),
+        "indices": np.array(indices, int),
+        "data": np.array(data, float),
+        "_shape": shape,
+    }
+    csc_matrix.__module__, csc_matrix.__qualname__ = "scipy.sparse._csc", "csc_matrix"
+    module = types.ModuleType("scipy.sparse._csc")
+    module.csc_matrix = csc_matrix
+    before = sys.modules.get("scipy.sparse._csc")
+    sys.modules["scipy.sparse._csc"] = module
+    try:
+        return pickle.dumps({"J": made}, 2)
+    finally:
+        sys.modules.pop("scipy.sparse._csc")
+        if before is not None:
+            sys.modules["scipy.sparse._csc"] = before
+
+
 def evil(folder):
     touch = f"touch {folder}/ran"
     nested = Calls(getattr, Calls(__import__, "os"), "system")
@@ -149,6 +189,21 @@ def evil(folder):
     yield "records", pickle.dumps({"J": np.zeros(2, dtype=[("a", "f4")])})
     yield "subclass", pickle.dumps({"J": np.zeros((2, 2)).view(np.matrix)})
     bomb = b"\x80\x02}U\x01J" + b"X" + (10**6).to_bytes(4, "little") + b"a" * 10**6 + b"q\x000]"
+    yield "deep tuple as a key", b"\x80\x02})" + b"\x85" * 300_000 + b"Ns."
+    yield "a key that takes for ever to hash", b"\x80\x02})" + b"2\x86" * 40 + b"Ns."
+    yield (
+        "keys of one hash",
+        b"\x80\x02}("
+        + b"".join(b"\x8a\x0a" + (k * (2**61 - 1)).to_bytes(10, "little") + b"N" for k in range(300))
+        + b"u.",
+    )
+    yield "many steps", b"\x80\x02" + b"]0" * 600_000 + b"]."
+    yield "chumpy in chumpy", pickle_of_selects(26)
+    yield "a dtype of lists", b"\x80\x02}U\x01J" + claim_dtype(b"]" + b"(2" * 20 + b"e" * 20) + b"s."
+    yield "sparse pointers", sparse_claim([0, 200_000_000], [0], [1.0], (1, 1))
+    yield "sparse places", sparse_claim([0, 2], [-1, -1], [1.0, 1.0], (2, 1))
+    yield "sparse shape", sparse_claim([0] * 11, [], [], (10**9, 10))
+    yield "protocol 5", pickle.dumps({"J": np.asfortranarray(np.ones((2, 3)))}, 5)
     yield "amplified", bomb + b"(" + b"c_codecs\nencode\nh\x00U\x06latin1\x86R" * 3000 + b"es."
 
 
@@ -243,6 +298,24 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path):
         read_npz(path, limit=10_000_000)
     assert tracemalloc.get_traced_memory()[1] < 5_000_000
     tracemalloc.stop()
+
+
+@given(st.binary(min_size=1, max_size=20), st.integers(0, 700))
+def test_a_damaged_archive_gives_arrays_or_a_refusal(junk, at):
+    import tempfile
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, J=np.arange(60.0).reshape(20, 3), f=np.arange(3))
+    good = buffer.getvalue()
+    with tempfile.NamedTemporaryFile(suffix=".npz") as file:
+        file.write(good[:at] + junk + good[at + len(junk) :])
+        file.flush()
+        try:
+            found = read_npz(file.name)
+        except ValueError as error:
+            assert "not an .npz archive" in str(error)  # noqa: PT017
+        else:
+            assert all(isinstance(value, np.ndarray) for value in found.values())
 
 
 def test_plain_archives_are_read(tmp_path):

@@ -1,0 +1,186 @@
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from laws import assert_same
+
+import kinlmr
+from kinlmr import clips
+from kinlmr.motion import Motion, load_motion
+from kinlmr.rotations import axis_angle_to_matrix
+
+BODY = kinlmr.load_body("anny24_lo369", points="coco17")
+MOTIONS = load_motion(Path(__file__).parents[1] / "examples/data/motion.npz", BODY)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def drawn(seed=0, batch=6, frames=8, noise=clips.USUAL, augment=True):
+    return clips.draw(clips.bank(MOTIONS, frames), BODY, batch, frames, seeded(seed), noise, augment)
+
+
+def assert_involution(mirror, x):
+    """Mirrored twice, a motion is itself; once, it is not."""
+    assert torch.equal(mirror(mirror(x)), x)
+    assert not torch.equal(mirror(x), x)
+
+
+def test_mirrored_twice_is_the_identity():
+    rotations = axis_angle_to_matrix(torch.randn(3, 24, 3))
+    assert_involution(lambda x: clips.mirror(x, BODY.joints), rotations)
+    names = BODY.points.names
+    assert [clips.opposite(names)[i] for i in clips.opposite(names)] == list(range(17))
+
+
+def test_the_law_can_fail():
+    with pytest.raises(AssertionError):
+        assert_involution(lambda x: x.mT * torch.tensor([1.0, 2, 1]), torch.randn(3, 3, 3))
+
+
+def test_the_mirrored_body_is_the_bodys_mirror():
+    rotations = axis_angle_to_matrix(0.5 * torch.randn(3, 24, 3))
+    one, two = (BODY(r, want=("joints",)).joints for r in (rotations, clips.mirror(rotations, BODY.joints)))
+    one, two = (x - x[:, :1] for x in (one, two))
+    assert (two - one[:, clips.opposite(BODY.joints)] * torch.tensor([-1.0, 1, 1])).norm(dim=-1).max() < 2e-3
+
+
+def test_the_same_seed_gives_the_same_clips_and_another_others():
+    assert_same(drawn(1), drawn(1), 0.0)
+    assert not torch.equal(drawn(1).features, drawn(2).features)
+
+
+def test_shapes_and_frames_of_reference():
+    clip = drawn()
+    assert [tuple(x.shape) for x in clip] == [
+        (6, 8, 51), (6, 8, 24, 3, 3), (6, 10), (6, 8, 24, 3), (6, 8, 17, 3), (6,)
+    ]  # fmt: skip
+    mesh = BODY(clip.rotations, clip.shape[:, None], want=("joints",)).joints
+    assert torch.allclose(clip.joints, mesh - mesh[:, :, :1], atol=1e-5)
+    upright = clip.joints[:, :, BODY.joints.index("head"), 1]
+    assert (upright < 0).float().mean() > 0.9  # y points down, and heads are mostly up
+    face = clips.whole(MOTIONS[0], BODY, 0.0, seeded(), clips.OFF)
+    still = Motion("still", BODY.joints, 30.0, torch.zeros(4, 24, 3), torch.zeros(4, 3))
+    face = clips.whole(still, BODY, 0.0, seeded(), clips.OFF)
+    left, nose = (face.points[0, 0, BODY.points.names.index(n)] for n in ("left_shoulder", "nose"))
+    assert left[0] > 0.1  # who faces the camera has the left hand on the image's right
+    assert nose[1] < -0.5
+    assert face.joints[0, 0, BODY.joints.index("left_foot"), 2] < 0  # toes point at the camera
+
+
+def test_without_noise_the_features_are_the_truth():
+    clip = drawn(noise=clips.OFF)
+    found = clip.features.unflatten(-1, (17, 3))
+    assert torch.equal(found, clip.points)
+    assert (found[..., 2] == 1).all()
+    extent = found[..., :2].amax(2) - found[..., :2].amin(2)
+    assert torch.allclose(extent.amax(-1), torch.tensor(2 / clips.MARGIN), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("noise", "still"),
+    [
+        (clips.OFF._replace(missing=0.2), "places"),
+        (clips.OFF._replace(hidden=3.0), "places"),
+        (clips.OFF._replace(jitter=0.02), "presence"),
+        (clips.OFF._replace(swapped=2.0), "presence"),
+    ],
+)
+def test_every_noise_does_its_own_and_nothing_else(noise, still):
+    image = torch.rand(5, 60, 17, 2, generator=seeded())
+    found, confidence = clips.disturb(image, BODY.points.names, 30.0, seeded(), noise)
+    if still == "places":
+        assert torch.equal(found, image)
+        assert 0.02 < (confidence == 0).float().mean() < 0.5
+    else:
+        assert (confidence > 0).all()
+        assert not torch.equal(found, image)
+    if noise.swapped:
+        moved = (found != image).any(-1).any(0).any(0)
+        assert not moved[[BODY.points.names.index(n) for n in ("nose", "left_eye", "left_shoulder", "left_hip")]].any()
+        assert moved[[BODY.points.names.index(n) for n in ("left_wrist", "right_knee")]].all()
+        members = torch.stack([found, image[:, :, clips.opposite(BODY.points.names)], image])
+        assert ((members[0] == members[1]) | (members[0] == members[2])).all()
+    if noise.hidden:
+        gone = confidence == 0
+        arm = [BODY.points.names.index(n) for n in ("left_elbow", "left_wrist")]
+        assert torch.equal(gone[..., arm[0]], gone[..., arm[1]])  # a limb vanishes as a whole
+        assert not gone[..., BODY.points.names.index("nose")].any()
+
+
+def test_how_much_noise_there_is():
+    image = torch.rand(200, 30, 17, 2, generator=seeded())
+    noise = clips.Noise()
+    found, confidence = clips.disturb(image, BODY.points.names, 30.0, seeded(), noise)
+    extent = (image.amax(2) - image.amin(2)).amax(-1)[..., None, None]
+    error = ((found - image) / extent).abs().median() / 0.6745
+    assert abs(error / noise.jitter - 1) < 0.1
+    missing = (confidence[..., 0] == 0).float().mean()
+    assert abs(missing / noise.missing - 1) < 0.2
+    sure, unsure = (
+        confidence[(found - image).norm(dim=-1) < 0.005 * extent[..., 0]],
+        confidence[(found - image).norm(dim=-1) > 0.03 * extent[..., 0]],
+    )
+    assert sure[sure > 0].mean() > unsure[unsure > 0].mean() + 0.1
+
+
+def test_a_person_who_is_not_seen_at_all():
+    clip = drawn(noise=clips.OFF._replace(missing=1.0))
+    assert (clip.features == 0).all()
+    assert clip.points.isfinite().all()
+
+
+def test_clips_cross_no_cut_and_no_recordings_end():
+    source = clips.bank([replace(MOTIONS[0], cuts=(100, 105, 400)), MOTIONS[1]], 16)
+    span = int(15 * clips.SPEEDS[1]) + 2
+    edges = [0, 100, 105, 400, len(MOTIONS[0]), len(MOTIONS[0]) + len(MOTIONS[1])]
+    for start in source.starts.tolist():
+        assert any(low <= start and start + span <= high for low, high in itertools.pairwise(edges))
+    assert source.where(0) == "cmu_01_01 from frame 0"
+    assert source.where(len(MOTIONS[0]) + 7) == "cmu_01_03 from frame 7"
+
+
+def test_actions_are_drawn_alike():
+    rare = replace(
+        MOTIONS[0],
+        name="rare",
+        action="rare",
+        rotations=MOTIONS[0].rotations[:60],
+        translation=MOTIONS[0].translation[:60],
+    )
+    source = clips.bank([rare, *[replace(MOTIONS[1], action="common")] * 3], 16)
+    start = clips.draw(source, BODY, 400, 16, seeded()).start
+    assert 0.4 < (start < 60).float().mean() < 0.6
+
+
+@given(st.integers(0, 99))
+def test_clips_follow_the_recording(seed):
+    clip = drawn(seed, batch=2, noise=clips.OFF, augment=False)
+    turns = axis_angle_to_matrix(torch.cat([m.rotations for m in MOTIONS]))
+    for rotations, start in zip(clip.rotations, clip.start.tolist(), strict=True):
+        assert torch.allclose(rotations[:, 1:], turns[start : start + 8, 1:], atol=1e-5)
+
+
+def test_the_camera_and_the_speed_change_with_augmentation():
+    one, two = drawn(augment=False), drawn(augment=True)
+    assert (one.shape == 0).all()
+    assert two.shape.std() > 0.5
+    assert torch.equal(one.rotations.isfinite(), two.rotations.isfinite())
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="no recordings"):
+        clips.bank([], 16)
+    with pytest.raises(ValueError, match=r"no recording holds 2660 frames in a row \(the longest has 1128\)"):
+        clips.bank(MOTIONS, 2000)
+    with pytest.raises(ValueError, match="different joints or rates"):
+        clips.bank([MOTIONS[0], replace(MOTIONS[1], fps=60.0)], 16)
+    with pytest.raises(ValueError, match="recording 'cmu_01_01' is not finite"):
+        clips.bank([replace(MOTIONS[0], rotations=MOTIONS[0].rotations * torch.nan)], 16)
+    with pytest.raises(ValueError, match="has no keypoints"):
+        clips.draw(clips.bank(MOTIONS, 8), kinlmr.load_body("anny24_lo369"), 2, 8, seeded())

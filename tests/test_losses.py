@@ -1,0 +1,109 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kinlmr import losses
+
+
+def batch(seed=0, frames=(2, 5), joints=4):
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)  # noqa: E731
+    return draw(*frames, joints, 3), draw(*frames, joints, 3)
+
+
+TERMS = {
+    "parameters": (lambda p, t, w: losses.parameters(p[..., None] * torch.eye(3), p[..., 0], t[..., None] * torch.eye(3), t[..., 0], w), False),
+    "parameters_norm": (lambda p, t, w: losses.parameters_norm(p.flatten(-2), t.flatten(-2), w), False),
+    "joints": (losses.joints, True),
+    "points": (lambda p, t, w: losses.points(p[..., :2], t[..., :2], w), True),
+}  # fmt: skip
+EVERY = pytest.mark.parametrize("name", TERMS)
+
+
+def assert_absent_does_not_count(term, prediction, truth, weight):
+    """Where the weight is zero, the truth may hold anything: value and gradient stay."""
+    found = []
+    for junk in (0.0, 1e6, torch.nan, torch.inf):
+        held = torch.where(weight.view(*weight.shape, *[1] * (truth.ndim - weight.ndim)) > 0, truth, junk)
+        x = prediction.clone().requires_grad_()
+        value = term(x, held, weight)
+        (gradient,) = torch.autograd.grad(value, x)
+        assert gradient.isfinite().all()
+        found.append((value.detach(), gradient))
+    for value, gradient in found[1:]:
+        assert torch.equal(value, found[0][0])
+        assert torch.equal(gradient, found[0][1])
+
+
+@EVERY
+def test_a_perfect_prediction_scores_nothing(name):
+    prediction, _ = batch()
+    assert TERMS[name][0](prediction, prediction.clone(), None) == 0
+
+
+@EVERY
+@given(seed=st.integers(0, 99))
+def test_what_is_absent_does_not_count(name, seed):
+    term, per_point = TERMS[name]
+    generator = torch.Generator().manual_seed(seed)
+    weight = (torch.rand(2, 5, *[4] * per_point, generator=generator) < 0.5).double()
+    if name == "joints":
+        weight[..., 0] = 1
+    assert_absent_does_not_count(term, *batch(seed), weight)
+
+
+def test_the_law_can_fail():
+    leaky = lambda p, t, w: (w[..., None, None] * (p - t).abs()).sum()  # noqa: E731
+    with pytest.raises(AssertionError):
+        assert_absent_does_not_count(leaky, *batch(), torch.tensor([[1.0, 0, 1, 0, 1]] * 2))
+
+
+@EVERY
+def test_no_target_gives_exactly_zero_and_a_finite_gradient(name):
+    prediction, truth = batch()
+    x = prediction.requires_grad_()
+    value = TERMS[name][0](x, torch.full_like(truth, torch.nan), torch.zeros(2, 5))
+    assert value == 0
+    assert torch.equal(torch.autograd.grad(value, x)[0], torch.zeros_like(x))
+
+
+def test_equations_by_hand():
+    prediction, truth = torch.zeros(1, 2, 2, 3), torch.zeros(1, 2, 2, 3)
+    truth[0, 1, 1] = torch.tensor([0.3, -0.1, 0.2])
+    assert torch.isclose(losses.joints(prediction, truth), torch.tensor(0.6 / 4))
+    assert torch.isclose(losses.points(prediction[..., :2], truth[..., :2]), torch.tensor(0.4 / 4))
+    confidence = torch.tensor([[[1.0, 1.0], [1.0, 0.5]]])
+    assert torch.isclose(losses.points(prediction[..., :2], truth[..., :2], confidence), torch.tensor(0.2 / 3.5))
+    assert torch.isclose(losses.joints(prediction, truth + 5), torch.tensor(0.6 / 4))  # centred on the root
+    norm = losses.parameters_norm(torch.zeros(2, 3, 4), torch.ones(2, 3, 4), torch.tensor([[1.0, 0, 0], [1, 1, 0]]))
+    assert norm == 2
+    pose = losses.parameters(
+        torch.zeros(1, 2, 3, 3), torch.zeros(1, 10), torch.ones(1, 2, 3, 3), torch.full((1, 10), 2.0)
+    )
+    assert torch.isclose(pose, torch.tensor(1 + 0.001 * 4))
+    assert losses.total(torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0), (1, 10, 100)) == 321
+
+
+def test_a_joint_without_its_root_does_not_count():
+    prediction, truth = batch()
+    weight = torch.ones(2, 5, 4).double()
+    weight[0, 0, 0] = 0
+    without = weight.clone()
+    without[0, 0] = 0
+    assert torch.equal(losses.joints(prediction, truth, weight), losses.joints(prediction, truth, without))
+
+
+@EVERY
+def test_gradients(name):
+    prediction, truth = batch()
+    weight = torch.rand(2, 5, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda p: TERMS[name][0](p, truth, weight), prediction.requires_grad_())
+
+
+def test_shapes_are_named():
+    prediction, truth = batch()
+    with pytest.raises(ValueError, match=r"prediction \(2, 5, 4, 3\) and truth \(2, 5, 3, 3\) differ"):
+        losses.points(prediction, truth[:, :, :3])
+    with pytest.raises(ValueError, match=r"a weight of shape \(3, 5, 1\) does not fit \(2, 5, 4\)"):
+        losses.joints(prediction, truth, torch.ones(3, 5))

@@ -1,0 +1,132 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kinlmr import compile, load_skeleton, metrics
+from kinlmr.rotations import axis_angle_to_matrix
+
+
+def pair(seed=0, frames=6, joints=14):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, frames, joints, 3, generator=generator, dtype=torch.float64).unbind()
+
+
+def assert_aligns(procrustes, prediction, truth):
+    """Aligned, a prediction that is a moved truth is the truth; and no small change of the move does better than it."""
+    best = procrustes(prediction, truth)
+    residual = (best - truth).square().sum((-2, -1))
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        nudge = axis_angle_to_matrix(0.01 * torch.randn(3, generator=generator, dtype=torch.float64))
+        middle = best.mean(-2, keepdim=True)
+        for scale in (0.99, 1.0, 1.01):
+            other = scale * (best - middle) @ nudge.mT + middle
+            assert (residual <= (other - truth).square().sum((-2, -1)) + 1e-12).all()
+
+
+@given(st.integers(0, 99))
+def test_procrustes_is_best(seed):
+    assert_aligns(metrics.procrustes, *pair(seed))
+
+
+def test_the_law_can_fail():
+    with pytest.raises(AssertionError):
+        assert_aligns(lambda prediction, truth: prediction, *pair())
+
+
+@given(st.integers(0, 99))
+def test_procrustes_equals_scipys(seed):
+    transform = pytest.importorskip("scipy.spatial.transform")
+    prediction, truth = (x[0] for x in pair(seed))
+    aligned = metrics.procrustes(prediction, truth)
+    x, y = ((p - p.mean(0)).numpy() for p in (prediction, truth))
+    rotation, _ = transform.Rotation.align_vectors(y, x)
+    turned = rotation.apply(x)
+    scale = (turned * y).sum() / (x * x).sum()
+    assert torch.allclose(aligned, torch.from_numpy(scale * turned) + truth.mean(0), atol=1e-9)
+
+
+def test_known_moves_score_what_arithmetic_says():
+    _, truth = pair()
+    turn = axis_angle_to_matrix(torch.tensor([0.3, -0.2, 0.9], dtype=torch.float64))
+    moved = 1.3 * truth @ turn.mT + torch.tensor([1.0, 2.0, 3.0])
+    assert metrics.mpjpe(truth, truth) == 0
+    assert metrics.pa_mpjpe(moved, truth) < 1e-9
+    assert metrics.mpjpe(truth + torch.tensor([0.0, 0.0, 5.0]), truth) < 1e-9
+    assert torch.isclose(
+        metrics.mpjpe(truth + torch.tensor([0.0, 0.03, 0.04]), truth, root=None), torch.tensor(50.0).double()
+    )
+    assert torch.isclose(metrics.pve(truth + torch.tensor([0.0, 0.03, 0.04]), truth), torch.tensor(50.0).double())
+    far = (truth - truth[:, :1]).norm(dim=-1).mean()
+    assert torch.isclose(metrics.mpjpe(1.1 * truth, truth), 100 * far)
+    assert metrics.pa_mpjpe(truth * torch.tensor([-1.0, 1, 1]), truth) > 100  # a reflection is not absorbed
+
+
+def test_coincident_points_are_only_moved():
+    _, truth = pair()
+    flat = torch.ones_like(truth)
+    aligned = metrics.procrustes(flat, truth)
+    assert torch.allclose(aligned, truth.mean(-2, keepdim=True).expand_as(truth))
+    assert metrics.procrustes(truth, flat).isfinite().all()
+
+
+def test_acceleration_is_of_second_differences():
+    time = torch.arange(10.0, dtype=torch.float64)[:, None, None]
+    still, falling = torch.zeros(10, 4, 3).double(), torch.zeros(10, 4, 3).double()
+    falling[..., 1:2] = 0.005 * time**2
+    steady = still + 0.3 * time
+    assert torch.isclose(metrics.accel(falling, still), torch.tensor(10.0).double())
+    assert metrics.accel(steady, still) < 1e-9
+    assert metrics.accel(falling + steady, falling) < 1e-9
+    assert torch.isclose(metrics.accel(falling, still, fps=30.0), torch.tensor(9.0).double())
+    assert torch.isclose(metrics.acceleration(falling), torch.tensor(10.0).double())
+    with pytest.raises(ValueError, match="needs 3 frames or more, not 2"):
+        metrics.accel(falling[:2], still[:2])
+
+
+def test_every_part_has_its_own_figure():
+    plan = compile(load_skeleton("smpl.yaml"))
+    errors = torch.zeros(5, 24)
+    errors[:, [13, 16, 18, 20, 22]] = 7
+    parts = metrics.by_part(errors, plan)
+    assert list(parts) == list(plan.parts)
+    assert {name: float(error.mean()) for name, error in parts.items() if error.any()} == {"left_arm": 7.0}
+
+
+def test_sequences_do_not_leak_and_order_does_not_matter():
+    prediction, truth = pair(frames=40)
+    whole = metrics.evaluate([prediction[:15], prediction[15:]], [truth[:15], truth[15:]])
+    assert metrics.evaluate([prediction[15:], prediction[:15]], [truth[15:], truth[:15]]) == pytest.approx(whole)
+    inner = (metrics.accel(prediction[:15], truth[:15]) * 13 + metrics.accel(prediction[15:], truth[15:]) * 23) / 36
+    assert whole["accel"] == pytest.approx(float(inner))
+    assert whole["mpjpe"] == pytest.approx(float(metrics.mpjpe(prediction, truth)))
+    assert whole["accel"] != pytest.approx(float(metrics.accel(prediction, truth)))
+    short = metrics.evaluate([prediction, prediction[:1]], [truth, truth[:1]])
+    assert short["accel"] == pytest.approx(float(metrics.accel(prediction, truth)))
+
+
+def test_vibes_procedure():
+    prediction, truth = pair(frames=40)
+    found = metrics.evaluate([prediction, prediction[:20]], [truth, truth[:20]], protocol="vibe")
+    x, y = (torch.cat([m[:32], m[:16]]) for m in (prediction, truth))
+    x, y = (m - m[:, 2:4].mean(1, keepdim=True) for m in (x, y))
+    assert found["mpjpe"] == pytest.approx(float(1000 * (x - y).norm(dim=-1).mean()))
+    assert found["accel"] == pytest.approx(float(metrics.accel(x, y)))
+    seventeen = [torch.randn(16, 17, 3) for _ in range(2)]
+    picked = [m[:, list(metrics.H36M_TO_14)] for m in seventeen]
+    assert metrics.evaluate(seventeen[:1], seventeen[1:], protocol="vibe") == metrics.evaluate(
+        picked[:1], picked[1:], protocol="vibe"
+    )
+    with pytest.raises(ValueError, match="takes 14 joints, or 17"):
+        metrics.evaluate([torch.zeros(16, 24, 3)], [torch.zeros(16, 24, 3)], protocol="vibe")
+
+
+def test_bad_input():
+    prediction, truth = pair()
+    with pytest.raises(ValueError, match=r"not \(6, 14, 3\) and \(6, 13, 3\)"):
+        metrics.mpjpe(prediction, truth[:, :13])
+    with pytest.raises(ValueError, match="unknown protocol 'h36m'; there are sequence, vibe"):
+        metrics.evaluate([prediction], [truth], protocol="h36m")
+    with pytest.raises(ValueError, match="1 predictions for 2 truths"):
+        metrics.evaluate([prediction], [truth, truth])
