@@ -9,9 +9,12 @@ import argparse
 import io
 import json
 import math
+import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +25,7 @@ from kinlmr import clips, files, losses, metrics, motion
 DATA = Path(__file__).parent / "data" / "motion.npz"
 VIEWS = (0.0, math.pi / 2, math.pi, -math.pi / 2)
 BATCH, FRAMES, RATE = 64, 16, 2e-3
+Network = Callable[[Tensor], kinlmr.Estimate]
 
 
 class FrameByFrame(nn.Module):
@@ -62,11 +66,14 @@ def loss_of(model: kinlmr.LMR, estimate: kinlmr.Estimate, batch: clips.Clips, bo
 
 
 @torch.no_grad()
-def score(estimate_of, model: kinlmr.LMR, seen: list[clips.Clips], body: kinlmr.Body) -> dict:
+def score(network: Network, model: kinlmr.LMR, seen: list[clips.Clips], body: kinlmr.Body) -> dict[str, Any]:
     """Metrics over whole recordings, in mm (PVE on every tenth frame); by part; and the joints, for the picture."""
-    truths, predictions, vertex_errors = [], [], []
+    truths: list[Tensor] = []
+    predictions: list[Tensor] = []
+    vertex_errors = []
     for clip in seen:
-        rotations, shape = estimate_of(clip.features)
+        estimate = network(clip.features)
+        rotations, shape = model.matrices(estimate), estimate.shape
         pair = (rotations, shape), (clip.rotations, clip.shape[:, None])
         for joints, (turns, numbers) in zip((predictions, truths), pair, strict=True):
             joints.append(body(turns, numbers).joints[0])
@@ -83,7 +90,7 @@ def score(estimate_of, model: kinlmr.LMR, seen: list[clips.Clips], body: kinlmr.
     }
 
 
-def picture(path: Path, result: dict, model: kinlmr.LMR, fps: float) -> None:
+def picture(path: Path, result: dict[str, Any], model: kinlmr.LMR, fps: float) -> None:
     """Truth against prediction in eight frames of the held-out recording, and every part's error over time."""
     try:
         import matplotlib
@@ -96,10 +103,8 @@ def picture(path: Path, result: dict, model: kinlmr.LMR, fps: float) -> None:
     predictions, truths = result["joints"]
     prediction, truth = (x[0] - x[0][:, :1] for x in (predictions, truths))
     figure = plt.figure(figsize=(13, 6.5))
-    bones = [
-        (j, p)
-        for j, p in enumerate(map(model.plan.skeleton.joints.index, filter(None, model.plan.skeleton.parents)), 1)
-    ]
+    skeleton = model.plan.skeleton
+    bones = [(skeleton.joints.index(p), j) for j, p in enumerate(skeleton.parents) if p is not None]
     for i, frame in enumerate(torch.linspace(0, len(truth) - 1, 8).long().tolist()):
         ax = figure.add_subplot(2, 8, i + 1)
         for joints, color in ((truth, "0.6"), (prediction, "tab:red")):
@@ -111,18 +116,15 @@ def picture(path: Path, result: dict, model: kinlmr.LMR, fps: float) -> None:
     seconds = torch.arange(len(truth)) / fps
     for name, error in metrics.by_part(metrics.joint_errors(prediction, truth), model.plan).items():
         ax.plot(seconds, error.cpu(), label=name, lw=1)
-    ax.set(
-        xlabel="seconds",
-        ylabel="MPJPE, mm",
-        title="a recording that was not trained on: truth grey, prediction red; error by part",
-    )
+    title = "a recording that was not trained on: truth grey, prediction red; error by part"
+    ax.set(xlabel="seconds", ylabel="MPJPE, mm", title=title)
     ax.legend(ncols=6, fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=90)
     plt.close(figure)
 
 
-def table(results: dict[str, dict]) -> str:
+def table(results: dict[str, dict[str, Any]]) -> str:
     lines = [f"{'':22}{'MPJPE':>9}{'PA-MPJPE':>10}{'PVE':>9}{'Accel':>9}   (mm, mm/frame^2)"]
     for name, r in results.items():
         lines.append(f"{name:22}{r['mpjpe']:9.1f}{r['pa_mpjpe']:10.1f}{r['pve']:9.1f}{r['accel']:9.1f}")
@@ -176,7 +178,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
 
     body = kinlmr.load_body("anny24", points="coco17").to(args.device)
-    model = kinlmr.build(args.skeleton, rotation=args.rotation, features=3 * len(body.points.names), hidden=args.hidden)
+    model = kinlmr.build(args.skeleton, rotation=args.rotation, features=3 * 17, hidden=args.hidden)
     if model.plan.skeleton.joints != body.joints:
         raise SystemExit(
             f"skeleton {args.skeleton} has other joints than the body; examples/fit_clip.py fits any skeleton"
@@ -193,23 +195,19 @@ def main() -> None:
             f"--test {args.test}: {len(held_out)} recordings to test on and {len(kept)} to train on; both need one"
         )
     source = clips.bank(kept, FRAMES).to(args.device)
-    seen = [clips.whole(m, body, yaw, torch.Generator().manual_seed(i))
-            for m in held_out for i, yaw in enumerate(VIEWS)]  # fmt: skip
-    print(f"training on {sum(map(len, kept)) / source.fps:.0f} s of motion, testing on {held_out[0].name}"
-          f"{f' and {len(held_out) - 1} more' if len(held_out) > 1 else ''} from {len(VIEWS)} sides")  # fmt: skip
+    views = [(m, i, yaw) for m in held_out for i, yaw in enumerate(VIEWS)]
+    seen = [clips.whole(m, body, yaw, torch.Generator().manual_seed(i)) for m, i, yaw in views]
+    names = ", ".join(m.name for m in held_out[:5]) + ", ..." * (len(held_out) > 5)
+    print(f"training on {sum(map(len, kept)) / source.fps:.0f} s of motion, testing on {names} from {len(VIEWS)} sides")
 
-    def estimate_of(network):
-        def run(features):
-            estimate = network(features)
-            return model.matrices(estimate), estimate.shape
+    drawn = clips.draw(source, body, 512, 1, torch.Generator().manual_seed(args.seed))
+    mean = model.rotation.from_matrix(kinlmr.rotations.nearest_rotation(drawn.rotations.mean((0, 1))))
 
-        return run
+    def mean_pose(features: Tensor) -> kinlmr.Estimate:
+        lead = features.shape[:2]
+        return kinlmr.Estimate(mean.expand(*lead, -1, -1), features.new_zeros(*lead, 10), features.new_zeros(*lead, 3))
 
-    sample = clips.draw(source, body, 512, 1, torch.Generator().manual_seed(args.seed)).rotations.mean((0, 1))
-    mean_pose = kinlmr.rotations.nearest_rotation(sample)
-    results = {"mean pose": score(lambda f: (mean_pose.expand(*f.shape[:2], -1, -1, -1), f.new_zeros(*f.shape[:2], 10)),
-                                  model, seen, body),
-               "LMR, untrained": score(estimate_of(model), model, seen, body)}  # fmt: skip
+    results = {"mean pose": score(mean_pose, model, seen, body), "LMR, untrained": score(model, model, seen, body)}
 
     networks = {"model": model, "baseline": baseline}
     optimizers = {name: torch.optim.AdamW(network.parameters(), RATE) for name, network in networks.items()}
@@ -227,15 +225,18 @@ def main() -> None:
             raise SystemExit(f"--resume: {checkpoint} does not fit this run: {error}") from None
 
     def save() -> None:
-        content = {"step": step, **{name: network.state_dict() for name, network in networks.items()},
-                   **{f"{name} optimizer": optimizer.state_dict() for name, optimizer in optimizers.items()}}  # fmt: skip
+        content: dict[str, Any] = {"step": step}
+        for name, network in networks.items():
+            content |= {name: network.state_dict(), f"{name} optimizer": optimizers[name].state_dict()}
         buffer = io.BytesIO()
         torch.save(content, buffer)
         files.write_atomic(checkpoint, buffer.getvalue())
 
+    stop: list[int] = []  # Ctrl-C lets the step finish, so that what is saved is whole
+    before = signal.signal(signal.SIGINT, lambda *_: stop.append(1))
     progress, began = Progress(args.steps, step), time.monotonic()
     try:
-        while step < args.steps and not (args.minutes and time.monotonic() - began > 60 * args.minutes):
+        while step < args.steps and not stop and not (args.minutes and time.monotonic() - began > 60 * args.minutes):
             generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
             batch = clips.draw(source, body, BATCH, FRAMES, generator)
             rate = RATE * min(1.0, (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * step / args.steps)) + 1e-5
@@ -244,8 +245,8 @@ def main() -> None:
                 loss = loss_of(model, estimate, batch, body)
                 if not loss.isfinite():
                     odd = next((i for i, pose in enumerate(estimate.pose) if not pose.isfinite().all()), 0)
-                    raise FloatingPointError(f"the loss is {loss.item()} at step {step}, first in clip {odd} of the batch, "
-                                             f"{source.where(int(batch.start[odd]))}")  # fmt: skip
+                    clip = f"clip {odd} of the batch, {source.where(int(batch.start[odd]))}"
+                    raise FloatingPointError(f"the loss is {loss.item()} at step {step}, first in {clip}")
                 optimizers[name].param_groups[0]["lr"] = rate
                 optimizers[name].zero_grad()
                 loss.backward()
@@ -257,21 +258,21 @@ def main() -> None:
             progress(step, shown.item())
             if step % 100 == 0:
                 save()
-    except KeyboardInterrupt:
-        save()
-        raise SystemExit(f"\nstopped at step {step}; the same command with --resume goes on") from None
     except FloatingPointError as error:
-        raise SystemExit(f"\n{error}; {checkpoint} holds the last good state, if there was one") from None
+        good = f"; {checkpoint} holds the last good state" if checkpoint.is_file() else ""
+        raise SystemExit(f"\n{error}{good}") from None
+    finally:
+        signal.signal(signal.SIGINT, before)
     save()
+    if stop:
+        raise SystemExit(f"\nstopped at step {step}; the same command with --resume goes on")
 
     seconds = time.monotonic() - began
-    results["one frame at a time"] = score(estimate_of(baseline), model, seen, body)
-    results["LMR"] = score(estimate_of(model.eval()), model, seen, body)
+    results["one frame at a time"] = score(baseline, model, seen, body)
+    results["LMR"] = score(model.eval(), model, seen, body)
     print(f"\n{table(results)}\n")
-    print(
-        "LMR by part, MPJPE in mm: "
-        + ", ".join(f"{name} {error:.0f}" for name, error in results["LMR"]["parts"].items())
-    )
+    parts = ", ".join(f"{name} {error:.0f}" for name, error in results["LMR"]["parts"].items())
+    print(f"LMR by part, MPJPE in mm: {parts}")
     figures = {name: {key: value for key, value in r.items() if key != "joints"} for name, r in results.items()}
     run = {"arguments": vars(args), "steps": step, "seconds": seconds, "torch": torch.__version__, "results": figures}
     files.write_atomic(args.out / "run.json", json.dumps(run, indent=1, default=str).encode())

@@ -5,7 +5,7 @@ S shape numbers, V iterations, P parts, H hidden size, M numbers of memory, N ve
 Metres and radians inside; what is not says so.
 """
 
-from kinlmr import camera, rotations
+from kinlmr import camera, clips, losses, metrics, motion, rotations
 from kinlmr.assets import load_body, save_body
 from kinlmr.body import Body, Mesh
 from kinlmr.build import build
@@ -32,10 +32,14 @@ __all__ = [
     "State",
     "build",
     "camera",
+    "clips",
     "compile",
     "load",
     "load_body",
     "load_skeleton",
+    "losses",
+    "metrics",
+    "motion",
     "project",
     "rotations",
     "save",

@@ -19,9 +19,10 @@ README = (ROOT / "README.md").read_text()
 FLOORS = [
     {"skeleton", "files"},
     {"plan", "rotations", "camera", "losses"},
-    {"engine", "body", "metrics"},
+    {"engine", "bvh", "body", "metrics"},
     {"assets"},
     {"motion"},
+    {"clips"},
     {"model"},
     {"build"},
     {"checkpoint"},
@@ -30,7 +31,7 @@ FLOORS = [
 
 PUBLIC = """
     LMR ROTATIONS Body Estimate Mesh Part Plan Rotation Skeleton State
-    build camera compile load load_body load_skeleton project rotations save save_body
+    build camera clips compile load load_body load_skeleton losses metrics motion project rotations save save_body
 """
 
 
@@ -153,7 +154,7 @@ def test_a_users_own_skeleton_trains_without_python(tmp_path):
         "parts: {body: [base], head: [head], leg: [hip, knee], arm: [arm], grip: [grip]}\n"
         "given: {head: [body], leg: [body], arm: [body], grip: [arm, head]}\n"
     )
-    script = str(ROOT / "examples/train_minimal.py")
+    script = str(ROOT / "examples/fit_clip.py")
     done = python(script, "--skeleton", "dog.yaml", "--steps", "1", "--out", "dog.npz", path=ROOT, cwd=tmp_path)
     assert "robot_dog: 6 joints, 5 parts, 3 levels" in done.stdout
     assert kinlmr.load(tmp_path / "dog.npz").plan.parts == ("body", "head", "leg", "arm", "grip")

@@ -12,12 +12,18 @@ def batch(seed=0, frames=(2, 5), joints=4):
     return draw(*frames, joints, 3), draw(*frames, joints, 3)
 
 
+def pose(prediction, truth, weight):
+    """The loss of parameters, with the numbers of a batch as matrices and as shape."""
+    matrices = [x[..., None] * torch.eye(3) for x in (prediction, truth)]
+    return losses.parameters(matrices[0], prediction[..., 0], matrices[1], truth[..., 0], weight)
+
+
 TERMS = {
-    "parameters": (lambda p, t, w: losses.parameters(p[..., None] * torch.eye(3), p[..., 0], t[..., None] * torch.eye(3), t[..., 0], w), False),
+    "parameters": (pose, False),
     "parameters_norm": (lambda p, t, w: losses.parameters_norm(p.flatten(-2), t.flatten(-2), w), False),
     "joints": (losses.joints, True),
     "points": (lambda p, t, w: losses.points(p[..., :2], t[..., :2], w), True),
-}  # fmt: skip
+}
 EVERY = pytest.mark.parametrize("name", TERMS)
 
 
@@ -78,10 +84,10 @@ def test_equations_by_hand():
     assert torch.isclose(losses.joints(prediction, truth + 5), torch.tensor(0.6 / 4))  # centred on the root
     norm = losses.parameters_norm(torch.zeros(2, 3, 4), torch.ones(2, 3, 4), torch.tensor([[1.0, 0, 0], [1, 1, 0]]))
     assert norm == 2
-    pose = losses.parameters(
+    both = losses.parameters(
         torch.zeros(1, 2, 3, 3), torch.zeros(1, 10), torch.ones(1, 2, 3, 3), torch.full((1, 10), 2.0)
     )
-    assert torch.isclose(pose, torch.tensor(1 + 0.001 * 4))
+    assert torch.isclose(both, torch.tensor(1 + 0.001 * 4))
     assert losses.total(torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0), (1, 10, 100)) == 321
 
 
