@@ -24,7 +24,7 @@ from kinlmr import clips, files, losses, metrics, motion
 
 DATA = Path(__file__).parent / "data" / "motion.npz"
 VIEWS = (0.0, math.pi / 2, math.pi, -math.pi / 2)
-BATCH, FRAMES, RATE = 64, 16, 2e-3
+BATCH, FRAMES, RATE = 16, 16, 2e-3
 Network = Callable[[Tensor], kinlmr.Estimate]
 
 
@@ -156,10 +156,10 @@ def arguments() -> argparse.Namespace:
         "--skeleton", default="smpl.yaml", help="a YAML file over the body's joints, or an installed one"
     )
     parser.add_argument("--rotation", default="6d", choices=kinlmr.ROTATIONS)
-    parser.add_argument("--hidden", type=int, default=96)
+    parser.add_argument("--hidden", type=int, default=192)
     parser.add_argument("--motion", nargs="+", default=[DATA], help="BVH, AMASS or archives; files or folders")
     parser.add_argument("--test", default="cmu_01_01", help="hold out recordings whose name begins so")
-    parser.add_argument("--steps", type=int, default=350)
+    parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--minutes", type=float, help="stop after so long, however many steps that is")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("out"))
