@@ -348,6 +348,8 @@ def test_a_step_exports(cell):
             estimate, state = self.model.step(frame, State(memory))
             return (*estimate, *state)
 
+    if cell == "lstm" and tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
+        pytest.skip("torch 2.6 traces an nn.LSTM's state with an axis too many")
     model = lively(kinlmr.build("smpl.yaml", cell=cell, **SMALL)).eval()
     frame, state = clip()[:, 0], model.initial_state(2)
     program = torch.export.export(Step(model), (frame, state.memory), strict=False).module()
