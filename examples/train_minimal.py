@@ -183,6 +183,9 @@ def main() -> None:
         raise SystemExit(
             f"skeleton {args.skeleton} has other joints than the body; examples/fit_clip.py fits any skeleton"
         )
+    with torch.no_grad():  # so short a training needs heads that start larger: else the limbs learn last
+        for node in model.nodes():
+            node.head.weight.mul_(10)
     model = model.to(args.device)
     baseline = FrameByFrame(model).to(args.device)
     print(model)

@@ -71,7 +71,7 @@ class ShapeMLP(nn.Module):
 
 def _small(head: nn.Linear) -> nn.Linear:
     """A head that starts near zero, so that an untrained model answers with its start estimate."""
-    nn.init.xavier_uniform_(head.weight, gain=0.1)
+    nn.init.xavier_uniform_(head.weight, gain=0.01)
     nn.init.zeros_(head.bias)
     return head
 
