@@ -65,6 +65,39 @@ def loss_of(model: kinlmr.LMR, estimate: kinlmr.Estimate, batch: clips.Clips, bo
     )
 
 
+def wake(model: kinlmr.LMR) -> None:
+    """Start the heads ten times larger than the library does: in so short a training the limbs else learn last."""
+    with torch.no_grad():
+        for node in model.nodes():
+            node.head.weight.mul_(10)
+
+
+def learn(
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    model: kinlmr.LMR,
+    batch: clips.Clips,
+    source: clips.Bank,
+    body: kinlmr.Body,
+    progress: tuple[int, int],
+) -> float:
+    """One step of training, the loss before it. The rate warms up, then falls along a cosine to the last step."""
+    step, steps = progress
+    estimate = network(batch.features)
+    loss = loss_of(model, estimate, batch, body)
+    if not loss.isfinite():
+        odd = next((i for i, pose in enumerate(estimate.pose) if not pose.isfinite().all()), 0)
+        clip = f"clip {odd} of the batch, {source.where(int(batch.start[odd]))}"
+        raise FloatingPointError(f"the loss is {loss.item()} at step {step}, first in {clip}")
+    (group,) = optimizer.param_groups
+    group["lr"] = RATE * min(1.0, (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * step / steps)) + 1e-5
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(group["params"], 1.0)
+    optimizer.step()
+    return loss.item()
+
+
 @torch.no_grad()
 def score(network: Network, model: kinlmr.LMR, seen: list[clips.Clips], body: kinlmr.Body) -> dict[str, Any]:
     """Metrics over whole recordings, in mm (PVE on every tenth frame); by part; and the joints, for the picture."""
@@ -76,9 +109,10 @@ def score(network: Network, model: kinlmr.LMR, seen: list[clips.Clips], body: ki
         rotations, shape = model.matrices(estimate), estimate.shape
         pair = (rotations, shape), (clip.rotations, clip.shape[:, None])
         for joints, (turns, numbers) in zip((predictions, truths), pair, strict=True):
-            joints.append(body(turns, numbers).joints[0])
+            joints.extend(body(turns, numbers).joints)
         meshes = [body(turns[:, ::10], numbers[:, ::10], want=("joints", "vertices")) for turns, numbers in pair]
-        vertex_errors.append(metrics.pve(*(mesh.vertices - mesh.joints[:, :, :1] for mesh in meshes)))
+        centred = (mesh.vertices - mesh.joints[:, :, :1] for mesh in meshes)
+        vertex_errors.append(metrics.joint_errors(*centred, root=None).flatten())
     figures = metrics.evaluate(predictions, truths)
     figures["pve"] = float(torch.cat(vertex_errors).mean())
     errors = [metrics.joint_errors(p, t) for p, t in zip(predictions, truths, strict=True)]
@@ -183,9 +217,7 @@ def main() -> None:
         raise SystemExit(
             f"skeleton {args.skeleton} has other joints than the body; examples/fit_clip.py fits any skeleton"
         )
-    with torch.no_grad():  # so short a training needs heads that start larger: else the limbs learn last
-        for node in model.nodes():
-            node.head.weight.mul_(10)
+    wake(model)
     model = model.to(args.device)
     baseline = FrameByFrame(model).to(args.device)
     print(model)
@@ -242,23 +274,12 @@ def main() -> None:
         while step < args.steps and not stop and not (args.minutes and time.monotonic() - began > 60 * args.minutes):
             generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
             batch = clips.draw(source, body, BATCH, FRAMES, generator)
-            rate = RATE * min(1.0, (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * step / args.steps)) + 1e-5
-            for name, network in networks.items():
-                estimate = network(batch.features)
-                loss = loss_of(model, estimate, batch, body)
-                if not loss.isfinite():
-                    odd = next((i for i, pose in enumerate(estimate.pose) if not pose.isfinite().all()), 0)
-                    clip = f"clip {odd} of the batch, {source.where(int(batch.start[odd]))}"
-                    raise FloatingPointError(f"the loss is {loss.item()} at step {step}, first in {clip}")
-                optimizers[name].param_groups[0]["lr"] = rate
-                optimizers[name].zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimizers[name].step()
-                if name == "model":
-                    shown = loss
+            losses_now = {
+                name: learn(network, optimizers[name], model, batch, source, body, (step, args.steps))
+                for name, network in networks.items()
+            }
             step += 1
-            progress(step, shown.item())
+            progress(step, losses_now["model"])
             if step % 100 == 0:
                 save()
     except FloatingPointError as error:

@@ -84,6 +84,7 @@ def _empty(name: str, skeleton: Skeleton, rotation: str, options: Mapping[str, A
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name}: its options make no model ({error})") from None
     model.order, model.restore = torch.tensor(model.plan.order), torch.tensor(model.plan.restore)
+    model.columns = torch.tensor(model.sweep.index)
     return model
 
 
@@ -140,7 +141,7 @@ def _unpacked(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
         safetensors, _ = _safetensors(name)
         try:
             with safetensors.safe_open(name, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, (file.metadata() or {}).get(META, "")  # noqa: SIM118
+                return {key: file.get_tensor(key).clone() for key in file.keys()}, (file.metadata() or {}).get(META, "")  # noqa: SIM118
         except safetensors.SafetensorError as error:
             raise ValueError(f"{name}: not a checkpoint, or a damaged one ({error})") from None
     arrays = read_npz(path, limit=4 * os.path.getsize(path) + 1_000_000)  # its arrays were stored, not compressed

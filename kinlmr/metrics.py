@@ -68,6 +68,11 @@ def acceleration(motion: Tensor, fps: float | None = None) -> Tensor:
     return second * 1000 if fps is None else second * fps**2
 
 
+def drift(motion: Tensor) -> Tensor:
+    """How far points stray from where they are on average, mm: 0 for what holds still. (..., T, K, 3) in metres -> (...)"""
+    return 1000 * (motion - motion.mean(-3, keepdim=True)).norm(dim=-1).mean((-2, -1))
+
+
 def by_part(errors: Tensor, plan: Plan) -> dict[str, Tensor]:
     """Errors (..., J) of the skeleton's joints, as the mean of every part's joints: part -> (...)."""
     return {part: errors[..., list(joints)].mean(-1) for part, joints in zip(plan.parts, plan.joints, strict=True)}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple, overload
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from kinlmr import engine
 from kinlmr.plan import Plan
@@ -38,35 +37,31 @@ class Cell(nn.Module):
         super().__init__()
         self.rnn: nn.RNNBase = CELLS[kind](reads, hidden, layers, batch_first=True)  # type: ignore[arg-type]
         self.head = _small(nn.Linear(hidden, writes))
-        self.vectors = 2 if kind == "lstm" else 1
-        self.memory = self.vectors * layers * hidden
+        self.kind, self.hidden, self.vectors = kind, hidden, 2 if kind == "lstm" else 1
 
-    def forward(self, seen: Tensor, memory: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """seen (B, T, what it reads), memory (B, its own), lengths (B) or None -> residual (B, T, its slot), memory."""
-        sizes = {"n": self.vectors, "layer": self.rnn.num_layers}
-        before = tuple(rearrange(memory.to(seen.dtype), "b (n layer h) -> n layer b h", **sizes).contiguous())
-        packed = seen if lengths is None else pack_padded_sequence(seen, lengths, True, enforce_sorted=False)
-        out, after = self.rnn(packed, before if self.vectors > 1 else before[0])
-        if isinstance(out, PackedSequence):
-            out, _ = pad_packed_sequence(out, True, total_length=seen.shape[1])
-        after = torch.stack(after if self.vectors > 1 else (after,))
-        return self.head(out), rearrange(after, "n layer b h -> b (n layer h)").to(memory.dtype)
+    def leaves(self) -> engine.Leaves:
+        """Where the engine finds its parameters: (module, name), layer by layer, in the order of `engine.Weights`."""
+        layers = range(self.rnn.num_layers)
+        weights = [[(self.rnn, f"{kind}_l{i}") for i in layers] for kind in ("weight_ih", "bias_ih", "weight_hh", "bias_hh")]
+        look, up = ([w[:1] for w in weights[:2]], [w[1:] for w in weights[:2]])
+        return [*look, *weights[2:], *up, [(self.head, "weight")], [(self.head, "bias")]]
 
 
 class ShapeMLP(nn.Module):
     """The shape node, without memory: two layers of 1024, ReLU and dropout between, and a head."""
 
-    memory = 0
+    kind, hidden, vectors = "mlp", 1024, 1
 
     def __init__(self, reads: int, writes: int, dropout: float) -> None:
         super().__init__()
-        self.fc1, self.fc2, self.head = nn.Linear(reads, 1024), nn.Linear(1024, 1024), _small(nn.Linear(1024, writes))
+        self.fc1, self.fc2 = nn.Linear(reads, self.hidden), nn.Linear(self.hidden, self.hidden)
+        self.head = _small(nn.Linear(self.hidden, writes))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, seen: Tensor, memory: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """seen (B, T, what it reads) -> residual (B, T, S), and the memory (B, 0) as it came."""
-        hidden = self.dropout(self.fc1(seen).relu())
-        return self.head(self.dropout(self.fc2(hidden).relu())), memory
+    def leaves(self) -> engine.Leaves:
+        """Likewise: fc1, nothing recurrent, fc2, head."""
+        of = lambda layer: ([(layer, "weight")], [(layer, "bias")])  # noqa: E731
+        return [*of(self.fc1), [], [], *of(self.fc2), *of(self.head)]
 
 
 def _small(head: nn.Linear) -> nn.Linear:
@@ -102,6 +97,7 @@ class LMR(nn.Module):
 
     order: Tensor
     restore: Tensor
+    columns: Tensor
 
     def __init__(self, plan: Plan, rotation: Rotation, start: Estimate, options: Mapping[str, Any]) -> None:
         super().__init__()
@@ -122,9 +118,13 @@ class LMR(nn.Module):
         )
         self.start = Start(start, options["learn_start"])
         anew = ((shape, options["shape_input"] == "mean"), (camera, options["camera_input"] == "initial"))
-        self.frozen = tuple(slot for slot, frozen in anew if frozen)
-        memory = sum(node.memory for node in self.nodes() if node is not None)
-        self.state_size = (iterations, memory)
+        frozen = tuple(slot for slot, frozen in anew if frozen)
+        self.sweep = engine.Sweep(
+            self.nodes(), [*plan.levels, (shape,), (camera,)], plan.reads, self.widths, frozen, iterations
+        )
+        self.sweep.lay()
+        self.state_size = (iterations, self.sweep.memory)
+        self.register_buffer("columns", torch.tensor(self.sweep.index), persistent=False)
         self.register_buffer("order", torch.tensor(plan.order), persistent=False)
         self.register_buffer("restore", torch.tensor(plan.restore), persistent=False)
 
@@ -160,16 +160,13 @@ class LMR(nn.Module):
         """
         self._check_features(features, ("B", "T", "F"))
         lengths = self._check_lengths(lengths, features)
+        inside = None
         if lengths is not None:
             inside = torch.arange(features.shape[1], device=features.device) < lengths[:, None].to(features.device)
             features = torch.where(inside[..., None], features, 0)
         self._check_finite(features)
-        iterations, after = self._run(features, lengths, state)
-        if every:
-            estimate = Estimate(*(torch.stack(value) for value in zip(*map(self._estimate, iterations), strict=True)))
-        else:
-            estimate = self._estimate(iterations[-1])
-        if lengths is not None:
+        estimate, after = self._run(features, inside, state, every)
+        if inside is not None:
             mask = lambda x: torch.where(inside.view(*inside.shape, *[1] * (x.ndim - 2 - every)), x, 0)  # noqa: E731
             estimate = Estimate(*map(mask, estimate))
         return estimate if state is None else (estimate, after)
@@ -181,27 +178,44 @@ class LMR(nn.Module):
         """
         self._check_features(frame, ("B", "F"))
         self._check_finite(frame[:, None])
-        iterations, after = self._run(frame[:, None], None, state)
-        return Estimate(*(x[:, 0] for x in self._estimate(iterations[-1]))), after
+        estimate, after = self._run(frame[:, None], None, state, False)
+        return Estimate(*(x[:, 0] for x in estimate)), after
 
     def matrices(self, estimate: Estimate) -> Tensor:
         """The pose as rotation matrices (..., J, 3, 3), each relative to the joint's parent, in skeleton order."""
         return self.rotation.to_matrix(estimate.pose)
 
-    def _run(self, features: Tensor, lengths: Tensor | None, state: State | None) -> tuple[list[engine.Slots], State]:
-        """features (B, T, F) -> the slots (B, T, width) after each of the V iterations, and the state."""
-        state = self.initial_state(features.shape[0]) if state is None else self._check_state(state, features)
-        pose = self.start.pose[self.order].flatten().split(self.widths[:-2])
-        start = (*pose, self.start.shape, self.start.camera)
-        iterations, memory = engine.run(
-            self.nodes(), self.plan.reads, self.frozen, features, start, state.memory, lengths
-        )
-        return iterations, State(memory)
+    def _run(
+        self, features: Tensor, inside: Tensor | None, state: State | None, every: bool
+    ) -> tuple[Estimate, State]:
+        """features (B, T, F), inside (B, T) -> the estimate, of every iteration if asked for, and the state."""
+        memory = None if state is None else self._check_state(state, features).memory
+        start = torch.cat([self.start.pose[self.order].flatten(), self.start.shape, self.start.camera])
+        rate = self.shape.dropout.p if self.shape is not None and self.training else 0.0
+        out, after = engine.run(self.sweep, self.columns, features, start, memory, inside, every, rate)
+        pose, shape, camera = (out if every else out[0]).split((sum(self.widths[:-2]), *self.widths[-2:]), -1)
+        pose = pose.unflatten(-1, (-1, self.rotation.dimension))[..., self.restore, :]
+        return Estimate(pose, shape, camera), State(after)
 
-    def _estimate(self, slots: engine.Slots) -> Estimate:
-        """Slots (B, T, width) in plan order -> the estimate in skeleton order."""
-        pose = torch.cat(slots[:-2], -1).unflatten(-1, (-1, self.rotation.dimension))
-        return Estimate(pose[..., self.restore, :], slots[-2], slots[-1])
+    def _apply(self, fn: Any, recurse: bool = True) -> LMR:
+        """Moved parameters (to, half, cuda, ...) are laid side by side again."""
+        super()._apply(fn, recurse)
+        self.sweep.lay()
+        return self
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As ever; tensors that were assigned are laid side by side too."""
+        result = super().load_state_dict(*args, **kwargs)
+        self.sweep.lay()
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles hold every parameter by itself, not the whole tensor that it lies in."""
+        return copy.deepcopy(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.sweep.lay()
 
     def _check_features(self, features: Tensor, axes: tuple[str, ...]) -> None:
         form = f"features ({', '.join(axes)}) with F = {self.options['features']}"

@@ -1,0 +1,239 @@
+"""The paper's ablation (Li et al. 2021, table 1) on recorded motion, and what it never measured: local dynamics.
+
+Every graph is trained on the same clips from the same seeds, twice: at one hidden size, as the paper did, and with hidden
+sizes chosen so that all have as many parameters as LMR. Subjects in --test and --leave are never trained on. Every
+finished run is kept in --out, so that the same command goes on where it was interrupted; its tables are in --out too.
+
+Local dynamics: one limb moves as recorded, vigorously, while the rest of the body holds still. Drift is how far the
+estimate of the rest strays (mm); what detector noise alone causes is measured on the same clips with nothing moving.
+"""
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from train_minimal import BATCH, DATA, FRAMES, Progress, learn, score, wake
+
+import kinlmr
+from kinlmr import clips, files, metrics, motion
+from kinlmr.rotations import axis_angle_to_matrix
+
+GRAPHS = {
+    "single RNN": "smpl_single.yaml",
+    "LMR, no root": "smpl_independent.yaml",
+    "LMR": "smpl.yaml",
+    "chain": "smpl_chain.yaml",
+    "ktd": "smpl_ktd.yaml",
+}
+PAPER = {"LMR, no root": (-1.6, -7.4), "LMR": (-6.8, -17.9)}  # 3DPW, over the single RNN
+METRICS = ("mpjpe", "pa_mpjpe", "pve", "accel")
+WINDOW, VIGOROUS, TOGETHER = 150, 90, 8
+Run = dict[str, Any]
+
+
+def build(graph: str, hidden: int) -> kinlmr.LMR:
+    return kinlmr.build(graph, features=3 * 17, hidden=hidden)
+
+
+def size(graph: str, hidden: int) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in build(graph, hidden).parameters())
+
+
+def matched(graph: str, wanted: int) -> int:
+    """The hidden size that gives a graph's model the wanted number of parameters, within 2 %."""
+    low, high = 1, 2
+    while size(graph, high) < wanted:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if size(graph, middle) < wanted else (low, middle)
+    best = min((low, high), key=lambda hidden: abs(size(graph, hidden) - wanted))
+    if abs(size(graph, best) - wanted) > 0.02 * wanted:
+        raise SystemExit(f"{graph}: no hidden size gives {wanted:,} parameters within 2 %; --hidden is too small")
+    return best
+
+
+def pieces(motions: Iterable[motion.Motion], longest: int, shortest: int) -> list[motion.Motion]:
+    """Recordings cut where they jump, and then to at most ``longest`` frames; what is shorter than ``shortest`` goes."""
+    cut = []
+    for m in motions:
+        edges = [0, *m.cuts, len(m)]
+        spans = [(a, min(a + longest, high)) for low, high in zip(edges, edges[1:], strict=False)
+                 for a in range(low, high, longest)]  # fmt: skip
+        cut += [
+            replace(m, rotations=m.rotations[a:b], translation=m.translation[a:b], cuts=())
+            for a, b in spans
+            if b - a >= shortest
+        ]
+    return cut
+
+
+def watch(motions: Sequence[motion.Motion], body: kinlmr.Body) -> list[clips.Clips]:
+    """Test clips of any length, each seen from a side of its own by a noisy detector; equal lengths in one batch."""
+    yaws = [2 * math.pi * ((0.618 * i) % 1) for i in range(len(motions))]
+    together: dict[int, list[clips.Clips]] = {}
+    for i, (m, yaw) in enumerate(zip(motions, yaws, strict=True)):
+        together.setdefault(len(m), []).append(clips.whole(m, body, yaw, torch.Generator().manual_seed(i)))
+    return [clips.Clips(*map(torch.cat, zip(*group, strict=True))) for group in together.values()]
+
+
+def vigorous(motions: Sequence[motion.Motion], body: kinlmr.Body) -> dict[str, Tensor]:
+    """For every limb the clips (TOGETHER, VIGOROUS, J, 3, 3) in which it moves most, the rest of the body held still."""
+    plan = kinlmr.compile(kinlmr.load_skeleton(GRAPHS["LMR"]))
+    windows = torch.stack([axis_angle_to_matrix(m.rotations) for m in pieces(motions, VIGOROUS, VIGOROUS)]).float()
+    found = {}
+    for part, joints in zip(plan.parts[1:], plan.joints[1:], strict=True):
+        alone = clips.isolate(windows, joints)
+        travel = body(alone, torch.zeros(10)).joints.diff(dim=1).norm(dim=-1).mean((1, 2))
+        found[part] = alone[travel.topk(min(TOGETHER, len(travel))).indices]
+    return found
+
+
+@torch.no_grad()
+def local_dynamics(model: kinlmr.LMR, limbs: dict[str, Tensor], body: kinlmr.Body) -> dict[str, dict[str, float]]:
+    """By limb: the others' drift while it moves, and while nothing does; and how well it is followed (MPJPE, mm)."""
+    plan = kinlmr.compile(kinlmr.load_skeleton(GRAPHS["LMR"]))
+    of = dict(zip(plan.parts, plan.joints, strict=True))
+    result = {}
+    for seed, (part, moving) in enumerate(limbs.items()):
+        rest = [j for j in range(len(body.joints)) if j not in of[part]]
+        still = moving[:, :1].expand_as(moving)
+        predictions, truths = [], []
+        for rotations in (moving, still):
+            noise = torch.Generator().manual_seed(seed)
+            seen = clips.see(rotations, body, 30.0, noise, clips.USUAL, augment=False)
+            estimate = model(seen.features)
+            joints = body(model.matrices(estimate), estimate.shape).joints
+            predictions.append(joints - joints[:, :, :1])
+            truths.append(seen.joints)
+        errors = metrics.joint_errors(predictions[0], truths[0])[..., list(of[part])]
+        moves, noise_alone = (float(metrics.drift(p[..., rest, :]).mean()) for p in predictions)
+        result[part] = {"moving": moves, "nothing moving": noise_alone, "follow": float(errors.mean())}
+    return result
+
+
+def table(runs: list[Run]) -> str:
+    """Runs of one sizing as Markdown: mean ± deviation over seeds; gains over the single RNN, seed by seed, in per cent."""
+    spread = lambda x, form: f"{statistics.mean(x):{form}} ± {statistics.stdev(x) if len(x) > 1 else 0:.1f}"  # noqa: E731
+    lines = [
+        "| | hidden | parameters | MPJPE, mm | PA-MPJPE | PVE | Accel, mm/frame² | MPJPE gain, % | the paper's "
+        "| Accel gain, % | the paper's | drift of what holds still, mm | of it noise | the limb's MPJPE |",
+        "|" + "---|" * 14,
+    ]
+    single = {run["seed"]: run for run in runs if run["graph"] == "single RNN"}
+    for graph in GRAPHS:
+        own = [run for run in runs if run["graph"] == graph]
+        if not own:
+            continue
+        cells = [graph, f"{own[0]['hidden']}", f"{own[0]['parameters']:,}"]
+        cells += [spread([run[metric] for run in own], ".1f") for metric in METRICS]
+        for i, metric in enumerate(("mpjpe", "accel")):
+            pairs = [(run[metric], single[run["seed"]][metric]) for run in own if run["seed"] in single]
+            shown = pairs and graph != "single RNN"
+            cells += [spread([100 * (a / b - 1) for a, b in pairs], "+.1f") if shown else ""]
+            cells += [f"{PAPER[graph][i]:+.1f}" if graph in PAPER else ""]
+        for key in ("moving", "nothing moving", "follow"):
+            cells.append(spread([statistics.mean(limb[key] for limb in run["local"].values()) for run in own], ".1f"))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def report(runs: list[Run]) -> str:
+    titles = {"equal": "One hidden size", "matched": "As many parameters as LMR (hidden sizes chosen)"}
+    parts = []
+    for sizing, title in titles.items():
+        own = [run for run in runs if sizing in run["sizings"]]
+        parts.append(f"## {title}\n\n{table(own)}")
+    seeds, steps = sorted({run["seed"] for run in runs}), sorted({run["steps"] for run in runs})
+    parts.append(
+        f"{len(runs)} runs of {', '.join(map(str, steps))} steps of {BATCH} x {FRAMES} frames, seeds {seeds}; "
+        f"{sum(run['seconds'] for run in runs) / 60:.0f} minutes of training and scoring in all, torch "
+        f"{torch.__version__} on {platform.machine()}, {torch.get_num_threads()} threads."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--motion", nargs="+", default=[DATA], help="BVH, AMASS or archives; files or folders")
+    parser.add_argument("--test", nargs="+", default=["cmu_01_01"], help="subjects, or beginnings of names, to test on")
+    parser.add_argument("--leave", nargs="*", default=[], help="subjects, or beginnings of names, to leave out")
+    parser.add_argument("--hidden", type=int, default=128, help="LMR's; the others' in the first table")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--threads", type=int, help="of every operation; torch's default otherwise")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=Path("out/ablation"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"--out {args.out} cannot be written: {error}") from None
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    body = kinlmr.load_body("anny24_lo369", points="coco17")
+    recordings = motion.load_motion(args.motion, body)
+    among = lambda m, who: any(m.subject == name or m.name.startswith(name) for name in who)  # noqa: E731
+    test = [m for m in recordings if among(m, args.test)]
+    kept = [m for m in recordings if not among(m, [*args.test, *args.leave])]
+    if not test or not kept:
+        raise SystemExit(f"{len(test)} recordings to test on and {len(kept)} to train on; both need one: see --test")
+    source, seen, limbs = clips.bank(kept, FRAMES), watch(pieces(test, WINDOW, 16), body), vigorous(test, body)
+    minutes = [sum(map(len, motions)) / source.fps / 60 for motions in (kept, test)]
+    print(f"{minutes[0]:.1f} minutes to train on, {minutes[1]:.1f} to test on")
+    body, source = body.to(args.device), source.to(args.device)
+    seen = [clips.Clips(*(x.to(args.device) for x in batch)) for batch in seen]
+    limbs = {name: x.to(args.device) for name, x in limbs.items()}
+
+    wanted = size(GRAPHS["LMR"], args.hidden)
+    sizings: dict[tuple[str, int], list[str]] = {}
+    for graph, file in GRAPHS.items():
+        for sizing, hidden in (("equal", args.hidden), ("matched", matched(file, wanted))):
+            sizings.setdefault((graph, hidden), []).append(sizing)
+    runs = []
+    for seed in args.seeds:
+        for (graph, hidden), which in sizings.items():
+            path = args.out / f"{GRAPHS[graph].removesuffix('.yaml')}-{hidden}-{args.steps}-{seed}.json"
+            if path.is_file():
+                runs.append(json.loads(path.read_text()))
+                continue
+            print(f"{graph}, hidden {hidden}, seed {seed}")
+            torch.manual_seed(seed)
+            model = build(GRAPHS[graph], hidden)
+            wake(model)
+            model = model.to(args.device)
+            optimizer = torch.optim.AdamW(model.parameters())
+            progress, began = Progress(args.steps, 0), time.monotonic()
+            for step in range(args.steps):
+                batch = clips.draw(source, body, BATCH, FRAMES, torch.Generator().manual_seed(seed * 1_000_003 + step))
+                progress(step + 1, learn(model, optimizer, model, batch, source, body, (step, args.steps)))
+            model.eval()
+            figures = score(model, model, seen, body)
+            run = {
+                "graph": graph, "hidden": hidden, "seed": seed, "steps": args.steps, "sizings": which,
+                "parameters": sum(p.numel() for p in model.parameters()), "parts": figures["parts"],
+                **{metric: figures[metric] for metric in METRICS},
+                "local": local_dynamics(model, limbs, body), "seconds": time.monotonic() - began,
+            }  # fmt: skip
+            files.write_atomic(path, json.dumps(run, indent=1).encode())
+            runs.append(run)
+    files.write_atomic(args.out / "ablation.md", report(runs).encode())
+    print(f"\n{report(runs)}\n{args.out}/ablation.md holds this, and a .json beside it every run")
+
+
+if __name__ == "__main__":
+    main()
