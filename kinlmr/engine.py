@@ -26,6 +26,7 @@ from torch.nn.functional import dropout, linear, pad
 from kinlmr.stacks import Stack
 
 Leaves = list[list[tuple[nn.Module, str]]]
+FEW = 4
 ROWS = 128  # the features of so many rows (frames times clips) are looked at together
 
 
@@ -39,6 +40,10 @@ class Group(NamedTuple):
     vectors: int
     rows: int
     hidden: int
+
+    def saves(self, level: Level) -> int:
+        """How many tensors of a level a tick leaves on the tape."""
+        return 3 if self.kind == "mlp" else 1 + CELLS[self.kind][2] * len(level.rows)
 
 
 class Level(NamedTuple):
@@ -61,8 +66,8 @@ class Level(NamedTuple):
 class Weights(NamedTuple):
     """A group's stacks, of n nodes, G gate numbers (3 or 4 times H) and rows (n times layers).
 
-    look (n, G, F + K) is what the first layer sees, hidden (rows, G, H) what it remembers, up (rows - n, G, H) leads from
-    layer to layer, head (n, O, H) to the residual; biases likewise. The shape network has fc1, nothing, fc2, its head.
+    look (n, F + K, G) is what the first layer sees, hidden (rows, G, H) what it remembers, up (rows - n, G, H) leads from
+    layer to layer, head (n, O, H) to the residual; biases (n, G) and so on. The shape network: fc1, none, fc2, its head.
     """
 
     look: Tensor
@@ -128,8 +133,9 @@ class Sweep:
             trees = [[nodes[n].leaves() for n in level] for level in batches]
             self.stacks.append(
                 [
-                    Stack([node[leaf][i] for level in trees for i in range(len(level[0][leaf])) for node in level])
-                    for leaf in range(len(Weights._fields))
+                    Stack([node[leaf][i] for level in trees for i in range(len(level[0][leaf])) for node in level],
+                          turned=name == "look")
+                    for leaf, name in enumerate(Weights._fields)
                 ]
             )
             self.groups.append(Group(kind, nodes[batches[0][0]].vectors, len(self.stacks[-1][2].holders), hidden))
@@ -211,6 +217,14 @@ def run(
     return out[..., :-1].transpose(1, 2).to(start.dtype), torch.cat(ends, -1).to(start.dtype)
 
 
+def product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x (n, R, in), weight (n, out, in), bias (n, out) -> (n, R, out). For few rows the weights are better the left side."""
+    x = x.to(weight.dtype)
+    if not torch.compiler.is_compiling() and x.shape[1] <= FEW:
+        return torch.baddbmm(bias[..., None], weight, x.mT).mT
+    return torch.baddbmm(bias[:, None], x, weight.mT)
+
+
 # ------------------------------------------------------------------------------------------------------------ the cells
 
 
@@ -225,13 +239,14 @@ def gru(gi: Tensor, gh: Tensor, memory: Tensor) -> tuple[Tensor, list[Tensor]]:
     return torch.lerp(n, h, rz[..., size:])[None], [rz, n, hn]
 
 
-def gru_back(d: Tensor, memory: Tensor, rz: Tensor, n: Tensor, hn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """From the adjoint of memory after to those of gi, gh, and memory before (what does not pass through gh)."""
-    h, r, z = memory[0], *rz.chunk(2, -1)
+def gru_back(d: Tensor, memory: Tensor, rz: Tensor, n: Tensor, hn: Tensor, gi: Tensor, gh: Tensor) -> Tensor:
+    """From the adjoint of memory after: those of gi and gh, written into them, and of memory before, without gh's."""
+    h, r, z, size = memory[0], *rz.chunk(2, -1), n.shape[-1]
     straight = d[0] * z
-    dn, dz = (d[0] - straight) * (1 - n * n), straight * (1 - z) * (h - n)
-    dr = dn * hn * (r - r * r)
-    return torch.cat([dr, dz, dn], -1), torch.cat([dr, dz, dn * r], -1), straight[None]
+    dn = (d[0] - straight) * (1 - n * n)
+    gi[..., :size], gi[..., size : 2 * size], gi[..., 2 * size :] = dn * hn * (r - r * r), straight * (1 - z) * (h - n), dn
+    gh[..., : 2 * size], gh[..., 2 * size :] = gi[..., : 2 * size], dn * r
+    return straight[None]
 
 
 def lstm(gi: Tensor, gh: Tensor, memory: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -244,12 +259,12 @@ def lstm(gi: Tensor, gh: Tensor, memory: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 def lstm_back(
-    d: Tensor, memory: Tensor, i: Tensor, f: Tensor, g: Tensor, o: Tensor, t: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    d: Tensor, memory: Tensor, i: Tensor, f: Tensor, g: Tensor, o: Tensor, t: Tensor, gi: Tensor, gh: Tensor
+) -> Tensor:
     dc = d[1] + d[0] * o * (1 - t * t)
     di, df, dg, do = dc * g * (i - i * i), dc * memory[1] * (f - f * f), dc * i * (1 - g * g), d[0] * t * (o - o * o)
-    gates = torch.cat([di, df, dg, do], -1)
-    return gates, gates, torch.stack([torch.zeros_like(dc), dc * f])
+    gi.copy_(gh.copy_(torch.cat([di, df, dg, do], -1)))
+    return torch.stack([torch.zeros_like(dc), dc * f])
 
 
 CELLS: dict[str, tuple[Callable[..., Any], Callable[..., Any], int]] = {
@@ -269,13 +284,11 @@ def walk(job: Job, tape: list[list[Tensor]] | None, phi: Tensor, start: Tensor, 
     block = [slice(v * batch, (v + 1) * batch) for v in range(last + 1)]
 
     def look(a: int, b: int) -> list[Tensor]:
-        """What frames a .. b - 1 say to the gates of every group: (rows, n, G)."""
-        seen = phi[a:b].reshape(-1, width).to(weights[0].look.dtype)
-        said = [linear(seen, w.look.flatten(0, 1)[:, :width], w.look_bias.flatten()) for w in weights]
-        return [x.unflatten(-1, w.look_bias.shape) for x, w in zip(said, weights, strict=True)]
-
-    def recur(w: Weights, h: Tensor) -> Tensor:
-        return torch.baddbmm(w.hidden_bias[:, None], h.to(w.hidden.dtype), w.hidden.mT)
+        """What frames a .. b - 1 say to the gates of every group: (n, rows, G)."""
+        seen = phi[a:b].reshape(1, -1, width).to(weights[0].look.dtype)
+        return [
+            torch.baddbmm(w.look_bias[:, None], seen.expand(len(w.look), -1, -1), w.look[:, :width]) for w in weights
+        ]
 
     cells = [i for i, group in enumerate(job.sweep.groups) if group.rows]
     first, said = list(memory), [None] * len(memory)
@@ -285,7 +298,7 @@ def walk(job: Job, tape: list[list[Tensor]] | None, phi: Tensor, start: Tensor, 
             first[i] = start.new_zeros(group.vectors, group.rows, rows, group.hidden)
             said[i] = w.hidden_bias[:, None].expand(-1, rows, -1)
         else:  # all iterations at once: a stream reads these weights once a frame
-            said[i] = recur(w, memory[i][0])
+            said[i] = product(memory[i][0], w.hidden, w.hidden_bias)
     now, gates = ({i: x[i][..., block[0], :] for i in cells} for x in (first, said))
 
     estimate, table, low, top = start[:0], [], 0, 0
@@ -296,25 +309,26 @@ def walk(job: Job, tape: list[list[Tensor]] | None, phi: Tensor, start: Tensor, 
             estimate = torch.cat([estimate, start.expand(batch, -1)])
         if top == s < frames:
             old, top = (s - hi - low) * batch, min(frames, s + max(ROWS // batch, 1)) if frames > 1 and batch else frames
-            table, low = [torch.cat([x[old:], y]) for x, y in zip(table, look(s, top))] or look(s, top), s - hi
+            new, low = look(s, top), s - hi
+            table = [torch.cat([x[:, old:], y], 1) for x, y in zip(table, new, strict=True)] if table else new
         at = slice((s - hi - low) * batch, (s - lo + 1 - low) * batch)
         record = [now[i] for i in cells]
         done: dict[int, list[Tensor]] = {i: [] for i in cells}
         for level, group, reads, writes, anew in levels:
-            w, own, said_now = weights[level.group], level.own, table[level.group][at, level.own].transpose(0, 1)
+            w, own = weights[level.group], level.own
             if len(anew):
                 estimate = estimate.index_copy(1, anew, start[:, anew].expand(rows, -1))
             x = estimate.index_select(1, reads).unflatten(1, (level.n, -1)).transpose(0, 1).to(w.look.dtype)
-            y = torch.baddbmm(said_now, x, w.look[own, :, width : width + x.shape[-1]].mT)
+            y = torch.baddbmm(table[level.group][own, at], x, w.look[own, width : width + x.shape[-1]])
             record.append(x)
             if group.kind == "mlp":
                 y = dropout(y.relu(), job.dropout)
                 record.append(y)
-                y = dropout(torch.baddbmm(w.up_bias[:, None], y, w.up.mT).relu(), job.dropout)
+                y = dropout(product(y, w.up, w.up_bias).relu(), job.dropout)
                 record.append(y)
             for i, part in enumerate(level.rows):
                 if i:
-                    y = torch.baddbmm(w.up_bias[level.ups[i - 1], None], y.to(x.dtype), w.up[level.ups[i - 1]].mT)
+                    y = product(y, w.up[level.ups[i - 1]], w.up_bias[level.ups[i - 1]])
                 before, gh = now[level.group][:, part], gates[level.group][part]
                 after, kept = CELLS[group.kind][0](y.to(start.dtype), gh.to(start.dtype), before)
                 if job.inside is not None:
@@ -324,7 +338,7 @@ def walk(job: Job, tape: list[list[Tensor]] | None, phi: Tensor, start: Tensor, 
                 done[level.group].append(after)
                 y = after[0]
             o = len(writes) // level.n
-            y = torch.baddbmm(w.head_bias[own, None, :o], y.to(x.dtype), w.head[own, :o].mT)
+            y = product(y, w.head[own, :o], w.head_bias[own, :o])
             estimate = estimate.index_add(1, writes, y.transpose(0, 1).flatten(1).to(start.dtype))
         now = {i: torch.cat(done[i], 1) for i in cells}
         if tape is not None:
@@ -337,11 +351,11 @@ def walk(job: Job, tape: list[list[Tensor]] | None, phi: Tensor, start: Tensor, 
         for i in cells:
             if ended:  # iteration lo has seen its last frame
                 ends[i][lo], now[i] = now[i][:, :, rows - batch :], now[i][:, :, : rows - batch]
-            parts = [(now[i], recur(weights[i], now[i][0]))] if hi - lo >= ended else []
+            parts = [(now[i], product(now[i][0], weights[i].hidden, weights[i].hidden_bias))] if hi - lo >= ended else []
             if s < last:  # iteration s + 1 begins
                 parts.insert(0, (first[i][:, :, block[s + 1]], said[i][:, block[s + 1]]))
             if parts:
-                now[i], gates[i] = (torch.cat(x, -2) for x in zip(*parts, strict=True))
+                now[i], gates[i] = (torch.cat(x, -2) if len(x) > 1 else x[0] for x in zip(*parts, strict=True))
     empty = start.new_zeros(1, 0, (last + 1) * batch, 1)
     return torch.stack([torch.stack(o) for o in out if o]), *(
         torch.cat(ends[i], 2) if i in cells else empty for i in range(len(weights))
@@ -371,25 +385,29 @@ class _Sweep(Function):
 def back(
     job: Job, wanted: bool, tape: list[list[Tensor]], adjoints: Sequence[Tensor], phi: Tensor, start: Tensor, *inputs: Any
 ) -> list[Tensor | None]:
-    """The sweep backwards: from the adjoints of what `walk` returned to those of phi (if wanted) and its other inputs."""
+    """The sweep backwards: from the adjoints of what `walk` returned to those of phi (if wanted) and its other inputs.
+
+    Every group collects, tick by tick, the adjoints of all products that go into its gates: look (n, V T B, G), hidden
+    and up likewise; what went into them stands on the tape. So a weight's gradient is one product, after the last tick.
+    """
     (frames, batch, width), last = phi.shape, job.sweep.iterations - 1
-    (memory, weights), levels = job.unpack(inputs), job.levels()
-    dout, *dends = adjoints
+    (memory, weights), levels, (dout, *dends) = job.unpack(inputs), job.levels(), adjoints
     cells = [i for i, group in enumerate(job.sweep.groups) if group.rows]
-    uses: dict[Any, list[tuple[Tensor, Tensor]]] = {}  # a weight's inputs and adjoints, tick by tick
+    rows_all = (last + 1) * frames * batch
+    dlook, dhidden, dup = (
+        [b.new_empty(len(b), rows_all, w.look.shape[-1]) for w in weights for b in [w[kind]]] for kind in (1, 3, 5)
+    )
+    dtable = [b.new_zeros(len(b), frames * batch, b.shape[-1]) for w in weights for b in [w.look_bias]]
+    seen: list[list[Any]] = [[] for _ in levels]  # by level: x, the head's input and adjoint, the inputs of up
+    remembered: dict[int, list[Tensor]] = {i: [] for i in cells}
 
-    def use(group: int, name: str, place: slice, x: Tensor, g: Tensor) -> None:
-        uses.setdefault((group, name, place.start, place.stop), []).append((x.to(g.dtype), g))
-
-    dtable = [w.look_bias.new_zeros(frames * batch, *w.look_bias.shape) for w in weights]
-    destimate, dstart = dout[0, 0, :0], torch.zeros_like(start)
+    destimate, dstart, end = dout[0, 0, :0], torch.zeros_like(start), rows_all
     dnow = [d[:, :, :0] for d in dends]
     dfirst: dict[int, list[Tensor]] = {i: [] for i in cells}
     for s, lo, hi, rows in reversed(list(job.ticks(frames, batch))):
-        record = iter(tape.pop())
+        record, tick, end = iter(tape.pop()), slice(end - rows, end), end - rows
         before = {i: next(record) for i in cells}
-        kept = [[next(record) for _ in range(3 if g.kind == "mlp" else 1 + CELLS[g.kind][2] * len(l.rows))]
-                for l, g, *_ in levels]  # fmt: skip
+        kept = [[next(record) for _ in range(group.saves(level))] for level, group, *_ in levels]
         after = {i: next(record) for i in cells}
         frame = slice((s - hi) * batch, (s - lo + 1) * batch)
         if s - lo == frames - 1:
@@ -399,46 +417,34 @@ def back(
         for v in range(lo if job.every else last, hi + 1):
             destimate[(hi - v) * batch : (hi - v + 1) * batch] += dout[v if job.every else 0, s - v]
         straight: dict[int, list[Tensor]] = {i: [] for i in cells}
-        dgates: dict[int, list[Tensor]] = {i: [] for i in cells}
         for at, (level, group, reads, writes, anew) in reversed(list(enumerate(levels))):
             i, own, (x, *saved), w = level.group, level.own, kept[at], weights[level.group]
-            o, k = len(writes) // level.n, width + x.shape[-1]
-            d = destimate.index_select(1, writes).view(rows, level.n, o).transpose(0, 1).to(x.dtype)
-            use(i, "head", own, saved[1] if group.kind == "mlp" else after[i][level.rows[-1]], d)
-            d = d @ w.head[own, :o]
+            tops = saved if group.kind == "mlp" else [after[i][part] for part in level.rows]
+            d = destimate.index_select(1, writes).unflatten(1, (level.n, -1)).transpose(0, 1).to(x.dtype)
+            seen[at].append((x, d, *tops))
+            d, g = d @ w.head[own, : d.shape[-1]], dlook[i][own, tick]
             if group.kind == "mlp":
-                one, two = saved
-                d = torch.where(two > 0, d / (1 - job.dropout), 0)
-                use(i, "up", slice(0, 1), one, d)
-                d = torch.where(one > 0, (d @ w.up) / (1 - job.dropout), 0)
-            size = CELLS[group.kind][2] if group.kind != "mlp" else 0
+                scale = 1 / (1 - job.dropout)
+                d = torch.mul(d * scale, saved[1] > 0, out=dup[i][:, tick]) @ w.up
+                torch.mul(d * scale, saved[0] > 0, out=g)
             for layer, part in reversed(list(enumerate(level.rows))):
-                dmemory = dnow[i][:, part].clone()
-                dmemory[0] += d.to(start.dtype)
-                still = None
-                if job.inside is not None:
-                    still = torch.where(job.inside[frame], 0, dmemory)
-                    dmemory = dmemory - still
-                d, dgh, dbefore = CELLS[group.kind][1](
-                    dmemory, before[i][:, part], *saved[layer * size : (layer + 1) * size]
-                )
-                d, dgh = d.to(x.dtype), dgh.to(x.dtype)
-                straight[i].append(dbefore if still is None else dbefore + still)
-                dgates[i].append(dgh)
-                if layer:
-                    use(i, "up", level.ups[layer - 1], after[i][level.rows[layer - 1]], d)
-                    d = d @ w.up[level.ups[layer - 1]]
-            use(i, "look", own, x, d)
-            dtable[i][frame, own] += d.transpose(0, 1)
-            dx = (d @ w.look[own, :, width:k]).transpose(0, 1).flatten(1).to(start.dtype)
-            destimate = destimate.index_add(1, reads, dx)
+                dmemory = torch.cat([(dnow[i][:1, part] + d), dnow[i][1:, part]])
+                still = 0 if job.inside is None else torch.where(job.inside[frame], 0, dmemory)
+                gi = dup[i][level.ups[layer - 1], tick] if layer else g
+                size = len(saved) // len(level.rows)
+                values = before[i][:, part], *saved[layer * size : (layer + 1) * size], gi, dhidden[i][part, tick]
+                straight[i].append(CELLS[group.kind][1](dmemory - still, *values) + still)
+                d = gi @ w.up[level.ups[layer - 1]] if layer else gi
+            dtable[i][own, frame] += g
+            dx = (g @ w.look[own, width : width + x.shape[-1]].mT).transpose(0, 1).flatten(1)
+            destimate = destimate.index_add(1, reads, dx.to(start.dtype))
             if len(anew):
                 dstart[0, anew] += destimate[:, anew].sum(0)
                 destimate = destimate.index_fill(1, anew, 0)
         for i in cells:
-            dgh, dnow[i] = torch.cat(dgates[i][::-1]), torch.cat(straight[i][::-1], 1)
-            use(i, "hidden", slice(None), before[i][0], dgh)
-            dnow[i][0] += dgh @ weights[i].hidden
+            remembered[i].append(before[i][0])
+            dnow[i] = torch.cat(straight[i][::-1], 1)
+            dnow[i][0] += dhidden[i][:, tick] @ weights[i].hidden
             if s <= last:  # iteration s began here
                 dfirst[i].append(dnow[i][:, :, :batch])
                 dnow[i] = dnow[i][:, :, batch:]
@@ -446,25 +452,34 @@ def back(
             dstart += destimate[rows - batch :].sum(0)
             destimate = destimate[: rows - batch]
 
-    seen = phi.reshape(-1, width).to(weights[0].look.dtype)
-    dweights = [Weights(*(torch.zeros_like(w) for w in group)) for group in weights]
-    dphi = torch.zeros_like(seen) if wanted else None
-    for w, dw, said in zip(weights, dweights, dtable, strict=True):
-        gates = said.flatten(1)
-        dw.look.flatten(0, 1)[:, :width] = gates.T @ seen
-        dw.look_bias.copy_(said.sum(0))
-        if dphi is not None:
-            dphi += gates @ w.look.flatten(0, 1)[:, :width]
-    for (i, name, *place), pairs in uses.items():
-        x, g = (torch.cat(t, 1) for t in zip(*pairs, strict=True))
-        dw = getattr(dweights[i], name)[slice(*place)]
-        if name == "look":
-            dw[..., width : width + x.shape[-1]] = g.mT @ x
-        else:
-            dw[:, : g.shape[-1]] = g.mT @ x
-            getattr(dweights[i], name + "_bias")[slice(*place)][:, : g.shape[-1]] = g.sum(1)
+    flat = phi.reshape(1, -1, width).to(weights[0].look.dtype)
+    dphi = torch.zeros_like(flat[0]) if wanted else None
+    dweights = [Weights(*map(torch.empty_like, w[:6]), *map(torch.zeros_like, w[6:])) for w in weights]
+    for i, (w, dw) in enumerate(zip(weights, dweights, strict=True)):
+        torch.bmm(flat.mT.expand(len(w.look), -1, -1), dtable[i], out=dw.look[:, :width])
+        dw.look[:, width:] = 0
+        torch.sum(dtable[i], 1, out=dw.look_bias)
+        for one, look in zip(dtable[i], w.look, strict=True) if dphi is not None else []:
+            dphi.addmm_(one, look[:width].T)
+        if i in cells:
+            torch.bmm(dhidden[i].mT, _joined(remembered[i], w.hidden.dtype), out=dw.hidden)
+            torch.sum(dhidden[i], 1, out=dw.hidden_bias)
+        if len(w.up):
+            torch.sum(dup[i], 1, out=dw.up_bias)
+    for (level, *_), ticks in zip(levels, seen, strict=True):
+        dw, own = dweights[level.group], level.own
+        x, d, *tops = (_joined(list(parts), weights[level.group].look.dtype) for parts in zip(*ticks, strict=True))
+        dw.look[own, width : width + x.shape[-1]] = x.mT @ dlook[level.group][own]
+        dw.head[own, : d.shape[-1]], dw.head_bias[own, : d.shape[-1]] = d.mT @ tops[-1], d.sum(1)
+        for up, top in zip(level.ups, tops, strict=False):
+            dw.up[up] = dup[level.group][up].mT @ top
     dmemory_all = [None if m is None or i not in cells else torch.cat(dfirst[i][::-1], 2) for i, m in enumerate(memory)]
     return [
         None if dphi is None else dphi.view(phi.shape).to(phi.dtype), dstart, *dmemory_all,
         *(d if d.numel() else None for group in dweights for d in group),
     ]  # fmt: skip
+
+
+def _joined(ticks: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """What was collected from the last tick to the first, (n, R, ...) each, in order."""
+    return torch.cat(ticks[::-1], 1).to(dtype)

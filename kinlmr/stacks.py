@@ -1,9 +1,8 @@
-"""Stacks: the parameters of many modules as slices of one tensor, so that one product can use them all.
+"""Stacks: the parameters of many modules as rows of one tensor, so that one product can use them all.
 
-A stack's row i is one parameter, in the upper left of zeros where others are larger. `lay` makes the parameters views of
-such tensors, as nn.RNN.flatten_parameters does: they stay real parameters, each with its own name, gradient and
-optimizer, and stacking costs nothing. Parameters that were parted from it since (by functional_call, a parametrization,
-an assignment) are stacked anew at every call, with the same result.
+`lay` makes the parameters views of such tensors, as nn.RNN.flatten_parameters does: they stay real parameters, each with
+its own name, gradient and optimizer, and stacking costs nothing. Parameters that were parted from their stack since (by
+functional_call, a parametrization, an assignment) are stacked anew at every call, to the same result.
 """
 
 from __future__ import annotations
@@ -15,50 +14,53 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.functional import pad
 
-ALIGN = 16  # numbers: rows of a stack begin on cache lines
-
 
 class Stack:
-    """Parameters of equal rank, ``holders``' (module, name): one row each."""
+    """Parameters of one rank, one row each, in the upper left of zeros where others are larger.
 
-    def __init__(self, holders: list[tuple[nn.Module, str]]) -> None:
-        self.holders = holders
+    holders: (module, name) of each. ``turned`` ones, weights (out, in), lie as (in, out): so a product reads them as they
+    lie, and the columns of some inputs are one block.
+    """
+
+    def __init__(self, holders: list[tuple[nn.Module, str]], turned: bool) -> None:
+        self.holders, self.turned = holders, turned
         self.laid: Tensor | None = None
         self.places: list[tuple[int, tuple[int, ...]]] = []
 
-    def parameters(self) -> list[Tensor]:
-        """The parameters as they are now."""
-        return [getattr(module, name) for module, name in self.holders]
-
     def lay(self) -> None:
-        """Make the parameters views of one tensor, unless they are. One alone stays where it is."""
-        parts = self.parameters()
-        if len(parts) < 2 or self._lies(parts) or len({(p.dtype, p.device) for p in parts}) > 1:
+        """Make the parameters views of one tensor, unless they are."""
+        parts = [getattr(module, name) for module, name in self.holders]
+        if not parts or self._lies(parts) or len({(p.dtype, p.device) for p in parts}) > 1:
             return
         if not all(name in module._parameters for module, name in self.holders):
             return
-        shape = [max(sizes) for sizes in zip(*(p.shape for p in parts), strict=True)]
-        if any(p.shape[-1] != shape[-1] for p in parts):
-            shape[-1] = -(-shape[-1] // ALIGN) * ALIGN
-        laid = torch.zeros(len(parts), *shape, dtype=parts[0].dtype, device=parts[0].device)
-        for part, row in zip(parts, laid, strict=True):
-            corner = row[tuple(map(slice, part.shape))]
+        laid = parts[0].new_zeros(len(parts), *self._shape(parts)).detach()
+        for part, corner in zip(parts, self._corners(laid, parts), strict=True):
             corner.copy_(part.detach())
             part.data = corner
         self.laid, self.places = laid, [(p.data_ptr(), p.stride()) for p in parts]
 
     def tensor(self) -> Tensor:
-        """All of them as one tensor (n, ...), through which gradients reach each."""
-        parts = self.parameters()
-        if len(parts) < 2:
-            return parts[0][None] if parts else torch.empty(0)
+        """All parameters as one tensor (n, ...), through which gradients reach each."""
+        parts = [getattr(module, name) for module, name in self.holders]
+        if not parts:
+            return torch.empty(0)
         traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        if not traced and self.laid is not None and self._lies(parts):
-            return _Laid.apply(self.laid, *parts) if torch.is_grad_enabled() else self.laid
+        if not traced and self._lies(parts):
+            return _Laid.apply(self, *parts) if torch.is_grad_enabled() else self.laid
+        shape = self._shape(parts)
+        rows = [p.mT if self.turned else p for p in parts]
+        gaps = [[x for i in range(row.ndim - 1, -1, -1) for x in (0, shape[i] - row.shape[i])] for row in rows]
+        return torch.stack([pad(row, gap) if any(gap) else row for row, gap in zip(rows, gaps, strict=True)])
+
+    def _shape(self, parts: list[Tensor]) -> list[int]:
         shape = [max(sizes) for sizes in zip(*(p.shape for p in parts), strict=True)]
-        gaps = [[x for have, want in zip(p.shape[::-1], shape[::-1], strict=True) for x in (0, want - have)]
-                for p in parts]  # fmt: skip
-        return torch.stack([pad(p, gap) if any(gap) else p for p, gap in zip(parts, gaps, strict=True)])
+        return shape[::-1] if self.turned else shape
+
+    def _corners(self, stack: Tensor, parts: list[Tensor] | tuple[Tensor, ...]) -> list[Tensor]:
+        """Every parameter's place in a stack."""
+        rows = [row.mT if self.turned else row for row in stack]
+        return [row[tuple(map(slice, p.shape))] for row, p in zip(rows, parts, strict=True)]
 
     def _lies(self, parts: list[Tensor]) -> bool:
         """Whether all parameters are where `lay` put them."""
@@ -73,11 +75,11 @@ class _Laid(Function):
     """The stack itself, as a function of the parameters that lie in it."""
 
     @staticmethod
-    def forward(ctx: Any, laid: Tensor, *parts: Tensor) -> Tensor:
+    def forward(ctx: Any, stack: Stack, *parts: Tensor) -> Tensor:
+        ctx.stack = stack
         ctx.save_for_backward(*parts)  # so that an edit before backward is noticed
-        return laid.detach()
+        return stack.laid.detach()  # type: ignore[union-attr]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        parts = ctx.saved_tensors
-        return None, *(row[tuple(map(slice, p.shape))] for row, p in zip(gradient, parts, strict=True))
+        return None, *ctx.stack._corners(gradient, ctx.saved_tensors)
