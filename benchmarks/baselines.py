@@ -23,7 +23,13 @@ class Naive(nn.Module):
         inputs, outputs = [*reads[:-2], reads[-1]], [*self.widths[:-2], self.widths[-1]]
         self.rnns = nn.ModuleList(nn.GRU(i, h, batch_first=True) for i, h in zip(inputs, sizes, strict=True))
         self.heads = nn.ModuleList(nn.Linear(h, o) for h, o in zip(sizes, outputs, strict=True))
-        mlp = [nn.Linear(reads[-2], 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, self.widths[-2])]
+        mlp = [
+            nn.Linear(reads[-2], 1024),
+            nn.ReLU(),
+            nn.Linear(1024, 1024),
+            nn.ReLU(),
+            nn.Linear(1024, self.widths[-2]),
+        ]
         self.shape = nn.Sequential(*mlp)
         pose = model.start.pose[model.order].flatten().split(self.widths[:-2])
         self.start = [value.detach().clone() for value in (*pose, model.start.shape, model.start.camera)]

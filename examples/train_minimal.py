@@ -24,7 +24,7 @@ from kinlmr import clips, files, losses, metrics, motion
 
 DATA = Path(__file__).parent / "data" / "motion.npz"
 VIEWS = (0.0, math.pi / 2, math.pi, -math.pi / 2)
-BATCH, FRAMES, RATE = 16, 16, 2e-3
+BATCH, FRAMES, RATE = 16, 16, 3e-3
 Network = Callable[[Tensor], kinlmr.Estimate]
 
 
@@ -63,6 +63,13 @@ def loss_of(model: kinlmr.LMR, estimate: kinlmr.Estimate, batch: clips.Clips, bo
         losses.points(image, batch.points[..., :2], batch.points[..., 2]),
         weights=(5.0, 5.0, 1.0),
     )
+
+
+def mean_start(source: clips.Bank, body: kinlmr.Body, rotation: kinlmr.Rotation) -> kinlmr.Estimate:
+    """What refinement starts from: the mean pose of the clips to train on, the mean shape, the usual camera."""
+    drawn = clips.draw(source, body, 512, 1, torch.Generator().manual_seed(0))
+    mean = kinlmr.rotations.nearest_rotation(drawn.rotations.mean((0, 1)))
+    return kinlmr.Estimate(rotation.from_matrix(mean), torch.zeros(10), torch.tensor([0.9, 0, 0]))
 
 
 def wake(model: kinlmr.LMR) -> None:
@@ -211,17 +218,12 @@ def main() -> None:
         raise SystemExit(f"--out {args.out} cannot be written: {error}") from None
     torch.manual_seed(args.seed)
 
-    body = kinlmr.load_body("anny24", points="coco17").to(args.device)
-    model = kinlmr.build(args.skeleton, rotation=args.rotation, features=3 * 17, hidden=args.hidden)
-    if model.plan.skeleton.joints != body.joints:
+    skeleton, rotation = kinlmr.load_skeleton(args.skeleton), kinlmr.ROTATIONS[args.rotation]
+    body = kinlmr.load_body("anny24", points="coco17")
+    if skeleton.joints != body.joints:
         raise SystemExit(
             f"skeleton {args.skeleton} has other joints than the body; examples/fit_clip.py fits any skeleton"
         )
-    wake(model)
-    model = model.to(args.device)
-    baseline = FrameByFrame(model).to(args.device)
-    print(model)
-
     recordings = motion.load_motion(args.motion, body)
     held_out = [m for m in recordings if m.name.startswith(args.test)]
     kept = [m for m in recordings if m not in held_out]
@@ -229,18 +231,23 @@ def main() -> None:
         raise SystemExit(
             f"--test {args.test}: {len(held_out)} recordings to test on and {len(kept)} to train on; both need one"
         )
-    source = clips.bank(kept, FRAMES).to(args.device)
+    source = clips.bank(kept, FRAMES)
+    start = mean_start(source, body, rotation)
+    model = kinlmr.build(skeleton, rotation=rotation, features=3 * 17, hidden=args.hidden, start=start)
+    wake(model)
+    model, body, source = model.to(args.device), body.to(args.device), source.to(args.device)
+    baseline = FrameByFrame(model).to(args.device)
+    print(model)
     views = [(m, i, yaw) for m in held_out for i, yaw in enumerate(VIEWS)]
     seen = [clips.whole(m, body, yaw, torch.Generator().manual_seed(i)) for m, i, yaw in views]
     names = ", ".join(m.name for m in held_out[:5]) + ", ..." * (len(held_out) > 5)
     print(f"training on {sum(map(len, kept)) / source.fps:.0f} s of motion, testing on {names} from {len(VIEWS)} sides")
 
-    drawn = clips.draw(source, body, 512, 1, torch.Generator().manual_seed(args.seed))
-    mean = model.rotation.from_matrix(kinlmr.rotations.nearest_rotation(drawn.rotations.mean((0, 1))))
-
     def mean_pose(features: Tensor) -> kinlmr.Estimate:
         lead = features.shape[:2]
-        return kinlmr.Estimate(mean.expand(*lead, -1, -1), features.new_zeros(*lead, 10), features.new_zeros(*lead, 3))
+        return kinlmr.Estimate(
+            *(x.expand(*lead, *x.shape) for x in (model.start.pose, model.start.shape, model.start.camera))
+        )
 
     results = {"mean pose": score(mean_pose, model, seen, body), "LMR, untrained": score(model, model, seen, body)}
 

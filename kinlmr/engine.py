@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import dropout, linear, pad
+from torch.nn.functional import dropout, pad
 
 from kinlmr.stacks import Stack
 
@@ -133,8 +133,10 @@ class Sweep:
             trees = [[nodes[n].leaves() for n in level] for level in batches]
             self.stacks.append(
                 [
-                    Stack([node[leaf][i] for level in trees for i in range(len(level[0][leaf])) for node in level],
-                          turned=name == "look")
+                    Stack(
+                        [node[leaf][i] for level in trees for i in range(len(level[0][leaf])) for node in level],
+                        turned=name == "look",
+                    )
                     for leaf, name in enumerate(Weights._fields)
                 ]
             )
@@ -244,7 +246,11 @@ def gru_back(d: Tensor, memory: Tensor, rz: Tensor, n: Tensor, hn: Tensor, gi: T
     h, r, z, size = memory[0], *rz.chunk(2, -1), n.shape[-1]
     straight = d[0] * z
     dn = (d[0] - straight) * (1 - n * n)
-    gi[..., :size], gi[..., size : 2 * size], gi[..., 2 * size :] = dn * hn * (r - r * r), straight * (1 - z) * (h - n), dn
+    gi[..., :size], gi[..., size : 2 * size], gi[..., 2 * size :] = (
+        dn * hn * (r - r * r),
+        straight * (1 - z) * (h - n),
+        dn,
+    )
     gh[..., : 2 * size], gh[..., 2 * size :] = gi[..., : 2 * size], dn * r
     return straight[None]
 
@@ -308,7 +314,10 @@ def walk(job: Job, tape: list[list[Tensor]] | None, phi: Tensor, start: Tensor, 
         if s < frames:  # a frame enters
             estimate = torch.cat([estimate, start.expand(batch, -1)])
         if top == s < frames:
-            old, top = (s - hi - low) * batch, min(frames, s + max(ROWS // batch, 1)) if frames > 1 and batch else frames
+            old, top = (
+                (s - hi - low) * batch,
+                min(frames, s + max(ROWS // batch, 1)) if frames > 1 and batch else frames,
+            )
             new, low = look(s, top), s - hi
             table = [torch.cat([x[:, old:], y], 1) for x, y in zip(table, new, strict=True)] if table else new
         at = slice((s - hi - low) * batch, (s - lo + 1 - low) * batch)
@@ -351,7 +360,9 @@ def walk(job: Job, tape: list[list[Tensor]] | None, phi: Tensor, start: Tensor, 
         for i in cells:
             if ended:  # iteration lo has seen its last frame
                 ends[i][lo], now[i] = now[i][:, :, rows - batch :], now[i][:, :, : rows - batch]
-            parts = [(now[i], product(now[i][0], weights[i].hidden, weights[i].hidden_bias))] if hi - lo >= ended else []
+            parts = (
+                [(now[i], product(now[i][0], weights[i].hidden, weights[i].hidden_bias))] if hi - lo >= ended else []
+            )
             if s < last:  # iteration s + 1 begins
                 parts.insert(0, (first[i][:, :, block[s + 1]], said[i][:, block[s + 1]]))
             if parts:
@@ -383,7 +394,13 @@ class _Sweep(Function):
 
 
 def back(
-    job: Job, wanted: bool, tape: list[list[Tensor]], adjoints: Sequence[Tensor], phi: Tensor, start: Tensor, *inputs: Any
+    job: Job,
+    wanted: bool,
+    tape: list[list[Tensor]],
+    adjoints: Sequence[Tensor],
+    phi: Tensor,
+    start: Tensor,
+    *inputs: Any,
 ) -> list[Tensor | None]:
     """The sweep backwards: from the adjoints of what `walk` returned to those of phi (if wanted) and its other inputs.
 

@@ -42,7 +42,9 @@ class Cell(nn.Module):
     def leaves(self) -> engine.Leaves:
         """Where the engine finds its parameters: (module, name), layer by layer, in the order of `engine.Weights`."""
         layers = range(self.rnn.num_layers)
-        weights = [[(self.rnn, f"{kind}_l{i}") for i in layers] for kind in ("weight_ih", "bias_ih", "weight_hh", "bias_hh")]
+        weights = [
+            [(self.rnn, f"{kind}_l{i}") for i in layers] for kind in ("weight_ih", "bias_ih", "weight_hh", "bias_hh")
+        ]
         look, up = ([w[:1] for w in weights[:2]], [w[1:] for w in weights[:2]])
         return [*look, *weights[2:], *up, [(self.head, "weight")], [(self.head, "bias")]]
 
@@ -185,9 +187,7 @@ class LMR(nn.Module):
         """The pose as rotation matrices (..., J, 3, 3), each relative to the joint's parent, in skeleton order."""
         return self.rotation.to_matrix(estimate.pose)
 
-    def _run(
-        self, features: Tensor, inside: Tensor | None, state: State | None, every: bool
-    ) -> tuple[Estimate, State]:
+    def _run(self, features: Tensor, inside: Tensor | None, state: State | None, every: bool) -> tuple[Estimate, State]:
         """features (B, T, F), inside (B, T) -> the estimate, of every iteration if asked for, and the state."""
         memory = None if state is None else self._check_state(state, features).memory
         start = torch.cat([self.start.pose[self.order].flatten(), self.start.shape, self.start.camera])
