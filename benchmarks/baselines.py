@@ -74,7 +74,7 @@ class SingleRNN(nn.Module):
 
 
 class Vibe(nn.Module):
-    """The shape of VIBE's network: a 2-layer GRU of 1024 whose output is added to the features, and SPIN's regressor."""
+    """The shape of VIBE's network: a 2-layer GRU of 1024, its output added to the features, and SPIN's regressor."""
 
     def __init__(self, features: int, widths: Sequence[int] = (144, 10, 3), iterations: int = 3) -> None:
         super().__init__()

@@ -1,14 +1,16 @@
 """The paper's ablation (Li et al. 2021, table 1) on recorded motion, and what it never measured: local dynamics.
 
-Every graph is trained on the same clips from the same seeds, twice: at one hidden size, as the paper did, and with hidden
-sizes chosen so that all have as many parameters as LMR (to 2 %; the graphs that the paper does not have, only so). Subjects in --test and --leave are never trained on. Every
-finished run is kept in --out, so that the same command goes on where it was interrupted; its tables are in --out too.
+Every graph is trained on the same clips from the same seeds, twice: at one hidden size, as the paper did, and with
+hidden sizes chosen so that all have as many parameters as LMR, to 2 % (graphs that the paper does not have, only so).
+Subjects in --test and --leave are never trained on. Every finished run is kept in --out, so that the same command goes
+on where it was interrupted; the tables are in --out too.
 
 Local dynamics: one limb moves as recorded, vigorously, while the rest of the body holds still. Drift is how far the
 estimate of the rest strays (mm); what detector noise alone causes is measured on the same clips with nothing moving.
 """
 
 import argparse
+import itertools
 import json
 import math
 import platform
@@ -65,11 +67,11 @@ def matched(graph: str, wanted: int) -> int:
 
 
 def pieces(motions: Iterable[motion.Motion], longest: int, shortest: int) -> list[motion.Motion]:
-    """Recordings cut where they jump, and then to at most ``longest`` frames; what is shorter than ``shortest`` goes."""
+    """Recordings cut where they jump, then to at most ``longest`` frames; what is shorter than ``shortest`` goes."""
     cut = []
     for m in motions:
         edges = [0, *m.cuts, len(m)]
-        spans = [(a, min(a + longest, high)) for low, high in zip(edges, edges[1:], strict=False)
+        spans = [(a, min(a + longest, high)) for low, high in itertools.pairwise(edges)
                  for a in range(low, high, longest)]  # fmt: skip
         cut += [
             replace(m, rotations=m.rotations[a:b], translation=m.translation[a:b], cuts=())
@@ -89,7 +91,7 @@ def watch(motions: Sequence[motion.Motion], body: kinlmr.Body) -> list[clips.Cli
 
 
 def vigorous(motions: Sequence[motion.Motion], body: kinlmr.Body) -> dict[str, Tensor]:
-    """For every limb the clips (TOGETHER, VIGOROUS, J, 3, 3) in which it moves most, the rest of the body held still."""
+    """For every limb the clips (TOGETHER, VIGOROUS, J, 3, 3) in which it moves most, the rest of the body still."""
     plan = kinlmr.compile(kinlmr.load_skeleton(GRAPHS["LMR"]))
     windows = torch.stack([axis_angle_to_matrix(m.rotations) for m in pieces(motions, VIGOROUS, VIGOROUS)]).float()
     found = {}
@@ -124,7 +126,7 @@ def local_dynamics(model: kinlmr.LMR, limbs: dict[str, Tensor], body: kinlmr.Bod
 
 
 def table(runs: list[Run]) -> str:
-    """Runs of one sizing as Markdown: mean ± deviation over seeds; gains over the single RNN, seed by seed, in per cent."""
+    """Runs of one sizing as Markdown: mean ± deviation over seeds; gains over the single RNN, seed by seed, in %."""
     spread = lambda x, form: f"{statistics.mean(x):{form}} ± {statistics.stdev(x) if len(x) > 1 else 0:.1f}"  # noqa: E731
     lines = [
         "| | hidden | parameters | MPJPE, mm | PA-MPJPE | PVE | Accel, mm/frame² | MPJPE gain, % | the paper's "

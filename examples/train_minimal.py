@@ -118,8 +118,8 @@ def score(network: Network, model: kinlmr.LMR, seen: list[clips.Clips], body: ki
         for joints, (turns, numbers) in zip((predictions, truths), pair, strict=True):
             joints.extend(body(turns, numbers).joints)
         meshes = [body(turns[:, ::10], numbers[:, ::10], want=("joints", "vertices")) for turns, numbers in pair]
-        centred = (mesh.vertices - mesh.joints[:, :, :1] for mesh in meshes)
-        vertex_errors.append(metrics.joint_errors(*centred, root=None).flatten())
+        mine, true = (mesh.vertices - mesh.joints[:, :, :1] for mesh in meshes)
+        vertex_errors.append(metrics.joint_errors(mine, true, root=None).flatten())
     figures = metrics.evaluate(predictions, truths)
     figures["pve"] = float(torch.cat(vertex_errors).mean())
     errors = [metrics.joint_errors(p, t) for p, t in zip(predictions, truths, strict=True)]

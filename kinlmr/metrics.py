@@ -69,7 +69,7 @@ def acceleration(motion: Tensor, fps: float | None = None) -> Tensor:
 
 
 def drift(motion: Tensor) -> Tensor:
-    """How far points stray from where they are on average, mm: 0 for what holds still. (..., T, K, 3) in metres -> (...)"""
+    """How far points stray from their mean place, mm: 0 for what holds still. (..., T, K, 3) in metres -> (...)"""
     return 1000 * (motion - motion.mean(-3, keepdim=True)).norm(dim=-1).mean((-2, -1))
 
 

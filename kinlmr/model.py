@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kinlmr import engine
 from kinlmr.plan import Plan
 from kinlmr.rotations import Rotation
+from kinlmr.schedule import Leaves, Schedule
 
 CELLS: dict[str, type[nn.RNNBase]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -39,14 +40,15 @@ class Cell(nn.Module):
         self.head = _small(nn.Linear(hidden, writes))
         self.kind, self.hidden, self.vectors = kind, hidden, 2 if kind == "lstm" else 1
 
-    def leaves(self) -> engine.Leaves:
-        """Where the engine finds its parameters: (module, name), layer by layer, in the order of `engine.Weights`."""
-        layers = range(self.rnn.num_layers)
-        weights = [
-            [(self.rnn, f"{kind}_l{i}") for i in layers] for kind in ("weight_ih", "bias_ih", "weight_hh", "bias_hh")
-        ]
-        look, up = ([w[:1] for w in weights[:2]], [w[1:] for w in weights[:2]])
-        return [*look, *weights[2:], *up, [(self.head, "weight")], [(self.head, "bias")]]
+    def leaves(self) -> Leaves:
+        """Where the engine finds its parameters: (module, name), layer by layer, in the order of `schedule.Weights`."""
+
+        def of(name: str) -> list[tuple[nn.Module, str]]:
+            return [(self.rnn, f"{name}_l{layer}") for layer in range(self.rnn.num_layers)]
+
+        weight, bias = of("weight_ih"), of("bias_ih")
+        inner = [weight[:1], bias[:1], of("weight_hh"), of("bias_hh"), weight[1:], bias[1:]]
+        return [*inner, [(self.head, "weight")], [(self.head, "bias")]]
 
 
 class ShapeMLP(nn.Module):
@@ -60,7 +62,7 @@ class ShapeMLP(nn.Module):
         self.head = _small(nn.Linear(self.hidden, writes))
         self.dropout = nn.Dropout(dropout)
 
-    def leaves(self) -> engine.Leaves:
+    def leaves(self) -> Leaves:
         """Likewise: fc1, nothing recurrent, fc2, head."""
         of = lambda layer: ([(layer, "weight")], [(layer, "bias")])  # noqa: E731
         return [*of(self.fc1), [], [], *of(self.fc2), *of(self.head)]
@@ -121,12 +123,12 @@ class LMR(nn.Module):
         self.start = Start(start, options["learn_start"])
         anew = ((shape, options["shape_input"] == "mean"), (camera, options["camera_input"] == "initial"))
         frozen = tuple(slot for slot, frozen in anew if frozen)
-        self.sweep = engine.Sweep(
+        self.schedule = Schedule(
             self.nodes(), [*plan.levels, (shape,), (camera,)], plan.reads, self.widths, frozen, iterations
         )
-        self.sweep.lay()
-        self.state_size = (iterations, self.sweep.memory)
-        self.register_buffer("columns", torch.tensor(self.sweep.index), persistent=False)
+        self.schedule.lay()
+        self.state_size = (iterations, self.schedule.memory)
+        self.register_buffer("columns", torch.tensor(self.schedule.index), persistent=False)
         self.register_buffer("order", torch.tensor(plan.order), persistent=False)
         self.register_buffer("restore", torch.tensor(plan.restore), persistent=False)
 
@@ -192,7 +194,7 @@ class LMR(nn.Module):
         memory = None if state is None else self._check_state(state, features).memory
         start = torch.cat([self.start.pose[self.order].flatten(), self.start.shape, self.start.camera])
         rate = self.shape.dropout.p if self.shape is not None and self.training else 0.0
-        out, after = engine.run(self.sweep, self.columns, features, start, memory, inside, every, rate)
+        out, after = engine.run(self.schedule, self.columns, features, start, memory, inside, every, rate)
         pose, shape, camera = (out if every else out[0]).split((sum(self.widths[:-2]), *self.widths[-2:]), -1)
         pose = pose.unflatten(-1, (-1, self.rotation.dimension))[..., self.restore, :]
         return Estimate(pose, shape, camera), State(after)
@@ -200,13 +202,13 @@ class LMR(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> LMR:
         """Moved parameters (to, half, cuda, ...) are laid side by side again."""
         super()._apply(fn, recurse)
-        self.sweep.lay()
+        self.schedule.lay()
         return self
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As ever; tensors that were assigned are laid side by side too."""
         result = super().load_state_dict(*args, **kwargs)
-        self.sweep.lay()
+        self.schedule.lay()
         return result
 
     def __getstate__(self) -> dict[str, Any]:
@@ -215,7 +217,7 @@ class LMR(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.sweep.lay()
+        self.schedule.lay()
 
     def _check_features(self, features: Tensor, axes: tuple[str, ...]) -> None:
         form = f"features ({', '.join(axes)}) with F = {self.options['features']}"

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 FLOORS = [
-    {"skeleton", "files"},
-    {"plan", "rotations", "camera", "losses"},
+    {"skeleton", "files", "cells"},
+    {"plan", "rotations", "camera", "losses", "schedule"},
     {"engine", "bvh", "body", "metrics"},
     {"assets"},
     {"motion"},
