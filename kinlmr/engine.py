@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import dropout, pad
 
 from kinlmr.cells import KINDS, product
@@ -190,8 +189,12 @@ class _Sweep(Function):
         return result
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *adjoints: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise NotImplementedError(
+                "LMR's backward has no derivative of its own: instead of create_graph=True take torch.func (grad, jacrev, "
+                "hessian), which differentiates the sweep itself"
+            )
         saved = iter(ctx.saved_tensors)
         inputs, *tape = ([next(saved) for _ in range(count)] for count in ctx.counts)
         with torch.autocast(adjoints[0].device.type, enabled=False):

@@ -32,19 +32,19 @@ class State(NamedTuple):
 
 
 class Cell(nn.Module):
-    """A recurrent node: ``rnn`` over the frames, and a linear ``head`` that turns its output into a residual."""
+    """A recurrent node: ``rnn``, torch.nn.GRU's or LSTM's parameters, and a linear ``head`` that makes the residual."""
 
     def __init__(self, kind: str, reads: int, hidden: int, layers: int, writes: int) -> None:
         super().__init__()
-        self.rnn: nn.RNNBase = CELLS[kind](reads, hidden, layers, batch_first=True)  # type: ignore[arg-type]
+        self.rnn = nn.ParameterDict(dict(CELLS[kind](reads, hidden, layers).named_parameters()))  # type: ignore[arg-type]
         self.head = _small(nn.Linear(hidden, writes))
-        self.kind, self.hidden, self.vectors = kind, hidden, 2 if kind == "lstm" else 1
+        self.kind, self.hidden, self.layers, self.vectors = kind, hidden, layers, 2 if kind == "lstm" else 1
 
     def leaves(self) -> Leaves:
         """Where the engine finds its parameters: (module, name), layer by layer, in the order of `schedule.Weights`."""
 
         def of(name: str) -> list[tuple[nn.Module, str]]:
-            return [(self.rnn, f"{name}_l{layer}") for layer in range(self.rnn.num_layers)]
+            return [(self.rnn, f"{name}_l{layer}") for layer in range(self.layers)]
 
         weight, bias = of("weight_ih"), of("bias_ih")
         inner = [weight[:1], bias[:1], of("weight_hh"), of("bias_hh"), weight[1:], bias[1:]]
@@ -185,6 +185,17 @@ class LMR(nn.Module):
         estimate, after = self._run(frame[:, None], None, state, False)
         return Estimate(*(x[:, 0] for x in estimate)), after
 
+    def weights_as(self, dtype: torch.dtype) -> LMR:
+        """Hold the nodes' weights in another type, and compute with them in it; estimate and state stay as they are.
+
+        In bfloat16 a stream reads half the bytes; rotations then differ by less than 1e-2.
+        """
+        for node in self.nodes():
+            if node is not None:
+                node.to(dtype)
+        self.schedule.lay()
+        return self
+
     def matrices(self, estimate: Estimate) -> Tensor:
         """The pose as rotation matrices (..., J, 3, 3), each relative to the joint's parent, in skeleton order."""
         return self.rotation.to_matrix(estimate.pose)
@@ -237,7 +248,8 @@ class LMR(nn.Module):
 
     def _check_finite(self, features: Tensor) -> None:
         """A NaN would stay in the state for ever; it is named here, while one still knows which frame brought it."""
-        if self.allow_nan or torch.compiler.is_compiling() or _capturing(features):
+        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        if self.allow_nan or traced or _capturing(features):
             return
         if not features.sum().isfinite() and not (finite := features.isfinite().all(-1)).all():
             clip, frame = (~finite).nonzero()[0].tolist()

@@ -159,6 +159,9 @@ class Stack:
         self.laid: Tensor | None = None
         self.places: list[tuple[int, tuple[int, ...]]] = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "laid": None, "places": []}
+
     def lay(self) -> None:
         """Make the parameters views of one tensor, unless they are."""
         parts = [getattr(module, name) for module, name in self.holders]

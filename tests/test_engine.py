@@ -1,0 +1,352 @@
+"""The engine's laws: equal to the plain reference in values and gradients, however it is cut, packed or interrupted."""
+
+import copy
+import pickle
+
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from laws import assert_same
+from strategies import skeletons
+from test_model import SMALL, clip, lively
+
+import kinlmr
+from kinlmr import State, engine
+from kinlmr.skeleton import installed
+
+
+def reference_of(model, tensors, features):
+    o = model.options
+    settings = o["iterations"], o["cell"], o["camera_input"], o["shape_input"]
+    return reference.lmr(tensors, model.plan.skeleton, features, *settings)
+
+
+def weighted(tensors, seed=0):
+    """A scalar that every number has its own share in."""
+    generator = torch.Generator().manual_seed(seed)
+    return sum((x * torch.randn(x.shape, generator=generator).to(x)).sum() for x in tensors)
+
+
+def assert_gradients_equal_reference(model, features, tolerance):
+    """The gradients of all parameters and features are those of the plain loop, relative to the largest."""
+    x = features.clone().requires_grad_()
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    tensors = model.state_dict() | {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}
+    y = features.clone().requires_grad_()
+    ours = torch.autograd.grad(weighted(model(x)), [x, *parameters], allow_unused=True)
+    wanted = [y, *(tensors[name] for name in names)]
+    theirs = torch.autograd.grad(weighted(reference_of(model, tensors, y)), wanted, allow_unused=True)
+    for name, one, two in zip(("features", *names), ours, theirs, strict=True):
+        one, two = (torch.zeros(()) if g is None else g for g in (one, two))
+        assert (one - two).abs().max() <= tolerance * (1 + two.abs().max()), name
+
+
+@settings(max_examples=15)
+@given(
+    skeleton=skeletons(most=8),
+    cell=st.sampled_from(["gru", "lstm"]),
+    layers=st.integers(1, 2),
+    iterations=st.integers(1, 4),
+    frames=st.integers(1, 4),
+    inputs=st.tuples(st.sampled_from(["previous", "initial"]), st.sampled_from(["previous", "mean"])),
+    rows=st.integers(1, 9),
+    data=st.data(),
+)
+def test_gradients_equal_the_plain_reference(skeleton, cell, layers, iterations, frames, inputs, rows, data):
+    hidden = {part.name: data.draw(st.integers(1, 3)) for part in skeleton.parts} | {"camera": 3}
+    options = dict(hidden=hidden, cell=cell, layers=layers, iterations=iterations, learn_start=True)
+    model = kinlmr.build(skeleton, features=5, shape=2, camera_input=inputs[0], shape_input=inputs[1], **options)
+    before, engine.ROWS = engine.ROWS, rows  # however many frames are looked at together
+    try:
+        assert_gradients_equal_reference(lively(model), clip(frames=frames), 1e-10)
+    finally:
+        engine.ROWS = before
+
+
+@pytest.mark.parametrize("name", installed())
+def test_shipped_skeletons_in_float32(name):
+    model = lively(kinlmr.build(name, features=34, hidden=8), torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.3)
+    assert_gradients_equal_reference(model, clip(2, 3, 34, torch.float32), 1e-5)
+
+
+def test_the_law_of_gradients_can_fail(monkeypatch):
+    model = lively(kinlmr.build("smpl.yaml", **SMALL))
+    back = engine.KINDS["gru"].back
+
+    def wrong(*args):
+        straight = back(*args)
+        args[-1].mul_(1.001)  # the adjoint of what the memory says
+        return straight
+
+    monkeypatch.setitem(engine.KINDS, "gru", engine.KINDS["gru"]._replace(back=wrong))
+    with pytest.raises(AssertionError):
+        assert_gradients_equal_reference(model, clip(), 1e-10)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("every", [False, True])
+def test_gradients_of_padded_clips_with_a_state(cell, every):
+    """By hand equal to autograd's, which torch.func takes."""
+    model = lively(kinlmr.build("smpl_chain.yaml", cell=cell, layers=2, dropout=0.0, **SMALL))
+    lengths, memory = torch.tensor([2, 5, 4]), clip(3, *model.state_size)
+    parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def loss(parameters, features, memory):
+        call = torch.func.functional_call(model, parameters, (features, lengths, State(memory), every))
+        return weighted((*call[0], *call[1]))
+
+    inputs = parameters, clip(3, 5), memory
+    expected = torch.func.grad(loss, argnums=(0, 1, 2))(*inputs)
+    x, m = (value.clone().requires_grad_() for value in inputs[1:])
+    estimate, state = model(x, lengths, State(m), every)
+    weighted((*estimate, *state)).backward()
+    for name, parameter in model.named_parameters():
+        assert_same([parameter.grad], [expected[0][name]], 1e-11 * (1 + expected[0][name].abs().max()))
+    assert_same((x.grad, m.grad), expected[1:], 1e-11)
+    assert (x.grad[0, 2:] == 0).all()
+
+
+@settings(max_examples=15)
+@given(st.integers(1, 5), st.sampled_from(["gru", "lstm"]))
+def test_gradients_flow_through_chunks(cut, cell):
+    model = lively(kinlmr.build("smpl.yaml", cell=cell, **SMALL))
+    x, y = (clip(frames=6).requires_grad_() for _ in range(2))
+    weighted(model(x)).backward()
+    whole = [x.grad, *(p.grad.clone() for p in model.parameters())]
+    model.zero_grad()
+    one, state = model(y[:, :cut], state=model.initial_state(2))
+    two, _ = model(y[:, cut:], state=state)
+    weighted([torch.cat(pair, 1) for pair in zip(one, two, strict=True)]).backward()
+    assert_same([y.grad, *(p.grad for p in model.parameters())], whole, 1e-10)
+
+
+def test_twenty_steps_in_lockstep():
+    model = lively(kinlmr.build("smpl.yaml", **SMALL))
+    tensors = {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}
+    buffers = {n: b for n, b in model.state_dict().items() if n not in tensors}
+    optimizers = [torch.optim.Adam(p, 1e-3) for p in (model.parameters(), tensors.values())]
+    for step in range(20):
+        x = clip(seed=step)
+        for optimizer, run in zip(
+            optimizers, (model, lambda x: reference_of(model, tensors | buffers, x)), strict=True
+        ):
+            optimizer.zero_grad()
+            sum(value.square().mean() for value in run(x)).backward()
+            optimizer.step()
+    for name, parameter in model.named_parameters():
+        assert_same([parameter], [tensors[name]], 1e-9)
+
+
+def test_backward_in_part_and_again():
+    model = lively(kinlmr.build("smpl.yaml", **SMALL))
+    estimate = model(clip())
+    once = torch.autograd.grad(weighted(estimate), list(model.parameters()), retain_graph=True)
+    again = torch.autograd.grad(weighted(estimate), list(model.parameters()), retain_graph=True)
+    assert_same(again, once, 0.0)
+    part = torch.autograd.grad(estimate.shape.sum(), model.shape.head.bias)
+    tensors = {n: p.detach().requires_grad_() for n, p in model.named_parameters()}
+    shape = reference_of(model, model.state_dict() | tensors, clip())[1]
+    assert_same(part, torch.autograd.grad(shape.sum(), tensors["shape.head.bias"]), 1e-12)
+
+
+def test_second_derivatives_are_refused():
+    x = clip().requires_grad_()
+    model = lively(kinlmr.build("smpl.yaml", **SMALL))
+    with pytest.raises(NotImplementedError, match="instead of create_graph=True take torch.func"):
+        torch.autograd.grad(weighted(model(x)), x, create_graph=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own
+def test_second_derivatives_of_torch_func():
+    model = lively(kinlmr.build("smpl_single.yaml", features=3, hidden=2, shape=1, iterations=2))
+    x, direction = clip(1, 2, 3), clip(1, 2, 3, seed=1)
+    gradient = torch.func.grad(lambda x: weighted(model(x)))
+    _, second = torch.func.jvp(gradient, (x,), (direction,))
+    step = 1e-5 * direction
+    assert_same([second], [(gradient(x + step) - gradient(x - step)) / 2e-5], 1e-6)
+
+
+def test_vmap_over_clips():
+    model = lively(kinlmr.build("smpl.yaml", **SMALL))
+    with torch.no_grad():
+        assert_same(
+            torch.func.vmap(model)(clip(6).view(3, 2, 4, 5)),
+            [x.view(3, 2, *x.shape[1:]) for x in model(clip(6))],
+            1e-12,
+        )
+
+
+# ---------------------------------------------------------------------------------------------- parameters, side by side
+
+
+def assert_laid(model, features=5):
+    """Every parameter lies in its stack, and an edit of one in place is seen."""
+    for stacks in model.schedule.stacks:
+        for stack in stacks:
+            parameters = [getattr(module, name) for module, name in stack.holders]
+            inside = {p.untyped_storage().data_ptr() for p in parameters}
+            assert inside <= ({stack.laid.untyped_storage().data_ptr()} if stack.holders else set())
+    x = clip(features=features).to(model.start.pose)
+    before = model(x)
+    with torch.no_grad():
+        model.parts["head"].head.bias.add_(1.0)
+    moved = (model(x).pose - before.pose).abs().amax((0, 1, 3)) > 0.5
+    with torch.no_grad():
+        model.parts["head"].head.bias.sub_(1.0)
+    assert moved[model.plan.skeleton.joints.index("head")]
+
+
+def test_parameters_stay_laid_through_all_that_moves_them():
+    model = lively(kinlmr.build("smpl.yaml", **SMALL))
+    assert_laid(model)
+    expected = model(clip())
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), copy.deepcopy(model).float().double()):
+        assert_laid(other)
+        assert_same(other(clip()), expected, 1e-5)
+    other = lively(kinlmr.build("smpl.yaml", **SMALL), seed=1)
+    other.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
+    assert_laid(other)
+    assert_same(other(clip()), expected, 1e-12)
+    other.parts["head"].rnn.weight_hh_l0 = torch.nn.Parameter(model.parts["head"].rnn.weight_hh_l0.detach().clone())
+    with pytest.raises(AssertionError):
+        assert_laid(other)
+    assert_same(other(clip()), expected, 1e-12)  # parted, and still right
+    weighted(other(clip())).backward()
+    assert other.parts["head"].rnn.weight_hh_l0.grad.abs().max() > 0
+
+
+def test_a_pickle_holds_every_parameter_once():
+    model = kinlmr.build("smpl.yaml", features=64, hidden=64)
+    assert len(pickle.dumps(model)) < 1.1 * sum(4 * p.numel() for p in model.parameters()) + 100_000
+
+
+def test_an_edit_between_forward_and_backward_is_noticed():
+    model = lively(kinlmr.build("smpl.yaml", **SMALL))
+    loss = weighted(model(clip()))
+    with torch.no_grad():
+        model.parts["head"].rnn.weight_hh_l0.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_part_can_be_frozen_hooked_and_paced():
+    model = lively(kinlmr.build("smpl.yaml", **SMALL))
+    weighted(model(clip())).backward()
+    whole = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    model.parts["head"].requires_grad_(False)
+    seen = []
+    model.parts["root"].rnn.weight_hh_l0.register_hook(seen.append)
+    weighted(model(clip())).backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == name.startswith("parts.head.")
+        if parameter.grad is not None:
+            assert torch.equal(parameter.grad, whole[name])
+    assert torch.equal(seen[0], whole["parts.root.rnn.weight_hh_l0"])
+    arm, leg = model.parts["left_arm"], model.parts["left_leg"]
+    groups = [{"params": arm.parameters(), "lr": 0.0}, {"params": leg.parameters(), "lr": 0.1}]
+    before = copy.deepcopy(model.state_dict())
+    torch.optim.SGD(groups).step()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {f"parts.left_leg.{name}" for name, _ in leg.named_parameters()}
+
+
+def test_a_parametrized_part_works():
+    model = lively(kinlmr.build("smpl.yaml", **SMALL))
+    expected = model(clip())
+    torch.nn.utils.parametrizations.weight_norm(model.parts["head"].head)
+    assert_same(model(clip()), expected, 1e-12)
+
+
+# ---------------------------------------------------------------------------------------------------------- half the bytes
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("how", ["autocast", "weights"])
+def test_bfloat16_products(trained, how):
+    torch.manual_seed(0)
+    model = kinlmr.build("smpl.yaml", features=64, hidden=64)
+    x, turns = clip(4, 12, 64, torch.float32), 0.5 * clip(4, 12, 72, torch.float32).unflatten(-1, (24, 3))
+    target = model.rotation.from_matrix(kinlmr.rotations.axis_angle_to_matrix(turns))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(50 if trained else 0):
+        optimizer.zero_grad()
+        (model(x).pose - target).square().mean().backward()
+        optimizer.step()
+    expected = model.matrices(model(x))
+    other = copy.deepcopy(model)
+    if how == "weights":
+        assert other.weights_as(torch.bfloat16) is other
+        assert_laid(other, 64)
+        estimate, state = other(x, state=other.initial_state(4))
+    else:
+        with torch.autocast("cpu", torch.bfloat16):
+            estimate, state = other(x, state=other.initial_state(4))
+        weighted(estimate).backward()
+        exact = torch.autograd.grad(weighted(model(x)), list(model.parameters()))
+        for one, two in zip(other.parameters(), exact, strict=True):
+            assert (one.grad - two).norm() < 0.1 * two.norm() + 1e-3  # a ReLU may flip where it is near zero
+    assert all(value.dtype == torch.float32 for value in (*estimate, *state))
+    error = (other.matrices(estimate) - expected).abs().max()
+    assert 0 < error < 1e-2
+
+
+# -------------------------------------------------------------------------------------------------------------------- out
+
+
+class Step(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, frame, memory):
+        estimate, state = self.model.step(frame, State(memory))
+        return (*estimate, *state)
+
+
+def test_compiles_whole():
+    model = lively(kinlmr.build("smpl.yaml", **SMALL))
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    x = clip()
+    assert_same(compiled(x), model(x), 1e-12)
+    weighted(compiled(x)).backward()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    weighted(model(x)).backward()
+    assert_same(gradients, [p.grad for p in model.parameters()], 1e-11)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_runs_in_onnxruntime(cell, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = lively(kinlmr.build("smpl.yaml", cell=cell, **SMALL), torch.float32).eval()
+    frame, memory = clip(dtype=torch.float32)[:, 0], model.initial_state(2).memory
+    path = str(tmp_path / "step.onnx")
+    torch.onnx.export(Step(model), (frame, memory), path, dynamo=True, verbose=False)
+    session = runtime.InferenceSession(path)
+    names = [i.name for i in session.get_inputs()]
+    state = State(memory)
+    for t in range(3):
+        frame = clip(dtype=torch.float32, seed=t)[:, 0]
+        estimate, after = model.step(frame, state)
+        out = session.run(None, dict(zip(names, (frame.numpy(), state.memory.detach().numpy()), strict=True)))
+        assert_same([torch.from_numpy(x) for x in out], (*estimate, *after), 1e-5)
+        state = after
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_cuda_graphs_capture_forward_and_training():
+    model = lively(kinlmr.build("smpl.yaml", **SMALL), torch.float32).cuda()
+    x = clip(dtype=torch.float32).cuda()
+    expected = [v.clone() for v in model(x)]
+    graphed = torch.cuda.make_graphed_callables(model, (x,))
+    assert_same(graphed(x), expected, 1e-5)
+    weighted(graphed(x)).backward()
+    assert all(p.grad is not None for p in model.parameters())
