@@ -22,12 +22,12 @@ def product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def gru(gi: Tensor, gh: Tensor, memory: Tensor) -> tuple[Tensor, list[Tensor]]:
     """torch.nn.GRU's cell: what its input and its memory say to its gates (..., 3 H), memory (1, ..., H), which is h ->
     memory after, and what `gru_back` needs."""
-    h = memory[0]
-    size = h.shape[-1]
-    rz = torch.sigmoid(gi[..., : 2 * size] + gh[..., : 2 * size])
-    hn = gh[..., 2 * size :]
-    n = torch.tanh(torch.addcmul(gi[..., 2 * size :], rz[..., :size], hn))
-    return torch.lerp(n, h, rz[..., size:])[None], [rz, n, hn]
+    sizes = [2 * memory.shape[-1], memory.shape[-1]]
+    (ri, ni), (rh, hn) = gi.split(sizes, -1), gh.split(sizes, -1)
+    rz = torch.sigmoid(ri + rh)
+    r, z = rz.chunk(2, -1)
+    n = torch.tanh(torch.addcmul(ni, r, hn))
+    return torch.lerp(n, memory, z), [rz, n, hn]
 
 
 def gru_back(d: Tensor, memory: Tensor, rz: Tensor, n: Tensor, hn: Tensor, gi: Tensor, gh: Tensor) -> Tensor:

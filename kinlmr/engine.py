@@ -23,7 +23,7 @@ from torch.autograd import Function
 from torch.nn.functional import dropout, pad
 
 from kinlmr.cells import KINDS, product
-from kinlmr.schedule import Group, Level, Schedule, Weights
+from kinlmr.schedule import Schedule, Weights
 
 ROWS = 128  # the features of so many rows (frames times clips) are looked at together
 
@@ -42,11 +42,6 @@ class Job(NamedTuple):
         for s in range(frames + self.schedule.iterations - 1):
             lo, hi = max(0, s - frames + 1), min(self.schedule.iterations - 1, s)
             yield s, lo, hi, (hi - lo + 1) * batch
-
-    def levels(self) -> list[tuple[Level, Group, Tensor, Tensor, Tensor]]:
-        """The levels with their groups, and the columns that they read, write and start anew."""
-        of, groups = self.columns, self.schedule.groups
-        return [(l, groups[l.group], of[l.reads], of[l.writes], of[l.anew]) for l in self.schedule.levels]  # noqa: E741
 
     def unpack(self, inputs: Sequence[Any]) -> tuple[Sequence[Tensor | None], list[Weights]]:
         """Every group's memory, and its weights."""
@@ -94,7 +89,8 @@ def walk(job: Job, tape: list[list[Tensor]] | None, phi: Tensor, start: Tensor, 
     """phi (T, B, F), start (1, D + 1), every group's memory (vectors, rows, V B, H) or None, every group's weights ->
     estimate (V or 1, T, B, D + 1), every group's memory after. What `back` needs of a tick goes on the tape."""
     (frames, batch, width), last = phi.shape, job.schedule.iterations - 1
-    (memory, weights), levels = job.unpack(inputs), job.levels()
+    memory, weights = job.unpack(inputs)
+    batches = job.schedule.batches(job.columns, weights, width)
     block = [slice(v * batch, (v + 1) * batch) for v in range(last + 1)]
 
     def look(a: int, b: int) -> list[Tensor]:
@@ -127,21 +123,20 @@ def walk(job: Job, tape: list[list[Tensor]] | None, phi: Tensor, start: Tensor, 
         at = slice((s - hi - low) * batch, (s - lo + 1 - low) * batch)
         record = [now[i] for i in cells]
         done: dict[int, list[Tensor]] = {i: [] for i in cells}
-        for level, group, reads, writes, anew in levels:
-            w, own = weights[level.group], level.own
+        for level, group, reads, writes, anew, slots, head, head_bias, ups in batches:
             if len(anew):
                 estimate = estimate.index_copy(1, anew, start[:, anew].expand(rows, -1))
-            x = estimate.index_select(1, reads).unflatten(1, (level.n, -1)).transpose(0, 1).to(w.look.dtype)
-            y = torch.baddbmm(table[level.group][own, at], x, w.look[own, width : width + x.shape[-1]])
+            x = estimate.index_select(1, reads).unflatten(1, (level.n, -1)).transpose(0, 1).to(slots.dtype)
+            y = torch.baddbmm(table[level.group][level.own, at], x, slots)
             record.append(x)
             if group.kind == "mlp":
                 y = dropout(y.relu(), job.dropout)
                 record.append(y)
-                y = dropout(product(y, w.up, w.up_bias).relu(), job.dropout)
+                y = dropout(product(y, *ups[0]).relu(), job.dropout)
                 record.append(y)
             for i, part in enumerate(level.rows):
                 if i:
-                    y = product(y, w.up[level.ups[i - 1]], w.up_bias[level.ups[i - 1]])
+                    y = product(y, *ups[i - 1])
                 before, gh = now[level.group][:, part], gates[level.group][part]
                 after, kept = KINDS[group.kind].forward(y.to(start.dtype), gh.to(start.dtype), before)
                 if job.inside is not None:
@@ -150,8 +145,7 @@ def walk(job: Job, tape: list[list[Tensor]] | None, phi: Tensor, start: Tensor, 
                     record += [v.contiguous() for v in kept]
                 done[level.group].append(after)
                 y = after[0]
-            o = len(writes) // level.n
-            y = product(y, w.head[own, :o], w.head_bias[own, :o])
+            y = product(y, head, head_bias)
             estimate = estimate.index_add(1, writes, y.transpose(0, 1).flatten(1).to(start.dtype))
         now = {i: torch.cat(done[i], 1) for i in cells}
         if tape is not None:
@@ -192,7 +186,7 @@ class _Sweep(Function):
     def backward(ctx: Any, *adjoints: Tensor) -> tuple[Any, ...]:
         if torch.is_grad_enabled():
             raise NotImplementedError(
-                "LMR's backward has no derivative of its own: instead of create_graph=True take torch.func (grad, jacrev, "
+                "LMR's backward has no derivative of its own; instead of create_graph=True take torch.func (grad, jvp, "
                 "hessian), which differentiates the sweep itself"
             )
         saved = iter(ctx.saved_tensors)
@@ -210,13 +204,14 @@ def back(
     went into them; so every weight's gradient is one product, after the last tick.
     """
     (frames, batch, width), last = phi.shape, job.schedule.iterations - 1
-    (memory, weights), levels, (dout, *dends) = job.unpack(rest), job.levels(), adjoints
+    (memory, weights), (dout, *dends) = job.unpack(rest), adjoints
+    batches = job.schedule.batches(job.columns, weights, width)
     cells = [i for i, group in enumerate(job.schedule.groups) if group.rows]
     end = (last + 1) * frames * batch
     empty = lambda w, n: w.look.new_empty(n, end, w.look.shape[-1])  # noqa: E731
     dlook, dhidden, dup = ([empty(w, len(w[kind])) for w in weights] for kind in (0, 2, 4))
     dtable = [w.look.new_zeros(len(w.look), frames * batch, w.look.shape[-1]) for w in weights]
-    seen: list[list[Any]] = [[] for _ in levels]  # by level: x, the head's input and adjoint, the inputs of up
+    seen: list[list[Any]] = [[] for _ in batches]  # by level: x, the head's input and adjoint, the inputs of up
     remembered: dict[int, list[Tensor]] = {i: [] for i in cells}
 
     destimate, dstart = dout[0, 0, :0], torch.zeros_like(start)
@@ -225,7 +220,7 @@ def back(
     for s, lo, hi, rows in reversed(list(job.ticks(frames, batch))):
         record, tick, end = iter(tape.pop()), slice(end - rows, end), end - rows
         before = {i: next(record) for i in cells}
-        kept = [[next(record) for _ in range(group.saves(level))] for level, group, *_ in levels]
+        kept = [[next(record) for _ in range(group.saves(level))] for level, group, *_ in batches]
         after = {i: next(record) for i in cells}
         frame = slice((s - hi) * batch, (s - lo + 1) * batch)
         if s - lo == frames - 1:
@@ -235,15 +230,15 @@ def back(
         for v in range(lo if job.every else last, hi + 1):
             destimate[(hi - v) * batch : (hi - v + 1) * batch] += dout[v if job.every else 0, s - v]
         straight: dict[int, list[Tensor]] = {i: [] for i in cells}
-        for at, (level, group, reads, writes, anew) in reversed(list(enumerate(levels))):
-            i, own, (x, *saved), w = level.group, level.own, kept[at], weights[level.group]
+        for at, (level, group, reads, writes, anew, slots, head, _, ups) in reversed(list(enumerate(batches))):
+            i, own, (x, *saved) = level.group, level.own, kept[at]
             tops = saved if group.kind == "mlp" else [after[i][part] for part in level.rows]
             d = destimate.index_select(1, writes).unflatten(1, (level.n, -1)).transpose(0, 1).to(x.dtype)
             seen[at].append((x, d, *tops))
-            d, g = d @ w.head[own, : d.shape[-1]], dlook[i][own, tick]
+            d, g = d @ head, dlook[i][own, tick]
             if group.kind == "mlp":
                 scale = 1 / (1 - job.dropout)
-                d = torch.mul(d * scale, saved[1] > 0, out=dup[i][:, tick]) @ w.up
+                d = torch.mul(d * scale, saved[1] > 0, out=dup[i][:, tick]) @ ups[0][0]
                 torch.mul(d * scale, saved[0] > 0, out=g)
             for layer, part in reversed(list(enumerate(level.rows))):
                 dmemory = torch.cat([(dnow[i][:1, part] + d), dnow[i][1:, part]])
@@ -252,9 +247,9 @@ def back(
                 size = len(saved) // len(level.rows)
                 values = before[i][:, part], *saved[layer * size : (layer + 1) * size], gi, dhidden[i][part, tick]
                 straight[i].append(KINDS[group.kind].back(dmemory - still, *values) + still)
-                d = gi @ w.up[level.ups[layer - 1]] if layer else gi
+                d = gi @ ups[layer - 1][0] if layer else gi
             dtable[i][own, frame] += g
-            dx = (g @ w.look[own, width : width + x.shape[-1]].mT).transpose(0, 1).flatten(1)
+            dx = (g @ slots.mT).transpose(0, 1).flatten(1)
             destimate = destimate.index_add(1, reads, dx.to(start.dtype))
             if len(anew):
                 dstart[0, anew] += destimate[:, anew].sum(0)
@@ -285,7 +280,7 @@ def back(
             torch.sum(dhidden[i], 1, out=dw.hidden_bias)
         if len(w.up):
             torch.sum(dup[i], 1, out=dw.up_bias)
-    for (level, *_), ticks in zip(levels, seen, strict=True):
+    for (level, *_), ticks in zip(batches, seen, strict=True):
         dw, own = dweights[level.group], level.own
         x, d, *tops = (_joined(list(parts), weights[level.group].look.dtype) for parts in zip(*ticks, strict=True))
         dw.look[own, width : width + x.shape[-1]] = x.mT @ dlook[level.group][own]

@@ -73,6 +73,23 @@ class Weights(NamedTuple):
     head_bias: Tensor
 
 
+class Batch(NamedTuple):
+    """A level at work: the columns that it reads, writes and starts anew, and its slices of its group's weights:
+
+    slots (n, K, G), head (n, O, H) and its bias, and what leads from layer to layer.
+    """
+
+    level: Level
+    group: Group
+    reads: Tensor
+    writes: Tensor
+    anew: Tensor
+    slots: Tensor
+    head: Tensor
+    head_bias: Tensor
+    ups: list[tuple[Tensor, Tensor]]
+
+
 class Schedule:
     """Nodes, compiled. ``index`` lists the columns of all levels; `run` takes it as a tensor."""
 
@@ -139,6 +156,18 @@ class Schedule:
     def memory(self) -> int:
         """M, how many numbers an iteration remembers."""
         return sum(group.vectors * group.rows * group.hidden for group in self.groups)
+
+    def batches(self, index: Tensor, weights: Sequence[Weights], width: int) -> list[Batch]:
+        """The levels, in order, at work: with the index as a tensor, every group's weights, features of ``width``."""
+        found = []
+        for level in self.levels:
+            w, own = weights[level.group], level.own
+            reads, writes, anew = (index[place] for place in (level.reads, level.writes, level.anew))
+            inputs, outputs = len(reads) // level.n, len(writes) // level.n
+            slices = w.look[own, width : width + inputs], w.head[own, :outputs], w.head_bias[own, :outputs]
+            ups = [(w.up[up], w.up_bias[up]) for up in level.ups]
+            found.append(Batch(level, self.groups[level.group], reads, writes, anew, *slices, ups))
+        return found
 
     def lay(self) -> None:
         """Lay the parameters side by side again, where something has parted them."""

@@ -1,0 +1,298 @@
+"""The engine against the LMR that one would write with torch.nn, a single RNN of equal parameters, and VIBE's shape.
+
+    python benchmarks/engine.py [--hidden 512] [--features 2048] [--threads 1] [--rounds 9] [--growth] [--json a.json]
+
+All contenders run in one process, one after another in every round; each figure is the median over rounds, each ratio
+the median of that round's naive time over that round's time. Naive (benchmarks/baselines.py) computes the same numbers
+from the same parameters. Floors are multiply-adds over this machine's rate for a product of 1024 x 1024, and in a stream
+the weights' bytes over its rate of reading them, both measured in the same run. Memory is what autograd saves
+for backward, and the growth of the process over one forward pass (on CUDA, the allocator's). --growth tells how
+time grows with frames, parts, joints and iterations instead. On CUDA it says what a graph gains, and counts kernels.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from baselines import Naive, SingleRNN, Vibe
+from torch import Tensor, nn
+
+import kinlmr
+from kinlmr.skeleton import Part, Skeleton
+
+CLIPS, STREAMS = ((32, 16), (1, 16), (1, 300)), (1, 8)
+
+
+def contenders(hidden: int, features: int, device: str) -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    model = kinlmr.build("smpl.yaml", features=features, hidden=hidden).to(device)
+    parameters = sum(p.numel() for p in model.parameters())
+    found = {"kinlmr": model, "naive": Naive(model), "single RNN": SingleRNN(features, 157, parameters)}
+    return {name: x.to(device).eval() for name, x in (found | {"VIBE-shaped": Vibe(features)}).items()}
+
+
+def agree(found: dict[str, nn.Module], features: int, device: str) -> float:
+    """The largest difference of the naive LMR's values from kinlmr's."""
+    x = torch.randn(2, 7, features, device=device)
+    with torch.no_grad():
+        ours, theirs = found["kinlmr"](x), found["naive"](x)[0]
+    pose = ours.pose[:, :, list(found["kinlmr"].plan.order)].flatten(2)
+    return float((torch.cat([pose, ours.shape, ours.camera], -1) - theirs).abs().max())
+
+
+def backward(network: nn.Module, x: Tensor) -> None:
+    out = network(x)
+    parts = out if isinstance(out, kinlmr.Estimate) else out[:1]
+    sum(part.sum() for part in parts).backward()
+    network.zero_grad()
+
+
+def forward(network: nn.Module, x: Tensor) -> None:
+    with torch.no_grad():
+        network(x)
+
+
+def streamer(network: nn.Module) -> Callable[[nn.Module, Tensor], None]:
+    """A function that takes one frame (B, F) more."""
+    state: list[Any] = [None]
+
+    def step(network: nn.Module, x: Tensor) -> None:
+        with torch.no_grad():
+            stepper = network.step if isinstance(network, kinlmr.LMR) else network
+            _, state[0] = stepper(x if isinstance(network, kinlmr.LMR) else x[:, None], state[0])
+
+    return step
+
+
+def interleaved(jobs: dict[str, Callable[[], None]], rounds: int, repeat: int, device: str) -> dict[str, Any]:
+    """Milliseconds of each job, and the ratio of "naive" to it: medians over rounds."""
+    sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for round in range(rounds + 1):
+        for name, job in jobs.items():
+            sync()
+            began = time.perf_counter()
+            for _ in range(repeat):
+                job()
+            sync()
+            if round:  # the first warms up
+                times[name].append((time.perf_counter() - began) / repeat * 1e3)
+    ratio = lambda name: statistics.median(n / t for n, t in zip(times["naive"], times[name], strict=True))  # noqa: E731
+    return {n: {"ms": statistics.median(t), "ratio": ratio(n) if "naive" in jobs else 1.0} for n, t in times.items()}
+
+
+def rates(device: str) -> tuple[float, float]:
+    """Multiply-adds per ms of a 1024 x 1024 product, and bytes read per ms from 256 MB: the best of 20."""
+    a, b = torch.randn(2, 1024, 1024, device=device)
+    big = torch.randn(2**26, device=device)
+    sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    best = [float("inf")] * 2
+    for _ in range(20):
+        for i, job in enumerate((lambda: a @ b, lambda: big.sum())):
+            sync()
+            began = time.perf_counter()
+            job()
+            sync()
+            best[i] = min(best[i], (time.perf_counter() - began) * 1e3)
+    return 1024**3 / best[0], 2**28 / best[1]
+
+
+def work(model: kinlmr.LMR) -> tuple[int, int]:
+    """Multiply-adds that a frame needs, and the bytes of all weights: what features say counts once, the rest V times."""
+    weights = [p for p in model.parameters() if p.ndim == 2]
+    seen = sum(p.shape[0] for name, p in model.named_parameters() if name.endswith(("weight_ih_l0", "fc1.weight")))
+    once, whole = seen * model.options["features"], sum(p.numel() for p in weights)
+    return once + model.options["iterations"] * (whole - once), 4 * whole
+
+
+def saved(network: nn.Module, x: Tensor) -> float:
+    """MB that autograd keeps for backward, without parameters and features."""
+    known = {p.untyped_storage().data_ptr() for p in network.parameters()} | {x.untyped_storage().data_ptr()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = network(x)
+    del out
+    return sum(kept.values()) / 2**20
+
+
+def peak_here(name: str, hidden: int, features: int, batch: int, frames: int, device: str) -> float:
+    """MB that a forward pass adds to this process at its highest."""
+    network = contenders(hidden, features, device)[name]
+    x = torch.randn(batch, frames, features, device=device)
+    forward(network, x[:, :2])
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        forward(network, x)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    status = lambda key: int(Path("/proc/self/status").read_text().split(key)[1].split()[0]) / 1024  # noqa: E731
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before = status("VmRSS:")
+    forward(network, x)
+    return status("VmHWM:") - before
+
+
+def peak(name: str, args: argparse.Namespace, batch: int, frames: int) -> float:
+    options = "--hidden", "--features", "--threads", "--device"
+    given = [str(x) for key in options for x in (key, getattr(args, key[2:]))]
+    command = [sys.executable, __file__, *given, "--peak", name, str(batch), str(frames)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
+    found, rows = contenders(args.hidden, args.features, args.device), []
+    difference = agree(found, args.features, args.device)
+    per_ms, bytes_per_ms = rates(args.device)
+    adds, weight_bytes = work(found["kinlmr"])
+    print(f"largest difference of naive from kinlmr {difference:.1e}; {2 * per_ms / 1e6:.0f} GFLOP/s, "
+          f"{bytes_per_ms / 1e6:.1f} GB/s; parameters "
+          + ", ".join(f"{name} {sum(p.numel() for p in n.parameters()) / 1e6:.1f} M" for name, n in found.items()))  # fmt: skip
+    print(f"\n| H = {args.hidden}, F = {args.features} | {' | '.join(f'{name}, ms' for name in found)} "
+          "| kinlmr over naive | over its floor |\n|---|" + "---|" * (len(found) + 2))  # fmt: skip
+    for batch, frames in CLIPS:
+        x = torch.randn(batch, frames, args.features, device=args.device)
+        for kind, job in (("forward", forward), ("forward+backward", backward)):
+            jobs = {name: lambda job=job, n=network, x=x: job(n, x) for name, network in found.items()}
+            floor = max(batch * frames * adds / per_ms, weight_bytes / bytes_per_ms) * (3 if job is backward else 1)
+            rows.append(row(f"{batch} x {frames}, {kind}", interleaved(jobs, args.rounds, 1, args.device), floor))
+    for batch in STREAMS:
+        x = torch.randn(batch, args.features, device=args.device)
+        steps = {name: streamer(network) for name, network in found.items()}
+        jobs = {name: lambda s=step, n=found[name], x=x: s(n, x) for name, step in steps.items()}
+        floor = max(batch * adds / per_ms, weight_bytes / bytes_per_ms)
+        figures = interleaved(jobs, args.rounds, 10, args.device)
+        rows.append(row(f"stream, {batch} {'person' if batch == 1 else 'people'}, per frame", figures, floor))
+    x = torch.randn(32, 16, args.features, device=args.device)
+    both = {name: found[name] for name in ("kinlmr", "naive")}
+    for kind, values in (
+        ("saved for backward", {name: saved(network, x) for name, network in both.items()}),
+        ("peak of a forward pass", {name: peak(name, args, 32, 16) for name in both}),
+    ):
+        ratio = values["kinlmr"] / values["naive"]
+        print(f"| 32 x 16, {kind}, MB | {values['kinlmr']:.0f} | {values['naive']:.0f} | | | {ratio:.2f} of naive | |")
+        rows.append({"case": kind, **values})
+    if args.device.startswith("cuda"):
+        graphs(found, args)
+    return rows
+
+
+def row(case: str, figures: dict[str, Any], floor: float) -> dict[str, Any]:
+    cells = " | ".join(f"{value['ms']:.2f}" for value in figures.values())
+    ours = figures["kinlmr"]
+    print(f"| {case} | {cells} | {ours['ratio']:.2f}x | {ours['ms'] / floor:.2f}x |", flush=True)
+    return {"case": case, "floor_ms": floor, **figures}
+
+
+def graphs(found: dict[str, nn.Module], args: argparse.Namespace) -> None:
+    """On CUDA: a clip's forward pass in a graph, in single precision, TF32 and bfloat16; kernels per call."""
+    x = torch.randn(32, 16, args.features, device=args.device)
+    for name in ("kinlmr", "naive"):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            forward(found[name], x)
+        print(f"{name}: {len(profile.events())} kernels for a forward pass of 32 x 16")
+    for precision in ("highest", "high", "bfloat16"):
+        torch.set_float32_matmul_precision("high" if precision == "bfloat16" else precision)
+        model = contenders(args.hidden, args.features, args.device)["kinlmr"]
+        if precision == "bfloat16":
+            model.weights_as(torch.bfloat16)
+        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        with torch.cuda.stream(stream), torch.no_grad():
+            for _ in range(3):
+                model(x)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph), torch.no_grad():
+            model(x)
+        jobs = {
+            "graph": graph.replay,
+            "kinlmr": lambda m=model: forward(m, x),
+            "naive": lambda: forward(found["naive"], x),
+        }
+        figures = interleaved(jobs, args.rounds, 10, args.device)
+        print(f"{precision}: " + ", ".join(f"{n} {v['ms']:.3f} ms ({v['ratio']:.2f}x)" for n, v in figures.items()))
+
+
+def tree(joints: int, parts: int) -> Skeleton:
+    """A root part and limbs that hang on it, of equal sizes."""
+    names = [f"j{i}" for i in range(joints)]
+    size = joints // parts
+    groups = [names[i * size : (i + 1) * size if i < parts - 1 else None] for i in range(parts)]
+    parents = {name: above for group in groups for above, name in itertools.pairwise(group)}
+    parents |= {group[0]: names[0] for group in groups[1:]}
+    split = tuple(Part(f"p{i}", tuple(group)) for i, group in enumerate(groups))
+    return Skeleton("grown", tuple(names), tuple(parents.get(name) for name in names), split)
+
+
+def growth(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Milliseconds per frame (of one clip of 64 frames), as one number grows."""
+    rows = []
+
+    def timed(what: str, value: Any, job: Callable[[], None], frames: int) -> None:
+        figures = interleaved({"kinlmr": job}, max(3, args.rounds // 3), 1, args.device)["kinlmr"]
+        rows.append({"what": what, "value": value, "ms_per_frame": figures["ms"] / frames})
+        print(f"| {what} | {value} | {figures['ms'] / frames:.3f} |", flush=True)
+
+    def chunked(model: kinlmr.LMR, x: Tensor, size: int) -> None:
+        state = model.initial_state(len(x))
+        with torch.no_grad():
+            for chunk in x.split(size, 1):
+                _, state = model(chunk, state=state)
+
+    print("| grows | to | ms per frame |\n|---|---|---|")
+    model = kinlmr.build("smpl.yaml", features=51, hidden=128).to(args.device).eval()
+    for frames in (10, 100, 1000, 10_000):
+        x = torch.randn(1, frames, 51, device=args.device)
+        timed("frames", frames, lambda x=x: forward(model, x), frames)
+        if frames >= 1000:
+            timed("frames, in chunks of 100", frames, lambda x=x: chunked(model, x, 100), frames)
+    x = torch.randn(1, 64, 51, device=args.device)
+    for parts in (1, 4, 16, 64):
+        model = kinlmr.build(tree(64, parts), features=51, hidden=128).to(args.device).eval()
+        timed("parts, of 64 joints", parts, lambda m=model: forward(m, x), 64)
+    for joints in (24, 100, 400, 1000):
+        model = kinlmr.build(tree(joints, 6), features=51, hidden=128).to(args.device).eval()
+        timed("joints, in 6 parts", joints, lambda m=model: forward(m, x), 64)
+    for iterations in (1, 2, 4, 8):
+        model = kinlmr.build("smpl.yaml", features=51, hidden=128, iterations=iterations).to(args.device).eval()
+        timed("iterations", iterations, lambda m=model: forward(m, x), 64)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--features", type=int, default=2048)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--growth", action="store_true", help="how time grows, instead of the comparison")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.peak:
+        name, batch, frames = args.peak
+        print(peak_here(name, args.hidden, args.features, int(batch), int(frames), args.device))
+        return
+    print(f"torch {torch.__version__}, {args.device}, {args.threads} thread(s), {args.rounds} rounds")
+    rows = growth(args) if args.growth else compare(args)
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
