@@ -1,13 +1,14 @@
 """The engine against the LMR that one would write with torch.nn, a single RNN of equal parameters, and VIBE's shape.
 
-    python benchmarks/engine.py [--hidden 512] [--features 2048] [--threads 1] [--rounds 9] [--growth] [--json a.json]
+    python benchmarks/engine.py [--hidden 512] [--features 2048] [--threads 1] [--rounds 9] [--growth] [--json J]
 
 All contenders run in one process, one after another in every round; each figure is the median over rounds, each ratio
 the median of that round's naive time over that round's time. Naive (benchmarks/baselines.py) computes the same numbers
-from the same parameters. Floors are multiply-adds over this machine's rate for a product of 1024 x 1024, and in a stream
-the weights' bytes over its rate of reading them, both measured in the same run. Memory is what autograd saves
+from the same parameters. Floors are multiply-adds over the rate of a product of 1024 x 1024 here, and in a stream the
+weights' bytes over the rate of reading them, both measured in the same run. Memory is what autograd saves
 for backward, and the growth of the process over one forward pass (on CUDA, the allocator's). --growth tells how
-time grows with frames, parts, joints and iterations instead. On CUDA it says what a graph gains, and counts kernels.
+time grows with frames, parts, joints and iterations instead, --compile what torch.compile and bfloat16 weights gain. On
+CUDA the comparison also says what a graph gains, and counts kernels.
 """
 
 import argparse
@@ -106,7 +107,7 @@ def rates(device: str) -> tuple[float, float]:
 
 
 def work(model: kinlmr.LMR) -> tuple[int, int]:
-    """Multiply-adds that a frame needs, and the bytes of all weights: what features say counts once, the rest V times."""
+    """Multiply-adds of a frame, and the bytes of all weights: what features say counts once, the rest V times."""
     weights = [p for p in model.parameters() if p.ndim == 2]
     seen = sum(p.shape[0] for name, p in model.named_parameters() if name.endswith(("weight_ih_l0", "fc1.weight")))
     once, whole = seen * model.options["features"], sum(p.numel() for p in weights)
@@ -159,11 +160,12 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
     difference = agree(found, args.features, args.device)
     per_ms, bytes_per_ms = rates(args.device)
     adds, weight_bytes = work(found["kinlmr"])
-    print(f"largest difference of naive from kinlmr {difference:.1e}; {2 * per_ms / 1e6:.0f} GFLOP/s, "
-          f"{bytes_per_ms / 1e6:.1f} GB/s; parameters "
-          + ", ".join(f"{name} {sum(p.numel() for p in n.parameters()) / 1e6:.1f} M" for name, n in found.items()))  # fmt: skip
-    print(f"\n| H = {args.hidden}, F = {args.features} | {' | '.join(f'{name}, ms' for name in found)} "
-          "| kinlmr over naive | over its floor |\n|---|" + "---|" * (len(found) + 2))  # fmt: skip
+    sizes = ", ".join(f"{name} {sum(p.numel() for p in n.parameters()) / 1e6:.1f} M" for name, n in found.items())
+    print(f"largest difference of naive from kinlmr {difference:.1e}; parameters {sizes}")
+    print(f"{2 * per_ms / 1e6:.0f} GFLOP/s, {bytes_per_ms / 1e6:.1f} GB/s\n")
+    names = " | ".join(f"{name}, ms" for name in found)
+    print(f"| H = {args.hidden}, F = {args.features} | {names} | kinlmr over naive | over its floor |")
+    print("|---|" + "---|" * (len(found) + 2))
     for batch, frames in CLIPS:
         x = torch.randn(batch, frames, args.features, device=args.device)
         for kind, job in (("forward", forward), ("forward+backward", backward)):
@@ -226,6 +228,37 @@ def graphs(found: dict[str, nn.Module], args: argparse.Namespace) -> None:
         print(f"{precision}: " + ", ".join(f"{n} {v['ms']:.3f} ms ({v['ratio']:.2f}x)" for n, v in figures.items()))
 
 
+def compiled(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A clip's forward pass and a stream's frame, as they are, compiled, and with bfloat16 weights."""
+    rows = []
+    exact, half = (contenders(args.hidden, args.features, args.device)["kinlmr"] for _ in range(2))
+    half.weights_as(torch.bfloat16)
+    clip = torch.randn(32, 16, args.features, device=args.device)
+    state = exact.initial_state(1)
+    for case, x, job in (
+        ("32 x 16, forward", clip, lambda model, x: model(x)),
+        ("stream, 1 person, per frame", clip[:1, 0], lambda model, x: model.step(x, state)[0]),
+    ):
+        fast = torch.compile(job, fullgraph=True)
+        with torch.no_grad():
+            began = time.perf_counter()
+            fast(exact, x)
+            seconds = time.perf_counter() - began
+            truth = exact.matrices(job(exact, x))
+            jobs = {
+                "naive": lambda j=job, x=x: j(exact, x),  # the baseline here is kinlmr as it is
+                "compiled": lambda f=fast, x=x: f(exact, x),
+                "bfloat16": lambda j=job, x=x: j(half, x),
+            }
+            figures = interleaved(jobs, args.rounds, 1 if x.ndim == 3 else 10, args.device)
+            error = float((half.matrices(job(half, x)) - truth).abs().max())
+        naive, fast_one, small = (figures[name] for name in ("naive", "compiled", "bfloat16"))
+        print(f"{case}: {naive['ms']:.2f} ms; compiled {fast_one['ratio']:.2f}x, after {seconds:.0f} s of compiling")
+        print(f"{case}: bfloat16 weights {small['ratio']:.2f}x, rotations differ by {error:.1e}", flush=True)
+        rows.append({"case": case, "seconds": seconds, "error": error, **figures})
+    return rows
+
+
 def tree(joints: int, parts: int) -> Skeleton:
     """A root part and limbs that hang on it, of equal sizes."""
     names = [f"j{i}" for i in range(joints)]
@@ -280,6 +313,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--growth", action="store_true", help="how time grows, instead of the comparison")
+    parser.add_argument("--compile", action="store_true", help="torch.compile and bfloat16, instead of the comparison")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -289,7 +323,7 @@ def main() -> None:
         print(peak_here(name, args.hidden, args.features, int(batch), int(frames), args.device))
         return
     print(f"torch {torch.__version__}, {args.device}, {args.threads} thread(s), {args.rounds} rounds")
-    rows = growth(args) if args.growth else compare(args)
+    rows = (growth if args.growth else compiled if args.compile else compare)(args)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
 

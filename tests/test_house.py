@@ -129,6 +129,7 @@ def test_a_bare_checkout_finds_its_skeletons_and_a_broken_wheel_no_strangers(tmp
 # --------------------------------------------------------------------------------------------------------- what it says
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch's own, while it exports
 def test_the_readmes_snippets_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     snippets = re.findall(r"```python\n(.*?)```", README, re.S)

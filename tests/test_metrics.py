@@ -130,3 +130,10 @@ def test_bad_input():
         metrics.evaluate([prediction], [truth], protocol="h36m")
     with pytest.raises(ValueError, match="1 predictions for 2 truths"):
         metrics.evaluate([prediction], [truth, truth])
+
+
+def test_drift_of_what_holds_still_and_of_what_moves():
+    still = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0)).expand(10, 4, 3)
+    assert metrics.drift(still) < 1e-3
+    swing = torch.tensor([1.0, -1.0]).repeat(5)[:, None, None] * torch.tensor([0.01, 0, 0])
+    assert torch.allclose(metrics.drift(still + swing), torch.tensor(10.0), atol=1e-3)
