@@ -197,7 +197,7 @@ def arguments() -> argparse.Namespace:
         "--skeleton", default="smpl.yaml", help="a YAML file over the body's joints, or an installed one"
     )
     parser.add_argument("--rotation", default="6d", choices=kinlmr.ROTATIONS)
-    parser.add_argument("--hidden", type=int, default=192)
+    parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--motion", nargs="+", default=[DATA], help="BVH, AMASS or archives; files or folders")
     parser.add_argument("--test", default="cmu_01_01", help="hold out recordings whose name begins so")
     parser.add_argument("--steps", type=int, default=700)

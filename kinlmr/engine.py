@@ -25,7 +25,7 @@ from torch.nn.functional import dropout, pad
 from kinlmr.cells import KINDS, product
 from kinlmr.schedule import Schedule, Weights
 
-ROWS = 128  # the features of so many rows (frames times clips) are looked at together
+ROWS = 64  # the features of so many rows (frames times clips) are looked at together
 
 
 class Job(NamedTuple):
