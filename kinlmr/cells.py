@@ -12,9 +12,13 @@ FEW = 4  # rows
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x (n, R, in), weight (n, out, in), bias (n, out) -> (n, R, out); of few rows, as its transpose."""
-    x = x.to(weight.dtype)
-    if not torch.compiler.is_compiling() and x.shape[1] <= FEW:
+    """x (n, R, in), weight (n, out, in), bias (n, out) -> (n, R, out), in the weight's type."""
+    x, half = x.to(weight.dtype), weight.dtype.itemsize < 4
+    if torch.compiler.is_compiling() or weight.is_cuda:
+        return torch.baddbmm(bias[:, None], x, weight.mT)
+    if half and not weight.is_contiguous():  # the CPU's batched product would copy the weights
+        return torch.stack([torch.addmm(b, a, w.mT) for b, a, w in zip(bias, x, weight, strict=True)])
+    if not half and x.shape[1] <= FEW and weight.stride(-1) == 1:  # weights that lie so are read faster from the left
         return torch.baddbmm(bias[..., None], weight, x.mT).mT
     return torch.baddbmm(bias[:, None], x, weight.mT)
 

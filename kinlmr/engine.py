@@ -96,8 +96,7 @@ def walk(job: Job, tape: list[list[Tensor]] | None, phi: Tensor, start: Tensor, 
     def look(a: int, b: int) -> list[Tensor]:
         """What frames a .. b - 1 say to the gates of every group: (n, rows, G)."""
         seen = phi[a:b].reshape(1, -1, width).to(weights[0].look.dtype)
-        wide = [seen.expand(len(w.look), -1, -1) for w in weights]
-        return [torch.baddbmm(w.look_bias[:, None], x, w.look[:, :width]) for x, w in zip(wide, weights, strict=True)]
+        return [product(seen.expand(len(w.look), -1, -1), w.look[:, :width].mT, w.look_bias) for w in weights]
 
     cells = [i for i, group in enumerate(job.schedule.groups) if group.rows]
     first, said, rows = {}, {}, (last + 1) * batch
