@@ -39,7 +39,7 @@ GRAPHS = {
 PAPER = {"LMR, no root": (-1.6, -7.4), "LMR": (-6.8, -17.9)}  # 3DPW, over the single RNN
 BEYOND = ("chain", "ktd")  # not of the paper: with as many parameters only
 METRICS = ("mpjpe", "pa_mpjpe", "pve", "accel")
-WINDOW, VIGOROUS, TOGETHER = 150, 90, 8
+WINDOW, VIGOROUS, TOGETHER, RATE = 150, 90, 8, 3e-3
 Run = dict[str, Any]
 
 
@@ -225,7 +225,7 @@ def main() -> None:
             progress, began = Progress(args.steps, 0), time.monotonic()
             for step in range(args.steps):
                 batch = clips.draw(source, body, BATCH, FRAMES, torch.Generator().manual_seed(seed * 1_000_003 + step))
-                progress(step + 1, learn(model, optimizer, model, batch, source, body, (step, args.steps)))
+                progress(step + 1, learn(model, optimizer, model, batch, source, body, (step, args.steps), RATE))
             model.eval()
             figures = score(model, model, seen, body)
             run = {

@@ -24,7 +24,7 @@ from kinlmr import clips, files, losses, metrics, motion
 
 DATA = Path(__file__).parent / "data" / "motion.npz"
 VIEWS = (0.0, math.pi / 2, math.pi, -math.pi / 2)
-BATCH, FRAMES, RATE = 16, 16, 3e-3
+BATCH, FRAMES, RATE = 16, 16, 2e-3
 Network = Callable[[Tensor], kinlmr.Estimate]
 
 
@@ -87,6 +87,7 @@ def learn(
     source: clips.Bank,
     body: kinlmr.Body,
     progress: tuple[int, int],
+    rate: float = RATE,
 ) -> float:
     """One step of training, the loss before it. The rate warms up, then falls along a cosine to the last step."""
     step, steps = progress
@@ -97,7 +98,7 @@ def learn(
         clip = f"clip {odd} of the batch, {source.where(int(batch.start[odd]))}"
         raise FloatingPointError(f"the loss is {loss.item()} at step {step}, first in {clip}")
     (group,) = optimizer.param_groups
-    group["lr"] = RATE * min(1.0, (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * step / steps)) + 1e-5
+    group["lr"] = rate * min(1.0, (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * step / steps)) + 1e-5
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(group["params"], 1.0)
