@@ -14,6 +14,7 @@ CUDA the comparison also says what a graph gains, and counts kernels.
 import argparse
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -152,7 +153,8 @@ def peak(name: str, args: argparse.Namespace, batch: int, frames: int) -> float:
     options = "--hidden", "--features", "--threads", "--device"
     given = [str(x) for key in options for x in (key, getattr(args, key[2:]))]
     command = [sys.executable, __file__, *given, "--peak", name, str(batch), str(frames)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}  # what is freed goes back
+    return float(subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout)
 
 
 def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
