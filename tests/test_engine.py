@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_same
 from strategies import skeletons
-from test_model import SMALL, clip, lively
+from test_model import SMALL, Step, clip, lively
 
 import kinlmr
 from kinlmr import State, engine
@@ -297,16 +297,6 @@ def test_bfloat16_products(trained, how):
 
 
 # -------------------------------------------------------------------------------------------------------------- out
-
-
-class Step(torch.nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, frame, memory):
-        estimate, state = self.model.step(frame, State(memory))
-        return (*estimate, *state)
 
 
 def test_compiles_whole():

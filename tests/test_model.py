@@ -336,18 +336,19 @@ def test_pickles_copies_and_threads():
             assert_same(estimate, model(clip(seed=i % 4)), 1e-12)
 
 
+class Step(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, frame, memory):
+        estimate, state = self.model.step(frame, State(memory))
+        return (*estimate, *state)
+
+
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.filterwarnings("ignore:.*assigned during export.*")
 def test_a_step_exports(cell):
-    class Step(nn.Module):
-        def __init__(self, model):
-            super().__init__()
-            self.model = model
-
-        def forward(self, frame, memory):
-            estimate, state = self.model.step(frame, State(memory))
-            return (*estimate, *state)
-
     if cell == "lstm" and tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
         pytest.skip("torch 2.6 traces an nn.LSTM's state with an axis too many")
     model = lively(kinlmr.build("smpl.yaml", cell=cell, **SMALL)).eval()
