@@ -209,12 +209,16 @@ def main() -> None:
         sizings.setdefault((graph, matched(file, wanted)), []).append("matched")
         if graph not in BEYOND:
             sizings.setdefault((graph, args.hidden), []).append("equal")
+    data = {key: [str(value) for value in getattr(args, key)] for key in ("motion", "test", "leave")}
     runs = []
     for seed in args.seeds:
         for (graph, hidden), which in sizings.items():
             path = args.out / f"{GRAPHS[graph].removesuffix('.yaml')}-{hidden}-{args.steps}-{seed}.json"
             if path.is_file():
-                runs.append(json.loads(path.read_text()))
+                run = json.loads(path.read_text())
+                if run["data"] != data:
+                    raise SystemExit(f"{path} is a run on other data ({run['data']}); give this one another --out")
+                runs.append({**run, "sizings": which})
                 continue
             print(f"{graph}, hidden {hidden}, seed {seed}")
             torch.manual_seed(seed)
@@ -229,7 +233,7 @@ def main() -> None:
             model.eval()
             figures = score(model, model, seen, body)
             run = {
-                "graph": graph, "hidden": hidden, "seed": seed, "steps": args.steps, "sizings": which,
+                "graph": graph, "hidden": hidden, "seed": seed, "steps": args.steps, "sizings": which, "data": data,
                 "parameters": sum(p.numel() for p in model.parameters()), "parts": figures["parts"],
                 **{metric: figures[metric] for metric in METRICS},
                 "local": local_dynamics(model, limbs, body), "seconds": time.monotonic() - began,
@@ -241,4 +245,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("\ninterrupted; the same command keeps the finished runs and goes on") from None

@@ -38,6 +38,11 @@ def save(model: LMR, path: str | os.PathLike[str]) -> None:
         "rotation": model.rotation.name,
         "options": model.options,
     }
+    if len(kinds := {value.dtype for value in model.state_dict().values()}) > 1:
+        raise ValueError(
+            f"{os.fspath(path)}: the model's weights are of several types ({', '.join(sorted(map(str, kinds)))}), a "
+            "checkpoint's of one; save model.float(), and call weights_as again after loading"
+        )
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     write_atomic(path, _packed(tensors, json.dumps(meta), os.fspath(path)))
 

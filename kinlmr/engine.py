@@ -50,20 +50,19 @@ class Job(NamedTuple):
 
 
 def run(
-    schedule: Schedule, columns: Tensor, features: Tensor, start: Tensor, memory: Tensor | None,
-    inside: Tensor | None = None, every: bool = False, dropout: float = 0.0,
+    schedule: Schedule, columns: Tensor, weights: list[Tensor], features: Tensor, start: Tensor,
+    memory: Tensor | None, inside: Tensor | None, every: bool, dropout: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Refine the start estimate of every frame, V times.
 
-    columns are the schedule's; features (B, T, F); start (D); memory (B, V, M), None for zeros; inside (B, T), False
-    past a clip's end, where memory stands still -> estimates (V, B, T, D) after every iteration, or (1, B, T, D) after
-    the last; memory (B, V, M)
+    columns and weights are the schedule's; features (B, T, F); start (D); memory (B, V, M), None for zeros; inside
+    (B, T), False past a clip's end, where memory stands still, or None -> estimates (V, B, T, D) after every iteration,
+    or (1, B, T, D) after the last; memory (B, V, M)
 
     Products are computed in the weights' type, or in autocast's; the estimate and memory in float32 at least.
     """
     batch, device = features.shape[0], features.device.type
     exact = torch.promote_types(start.dtype, torch.float32)
-    weights = [stack.tensor() for stacks in schedule.stacks for stack in stacks]
     if torch.is_autocast_enabled(device):
         weights = [w.to(torch.get_autocast_dtype(device)) for w in weights]
     forms = [(group.vectors, group.rows, group.hidden) for group in schedule.groups]
@@ -95,8 +94,9 @@ def walk(job: Job, tape: list[list[Tensor]] | None, phi: Tensor, start: Tensor, 
 
     def look(a: int, b: int) -> list[Tensor]:
         """What frames a .. b - 1 say to the gates of every group: (n, rows, G)."""
-        seen = phi[a:b].reshape(1, -1, width).to(weights[0].look.dtype)
-        return [product(seen.expand(len(w.look), -1, -1), w.look[:, :width].mT, w.look_bias) for w in weights]
+        seen = phi[a:b].reshape(1, -1, width)
+        wide = [seen.to(w.look.dtype).expand(len(w.look), -1, -1) for w in weights]
+        return [product(x, w.look[:, :width].mT, w.look_bias) for x, w in zip(wide, weights, strict=True)]
 
     cells = [i for i, group in enumerate(job.schedule.groups) if group.rows]
     first, said, rows = {}, {}, (last + 1) * batch
@@ -264,16 +264,16 @@ def back(
             dstart += destimate[rows - batch :].sum(0)
             destimate = destimate[: rows - batch]
 
-    flat = phi.reshape(1, -1, width).to(weights[0].look.dtype)
+    flat = phi.reshape(1, -1, width)
     dphi = torch.zeros_like(flat[0]) if wanted else None
     dweights = [Weights(*map(torch.empty_like, w[:6]), *map(torch.zeros_like, w[6:])) for w in weights]
     for i, (w, dw) in enumerate(zip(weights, dweights, strict=True)):
-        torch.bmm(flat.mT.expand(len(w.look), -1, -1), dtable[i], out=dw.look[:, :width])
+        torch.bmm(flat.mT.to(w.look.dtype).expand(len(w.look), -1, -1), dtable[i], out=dw.look[:, :width])
         dw.look[:, width:] = 0
         torch.sum(dtable[i], 1, out=dw.look_bias)
         if dphi is not None:
             for said, look in zip(dtable[i], w.look, strict=True):
-                dphi.addmm_(said, look[:width].T)
+                dphi += said @ look[:width].T
         if i in cells:
             torch.bmm(dhidden[i].mT, _joined(remembered[i], w.hidden.dtype), out=dw.hidden)
             torch.sum(dhidden[i], 1, out=dw.hidden_bias)
@@ -287,7 +287,7 @@ def back(
         for up, top in zip(level.ups, tops, strict=False):
             dw.up[up] = dup[level.group][up].mT @ top
     return [
-        None if dphi is None else dphi.view(phi.shape).to(phi.dtype),
+        None if dphi is None else dphi.view(phi.shape),
         dstart,
         *(None if m is None or i not in cells else torch.cat(dfirst[i][::-1], 2) for i, m in enumerate(memory)),
         *(d if d.numel() else None for group in dweights for d in group),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kinlmr import engine
 from kinlmr.plan import Plan
 from kinlmr.rotations import Rotation
-from kinlmr.schedule import Leaves, Schedule
+from kinlmr.schedule import Path, Schedule
 
 CELLS: dict[str, type[nn.RNNBase]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -40,15 +40,15 @@ class Cell(nn.Module):
         self.head = _small(nn.Linear(hidden, writes))
         self.kind, self.hidden, self.layers, self.vectors = kind, hidden, layers, 2 if kind == "lstm" else 1
 
-    def leaves(self) -> Leaves:
-        """Where the engine finds its parameters: (module, name), layer by layer, in the order of `schedule.Weights`."""
+    def leaves(self) -> list[list[Path]]:
+        """The paths to its parameters, layer by layer, in the order of `schedule.Weights`."""
 
-        def of(name: str) -> list[tuple[nn.Module, str]]:
-            return [(self.rnn, f"{name}_l{layer}") for layer in range(self.layers)]
+        def of(name: str) -> list[Path]:
+            return [("rnn", f"{name}_l{layer}") for layer in range(self.layers)]
 
         weight, bias = of("weight_ih"), of("bias_ih")
         inner = [weight[:1], bias[:1], of("weight_hh"), of("bias_hh"), weight[1:], bias[1:]]
-        return [*inner, [(self.head, "weight")], [(self.head, "bias")]]
+        return [*inner, [("head", "weight")], [("head", "bias")]]
 
 
 class ShapeMLP(nn.Module):
@@ -62,10 +62,13 @@ class ShapeMLP(nn.Module):
         self.head = _small(nn.Linear(self.hidden, writes))
         self.dropout = nn.Dropout(dropout)
 
-    def leaves(self) -> Leaves:
+    def leaves(self) -> list[list[Path]]:
         """Likewise: fc1, nothing recurrent, fc2, head."""
-        of = lambda layer: ([(layer, "weight")], [(layer, "bias")])  # noqa: E731
-        return [*of(self.fc1), [], [], *of(self.fc2), *of(self.head)]
+
+        def of(layer: str) -> list[list[Path]]:
+            return [[(layer, "weight")], [(layer, "bias")]]
+
+        return [*of("fc1"), [], [], *of("fc2"), *of("head")]
 
 
 def _small(head: nn.Linear) -> nn.Linear:
@@ -124,9 +127,10 @@ class LMR(nn.Module):
         anew = ((shape, options["shape_input"] == "mean"), (camera, options["camera_input"] == "initial"))
         frozen = tuple(slot for slot, frozen in anew if frozen)
         self.schedule = Schedule(
-            self.nodes(), [*plan.levels, (shape,), (camera,)], plan.reads, self.widths, frozen, iterations
-        )
-        self.schedule.lay()
+            self.nodes(), [*plan.levels, (shape,), (camera,)], plan.reads, self.widths, frozen, iterations,
+            [*(("parts", name) for name in plan.parts), ("shape",), ("camera",)],
+        )  # fmt: skip
+        self.schedule.lay(self)
         self.state_size = (iterations, self.schedule.memory)
         self.register_buffer("columns", torch.tensor(self.schedule.index), persistent=False)
         self.register_buffer("order", torch.tensor(plan.order), persistent=False)
@@ -193,7 +197,7 @@ class LMR(nn.Module):
         for node in self.nodes():
             if node is not None:
                 node.to(dtype)
-        self.schedule.lay()
+        self.schedule.lay(self)
         return self
 
     def matrices(self, estimate: Estimate) -> Tensor:
@@ -204,8 +208,9 @@ class LMR(nn.Module):
         """features (B, T, F), inside (B, T) -> the estimate, of every iteration if asked for, and the state."""
         memory = None if state is None else self._check_state(state, features).memory
         start = torch.cat([self.start.pose[self.order].flatten(), self.start.shape, self.start.camera])
-        rate = self.shape.dropout.p if self.shape is not None and self.training else 0.0
-        out, after = engine.run(self.schedule, self.columns, features, start, memory, inside, every, rate)
+        rate = self.shape.dropout.p if self.shape is not None and self.shape.training else 0.0
+        weights = self.schedule.weights(self)
+        out, after = engine.run(self.schedule, self.columns, weights, features, start, memory, inside, every, rate)
         pose, shape, camera = (out if every else out[0]).split((sum(self.widths[:-2]), *self.widths[-2:]), -1)
         pose = pose.unflatten(-1, (-1, self.rotation.dimension))[..., self.restore, :]
         return Estimate(pose, shape, camera), State(after)
@@ -213,13 +218,13 @@ class LMR(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> LMR:
         """Moved parameters (to, half, cuda, ...) are laid side by side again."""
         super()._apply(fn, recurse)
-        self.schedule.lay()
+        self.schedule.lay(self)
         return self
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As ever; tensors that were assigned are laid side by side too."""
         result = super().load_state_dict(*args, **kwargs)
-        self.schedule.lay()
+        self.schedule.lay(self)
         return result
 
     def __getstate__(self) -> dict[str, Any]:
@@ -228,7 +233,7 @@ class LMR(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.schedule.lay()
+        self.schedule.lay(self)
 
     def _check_features(self, features: Tensor, axes: tuple[str, ...]) -> None:
         form = f"features ({', '.join(axes)}) with F = {self.options['features']}"

@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 
 from kinlmr.cells import KINDS
 
-Leaves = list[list[tuple[nn.Module, str]]]
+Path = tuple[str, ...]  # to a parameter: names of modules, and its own
 
 
 class Group(NamedTuple):
@@ -101,9 +101,11 @@ class Schedule:
         widths: Sequence[int],
         frozen: Sequence[int],
         iterations: int,
+        paths: Sequence[Path],
     ) -> None:
         """nodes (None where a slot has none) and their levels, in the order they run; the slots that each reads after
-        the features; the slots' widths; the slots ``frozen`` start anew in every iteration."""
+        the features; the slots' widths; the slots ``frozen`` start anew in every iteration; the nodes' paths from the
+        model. No module is kept: parameters are looked up where they are, however a model was changed."""
         self.iterations = iterations
         slots = [list(range(sum(widths[:i]), sum(widths[: i + 1]))) for i in range(len(widths))]
         index: list[int] = []
@@ -140,7 +142,10 @@ class Schedule:
         self.groups: list[Group] = []
         self.stacks: list[list[Stack]] = []
         for (name, hidden), batches in alike.items():
-            trees = [[nodes[n].leaves() for n in level] for level in batches]
+            trees = [
+                [[[(*paths[n], *path) for path in leaf] for leaf in nodes[n].leaves()] for n in level]
+                for level in batches
+            ]
             self.stacks.append(
                 [
                     Stack(
@@ -150,7 +155,7 @@ class Schedule:
                     for leaf in range(len(Weights._fields))
                 ]
             )
-            self.groups.append(Group(name, nodes[batches[0][0]].vectors, len(self.stacks[-1][2].holders), hidden))
+            self.groups.append(Group(name, nodes[batches[0][0]].vectors, len(self.stacks[-1][2].paths), hidden))
 
     @property
     def memory(self) -> int:
@@ -169,34 +174,49 @@ class Schedule:
             found.append(Batch(level, self.groups[level.group], reads, writes, anew, *slices, ups))
         return found
 
-    def lay(self) -> None:
+    def weights(self, model: nn.Module) -> list[Tensor]:
+        """Every group's stacks, one after another."""
+        return [stack.tensor(model) for stacks in self.stacks for stack in stacks]
+
+    def lay(self, model: nn.Module) -> None:
         """Lay the parameters side by side again, where something has parted them."""
         for stacks in self.stacks:
             for stack in stacks:
-                stack.lay()
+                stack.lay(model)
 
 
 class Stack:
     """Parameters of one rank, one row each, in the upper left of zeros where others are larger.
 
-    holders: (module, name) of each. ``turned`` ones, weights (out, in), lie as (in, out), so that what reads the first
-    inputs and what reads the last are one block each.
+    paths lead to each. ``turned`` ones, weights (out, in), lie as (in, out), so that what reads the first inputs and
+    what reads the last are one block each.
     """
 
-    def __init__(self, holders: list[tuple[nn.Module, str]], turned: bool) -> None:
-        self.holders, self.turned = holders, turned
+    def __init__(self, paths: list[Path], turned: bool) -> None:
+        self.paths, self.turned = paths, turned
         self.laid: Tensor | None = None
         self.places: list[tuple[int, tuple[int, ...]]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "laid": None, "places": []}
 
-    def lay(self) -> None:
-        """Make the parameters views of one tensor, unless they are."""
-        parts = [getattr(module, name) for module, name in self.holders]
+    def _holders(self, model: nn.Module) -> list[tuple[nn.Module, str]]:
+        """The module that holds each parameter now, and the parameter's name."""
+        found = []
+        for *modules, name in self.paths:
+            holder = model
+            for module in modules:
+                holder = holder._modules[module]  # type: ignore[assignment]
+            found.append((holder, name))
+        return found
+
+    def lay(self, model: nn.Module) -> None:
+        """Make the parameters views of one tensor, unless they are. If one is shared or computed, all stay where they are."""
+        holders = self._holders(model)
+        parts = [getattr(*holder) for holder in holders]
         if not parts or self._lies(parts) or len({(p.dtype, p.device) for p in parts}) > 1:
             return
-        if not all(name in module._parameters for module, name in self.holders):
+        if len(set(map(id, parts))) < len(parts) or not all(name in module._parameters for module, name in holders):
             return
         laid = parts[0].new_zeros(len(parts), *self._shape(parts)).detach()
         for part, corner in zip(parts, self._corners(laid, parts), strict=True):
@@ -204,9 +224,9 @@ class Stack:
             part.data = corner
         self.laid, self.places = laid, [(p.data_ptr(), p.stride()) for p in parts]
 
-    def tensor(self) -> Tensor:
+    def tensor(self, model: nn.Module) -> Tensor:
         """All parameters as one tensor (n, ...), through which gradients reach each."""
-        parts = [getattr(module, name) for module, name in self.holders]
+        parts = [getattr(*holder) for holder in self._holders(model)]
         if not parts:
             return torch.empty(0)
         traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()

@@ -138,6 +138,12 @@ def test_a_perfect_model_does_not_drift(recordings, body):
         assert scores["nothing moving"] < 1e-3
 
 
+def test_runs_on_other_data_are_not_mixed_in(run):
+    run("--seeds", "0")
+    with pytest.raises(SystemExit, match="is a run on other data .*give this one another --out"):
+        run("--seeds", "0", "--leave")
+
+
 def test_what_cannot_be_done_is_said_before_training(run):
     with pytest.raises(SystemExit, match="0 recordings to test on and 2 to train on"):
         run("--test", "nobody")

@@ -211,3 +211,12 @@ def test_unknown_rotations_can_be_added(tmp_path, monkeypatch):
         kinlmr.load(path)
     monkeypatch.setitem(kinlmr.ROTATIONS, "mine", mine)
     assert kinlmr.load(path).rotation is mine
+
+
+@pytest.mark.parametrize("ending", [".npz", ".safetensors"])
+def test_weights_of_several_types_are_not_saved(tmp_path, ending):
+    model = kinlmr.build("smpl.yaml", features=5, hidden=4).weights_as(torch.bfloat16)
+    with pytest.raises(ValueError, match="of several types .*save model.float"):
+        kinlmr.save(model, tmp_path / f"model{ending}")
+    kinlmr.save(model.float(), tmp_path / f"model{ending}")
+    assert kinlmr.load(tmp_path / f"model{ending}").weights_as(torch.bfloat16).start.pose.dtype == torch.float32

@@ -4,23 +4,16 @@ import copy
 import pickle
 
 import pytest
-import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_same
 from strategies import skeletons
-from test_model import SMALL, Step, clip, lively
+from test_model import SMALL, Step, clip, lively, reference_of
 
 import kinlmr
 from kinlmr import State, engine
 from kinlmr.skeleton import installed
-
-
-def reference_of(model, tensors, features):
-    o = model.options
-    settings = o["iterations"], o["cell"], o["camera_input"], o["shape_input"]
-    return reference.lmr(tensors, model.plan.skeleton, features, *settings)
 
 
 def weighted(tensors, seed=0):
@@ -37,7 +30,7 @@ def assert_gradients_equal_reference(model, features, tolerance):
     y = features.clone().requires_grad_()
     ours = torch.autograd.grad(weighted(model(x)), [x, *parameters], allow_unused=True)
     wanted = [y, *(tensors[name] for name in names)]
-    theirs = torch.autograd.grad(weighted(reference_of(model, tensors, y)), wanted, allow_unused=True)
+    theirs = torch.autograd.grad(weighted(reference_of(model, y, tensors)), wanted, allow_unused=True)
     for name, one, two in zip(("features", *names), ours, theirs, strict=True):
         one, two = (torch.zeros(()) if g is None else g for g in (one, two))
         assert (one - two).abs().max() <= tolerance * (1 + two.abs().max()), name
@@ -133,7 +126,7 @@ def test_twenty_steps_in_lockstep():
     for step in range(20):
         x = clip(seed=step)
         for optimizer, run in zip(
-            optimizers, (model, lambda x: reference_of(model, tensors | buffers, x)), strict=True
+            optimizers, (model, lambda x: reference_of(model, x, tensors | buffers)), strict=True
         ):
             optimizer.zero_grad()
             sum(value.square().mean() for value in run(x)).backward()
@@ -150,7 +143,7 @@ def test_backward_in_part_and_again():
     assert_same(again, once, 0.0)
     part = torch.autograd.grad(estimate.shape.sum(), model.shape.head.bias)
     tensors = {n: p.detach().requires_grad_() for n, p in model.named_parameters()}
-    shape = reference_of(model, model.state_dict() | tensors, clip())[1]
+    shape = reference_of(model, clip(), model.state_dict() | tensors)[1]
     assert_same(part, torch.autograd.grad(shape.sum(), tensors["shape.head.bias"]), 1e-12)
 
 
@@ -188,9 +181,8 @@ def assert_laid(model, features=5):
     """Every parameter lies in its stack, and an edit of one in place is seen."""
     for stacks in model.schedule.stacks:
         for stack in stacks:
-            parameters = [getattr(module, name) for module, name in stack.holders]
-            inside = {p.untyped_storage().data_ptr() for p in parameters}
-            assert inside <= ({stack.laid.untyped_storage().data_ptr()} if stack.holders else set())
+            inside = {model.get_parameter(".".join(path)).untyped_storage().data_ptr() for path in stack.paths}
+            assert inside <= ({stack.laid.untyped_storage().data_ptr()} if stack.paths else set())
     x = clip(features=features).to(model.start.pose)
     before = model(x)
     with torch.no_grad():
@@ -254,6 +246,34 @@ def test_a_part_can_be_frozen_hooked_and_paced():
     torch.optim.SGD(groups).step()
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {f"parts.left_leg.{name}" for name, _ in leg.named_parameters()}
+
+
+def test_a_part_that_was_replaced_or_is_shared_is_used_as_it_is_now():
+    model, other = (lively(kinlmr.build("smpl.yaml", **SMALL), seed=seed) for seed in (0, 1))
+    model.parts["left_arm"] = other.parts["left_arm"]
+    model.camera.head = other.camera.head
+    assert_same(model(clip()), reference_of(model, clip()), 1e-12)
+    model.parts["left_leg"] = model.parts["right_leg"]  # one set of weights for both
+    for _ in range(2):
+        assert_same(model(clip()), reference_of(model, clip()), 1e-12)
+        with torch.no_grad():
+            model.parts["right_leg"].rnn.weight_hh_l0.add_(0.1)
+        model = model.float().double()
+    weighted(model(clip())).backward()
+    assert model.parts["left_leg"].rnn.weight_hh_l0.grad is model.parts["right_leg"].rnn.weight_hh_l0.grad
+
+
+def test_groups_of_different_types():
+    model = kinlmr.build("smpl.yaml", **SMALL)
+    x = clip(dtype=torch.float32)
+    expected = model(x)
+    model.weights_as(torch.bfloat16).shape.float()
+    x.requires_grad_()
+    estimate = model(x)
+    assert_same(estimate, expected, 1e-2)
+    weighted(estimate).backward()
+    assert x.grad.dtype == torch.float32
+    assert model.shape.fc1.weight.grad.dtype == torch.float32
 
 
 def test_a_parametrized_part_works():

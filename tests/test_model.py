@@ -36,19 +36,16 @@ def clip(batch=2, frames=4, features=5, dtype=torch.float64, seed=0):
     return torch.randn(batch, frames, features, generator=generator, dtype=torch.float64).to(dtype)
 
 
+def reference_of(model, features, tensors=None):
+    """What the plain loop makes of a model's tensors, or of others in their place."""
+    o = model.options
+    settings = o["iterations"], o["cell"], o["camera_input"], o["shape_input"]
+    return reference.lmr(tensors or model.state_dict(), model.plan.skeleton, features, *settings)
+
+
 def assert_equals_reference(model, features, tolerance):
     """The model computes what the plain loop computes from its checkpoint."""
-    o = model.options
-    expected = reference.lmr(
-        model.state_dict(),
-        model.plan.skeleton,
-        features,
-        o["iterations"],
-        o["cell"],
-        o["camera_input"],
-        o["shape_input"],
-    )
-    assert_same(model(features), expected, tolerance)
+    assert_same(model(features), reference_of(model, features), tolerance)
 
 
 @settings(max_examples=25)
