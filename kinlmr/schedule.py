@@ -211,7 +211,7 @@ class Stack:
         return found
 
     def lay(self, model: nn.Module) -> None:
-        """Make the parameters views of one tensor, unless they are. If one is shared or computed, all stay where they are."""
+        """Make the parameters views of one tensor, unless they are; with a shared or computed one, leave them."""
         holders = self._holders(model)
         parts = [getattr(*holder) for holder in holders]
         if not parts or self._lies(parts) or len({(p.dtype, p.device) for p in parts}) > 1:
