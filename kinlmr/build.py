@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
 
 from kinlmr import rotations
+from kinlmr.cells import CELLS, Cell
 from kinlmr.files import read_npz
-from kinlmr.model import CELLS, LMR, Estimate
+from kinlmr.model import LMR, Estimate
 from kinlmr.plan import compile
 from kinlmr.rotations import ROTATIONS, Rotation
 from kinlmr.skeleton import Skeleton, load, nearest
@@ -27,9 +27,10 @@ def build(
     features: int = 2048,
     hidden: int | Mapping[str, int] = 512,
     iterations: int = 3,
-    cell: str | type[nn.RNNBase] = "gru",
+    cell: str | Cell = "gru",
     layers: int = 1,
     shape: int = 10,
+    shape_hidden: int = 1024,
     camera: int = 3,
     camera_input: str = "previous",
     shape_input: str = "previous",
@@ -44,8 +45,9 @@ def build(
     features      F, numbers per frame
     hidden        H of every cell, or one per part by name (and for "camera"; without it, the largest of the parts)
     iterations    V, how often the estimate is refined
-    cell, layers  "gru" or "lstm" (or nn.GRU, nn.LSTM), and how many of them stand on one another
+    cell, layers  "gru" or "lstm" or a `kinlmr.cells.Cell`, and how many layers of it
     shape, camera numbers of the body's shape and of the camera; 0 leaves the node out
+    shape_hidden  width of the shape network
     camera_input  "previous": the camera is refined like the pose; "initial": every iteration starts it anew
     shape_input   "previous", or "mean" likewise
     start         what refinement starts from: an Estimate of pose (J, R), shape (S), camera (3) in skeleton order, or
@@ -62,13 +64,12 @@ def build(
     plan = compile(load(skeleton))
     if not isinstance(rotation, Rotation):
         rotation = _named("rotation", rotation, ROTATIONS)
-    if isinstance(cell, type):
-        cell = {kind: name for name, kind in CELLS.items()}.get(cell, cell.__name__)
-    _named("cell", cell, CELLS)
+    if not isinstance(cell, Cell):
+        cell = _named("cell", cell, CELLS)
     _named("camera_input", camera_input, {"previous": 0, "initial": 0})
     _named("shape_input", shape_input, {"previous": 0, "mean": 0})
     for name, number, least in (("features", features, 1), ("iterations", iterations, 1), ("layers", layers, 1),
-                                ("shape", shape, 0), ("camera", camera, 0)):  # fmt: skip
+                                ("shape", shape, 0), ("shape_hidden", shape_hidden, 1), ("camera", camera, 0)):  # fmt: skip
         _whole(name, number, least)
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1), not {dropout!r}")
@@ -90,11 +91,11 @@ def build(
             raise ValueError(f"start.{what} is not finite")
 
     options: dict[str, Any] = dict(
-        features=features, hidden=_sizes(hidden, plan.parts), iterations=iterations, cell=cell, layers=layers,
-        shape=shape, camera=camera, camera_input=camera_input, shape_input=shape_input, learn_start=learn_start,
+        features=features, hidden=_sizes(hidden, plan.parts), iterations=iterations, cell=cell.name, layers=layers,
+        shape=shape, shape_hidden=shape_hidden, camera=camera, camera_input=camera_input, shape_input=shape_input, learn_start=learn_start,
         dropout=dropout, allow_nan=allow_nan,
     )  # fmt: skip
-    return LMR(plan, rotation, Estimate(*(value.to(torch.get_default_dtype()) for value in start)), options)
+    return LMR(plan, rotation, cell, Estimate(*(value.to(torch.get_default_dtype()) for value in start)), options)
 
 
 def _sizes(hidden: int | Mapping[str, int], parts: Iterable[str]) -> dict[str, int]:

@@ -1,4 +1,16 @@
-"""The recurrent cells, batched over nodes: forward, and backward by hand; and the product that feeds them."""
+"""Recurrent cells. A cell kind is one record; `CELLS` holds the known ones, and `build(cell=...)` takes any other.
+
+A cell's memory is one or more vectors of H numbers, (vectors, ..., H); the first is the hidden state h, its output. Its
+gates are G = gates H numbers, of which the input says one share (the input weights) and h the other (the recurrent
+weights). ``step`` is one frame, in pure functions, and is all that a cell needs. ``scan`` and ``scan_backward`` do a
+block of C frames in place, which is faster; a cell without them goes through ``step`` and autograd.
+
+A new kind, torch.nn.RNN's:
+
+>>> rnn = Cell("rnn", gates=1, vectors=1, step=lambda inputs, recurrent, memory: (inputs + recurrent).tanh()[None])
+>>> from kinlmr import build
+>>> model = build(features=4, hidden=8, cell=rnn)
+"""
 
 from __future__ import annotations
 
@@ -8,67 +20,101 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-FEW = 4  # rows
+
+FEW, LARGE = 4, 2**18  # rows, numbers: a CPU reads weights too large for its cache faster when they stand on the left
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x (n, R, in), weight (n, out, in), bias (n, out) -> (n, R, out), in the weight's type."""
-    x, half = x.to(weight.dtype), weight.dtype.itemsize < 4
-    if torch.compiler.is_compiling() or weight.is_cuda:
-        return torch.baddbmm(bias[:, None], x, weight.mT)
-    if half and not weight.is_contiguous():  # the CPU's batched product would copy the weights
-        return torch.stack([torch.addmm(b, a, w.mT) for b, a, w in zip(bias, x, weight, strict=True)])
-    if not half and x.shape[1] <= FEW and weight.stride(-1) == 1:  # weights that lie so are read faster from the left
-        return torch.baddbmm(bias[..., None], weight, x.mT).mT
-    return torch.baddbmm(bias[:, None], x, weight.mT)
+class Cell(NamedTuple):
+    """A kind of recurrent cell.
+
+    gates, vectors   numbers in its gates and in its memory, in multiples of H
+    step             inputs (..., G), recurrent (..., G), memory (vectors, ..., H) -> memory after the frame
+    scan             gates (..., C, R, G) of C frames of R rows, the input's share, which it may overwrite;
+                     memory (vectors, ..., R, H); recurrent weight (..., G, H) and bias (..., G)
+                     -> memory before and after every frame (vectors, ..., C + 1, R, H), and what else backward needs
+    scan_backward    gradient of all those memories, which it may overwrite; the memories; what ``scan`` kept; weight
+                     -> gradients of the input's share and of the recurrent share (..., C, R, G), and of memory
+    """
+
+    name: str
+    gates: int
+    vectors: int
+    step: Callable[[Tensor, Tensor, Tensor], Tensor]
+    scan: Callable[..., tuple[Tensor, list[Tensor]]] | None = None
+    scan_backward: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
 
 
-def gru(gi: Tensor, gh: Tensor, memory: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """torch.nn.GRU's cell: what its input and its memory say to its gates (..., 3 H), memory (1, ..., H), which is h ->
-    memory after, and what `gru_back` needs."""
-    sizes = [2 * memory.shape[-1], memory.shape[-1]]
-    (ri, ni), (rh, hn) = gi.split(sizes, -1), gh.split(sizes, -1)
-    rz = torch.sigmoid(ri + rh)
-    r, z = rz.chunk(2, -1)
-    n = torch.tanh(torch.addcmul(ni, r, hn))
-    return torch.lerp(n, memory, z), [rz, n, hn]
+def product(x: Tensor, weight: Tensor, added: Tensor) -> Tensor:
+    """x ([n,] R, in), weight ([n,] out, in), added: a bias ([n,] out) or as large as the result -> ([n,] R, out)."""
+    if added.ndim < x.ndim:
+        added = added.unsqueeze(-2)
+    add_product = torch.addmm if weight.ndim == 2 else torch.baddbmm
+    if weight.numel() > LARGE and x.shape[-2] <= FEW and not torch.compiler.is_compiling() and not x.is_cuda:
+        return add_product(added.mT, weight, x.mT).mT
+    return add_product(added, x, weight.mT)
 
 
-def gru_back(d: Tensor, memory: Tensor, rz: Tensor, n: Tensor, hn: Tensor, gi: Tensor, gh: Tensor) -> Tensor:
-    """From the adjoint of memory after: those of gi and gh, written into them, and of memory before, without gh's."""
-    h, r, z, size = memory[0], *rz.chunk(2, -1), n.shape[-1]
-    straight = d[0] * z
-    dn = (d[0] - straight) * (1 - n * n)
-    gi[..., :size], gi[..., size : 2 * size] = dn * hn * (r - r * r), straight * (1 - z) * (h - n)
-    gi[..., 2 * size :], gh[..., 2 * size :] = dn, dn * r
-    gh[..., : 2 * size] = gi[..., : 2 * size]
-    return straight[None]
+def add_product_(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """y ([n,] R, out) += x ([n,] R, in) weight ([n,] out, in)^T"""
+    return y.addmm_(x, weight.mT) if weight.ndim == 2 else y.baddbmm_(x, weight.mT)
 
 
-def lstm(gi: Tensor, gh: Tensor, memory: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """torch.nn.LSTM's cell, likewise; its memory (2, ..., H) is h and c."""
-    i, f, g, o = (gi + gh).chunk(4, -1)
-    i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
-    c = f * memory[1] + i * g
-    t = c.tanh()
-    return torch.stack([o * t, c]), [i, f, g, o, t]
+def gru_step(inputs: Tensor, recurrent: Tensor, memory: Tensor) -> Tensor:
+    """torch.nn.GRU's equations; gates in the order r, z, n."""
+    size = memory.shape[-1]
+    rz = (inputs[..., : 2 * size] + recurrent[..., : 2 * size]).sigmoid_()
+    n = torch.addcmul(inputs[..., 2 * size :], rz[..., :size], recurrent[..., 2 * size :]).tanh_()
+    return torch.lerp(n, memory, rz[..., size:])
 
 
-def lstm_back(
-    d: Tensor, memory: Tensor, i: Tensor, f: Tensor, g: Tensor, o: Tensor, t: Tensor, gi: Tensor, gh: Tensor
-) -> Tensor:
-    dc = d[1] + d[0] * o * (1 - t * t)
-    di, df, dg, do = dc * g * (i - i * i), dc * memory[1] * (f - f * f), dc * i * (1 - g * g), d[0] * t * (o - o * o)
-    gi.copy_(gh.copy_(torch.cat([di, df, dg, do], -1)))
-    return torch.stack([torch.zeros_like(dc), dc * f])
+def gru_scan(gates: Tensor, memory: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """As `gru_step`, C times. ``gates`` becomes the values of r, z, n; kept beside them: the recurrent share of n."""
+    size, frames, rows = memory.shape[-1], *gates.shape[-3:-1]
+    states = torch.empty(*gates.shape[:-3], frames + 1, rows, size, dtype=gates.dtype, device=gates.device)
+    states[..., 0, :, :] = memory[0]
+    gates[..., : 2 * size] += bias[..., None, None, : 2 * size]
+    share = bias[..., None, None, 2 * size :].expand(*gates.shape[:-1], size).contiguous()
+    to_rz, to_n = weight.mT.split((2 * size, size), -1)
+    add_product = torch.Tensor.addmm_ if weight.ndim == 2 else torch.Tensor.baddbmm_
+    slices = [x.unbind(-3) for x in (states, gates[..., : 2 * size], *gates.chunk(3, -1), share)]
+    for h, after, rz, r, z, n, share_n in zip(slices[0], slices[0][1:], *slices[1:], strict=False):
+        add_product(rz, h, to_rz).sigmoid_()
+        add_product(share_n, h, to_n)
+        torch.lerp(n.addcmul_(r, share_n).tanh_(), h, z, out=after)
+    return states[None], [gates, share]
 
 
-class Kind(NamedTuple):
-    """A cell's forward and backward, and how many tensors the one saves for the other."""
+def gru_scan_backward(
+    gradient: Tensor, states: Tensor, gates: Tensor, share: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All that does not depend on the gradient of a later frame is computed for all frames at once."""
+    h, d, size = states[0], gradient[0], states.shape[-1]
+    r, z, n = gates.chunk(3, -1)
+    recurrent = torch.empty_like(gates)
+    to_r, to_z, to_n = recurrent.chunk(3, -1)  # first: derivatives of h after a frame by the recurrent share
+    by_n = (1 - z).mul_(1 - n * n)
+    torch.mul(h[..., :-1, :, :] - n, z - z * z, out=to_z)
+    torch.mul(by_n, r, out=to_n)
+    torch.mul(to_n * share, 1 - r, out=to_r)
+    add_product = torch.Tensor.addmm_ if weight.ndim == 2 else torch.Tensor.baddbmm_
+    slices = [x.unbind(-3) for x in (d[..., :-1, :, :], d[..., 1:, :, :], recurrent, z)]
+    for before, after, step, keep in zip(*(reversed(x) for x in slices), strict=True):
+        step.unflatten(-1, (3, size)).mul_(after.unsqueeze(-2))
+        add_product(before.addcmul_(after, keep), step, weight)
+    inputs = torch.empty_like(gates)
+    inputs[..., : 2 * size] = recurrent[..., : 2 * size]
+    torch.mul(by_n, d[..., 1:, :, :], out=inputs[..., 2 * size :])
+    return inputs, recurrent, d[None, ..., 0, :, :]
 
-    forward: Callable[..., tuple[Tensor, list[Tensor]]]
-    back: Callable[..., Tensor]
-    saves: int
+
+def lstm_step(inputs: Tensor, recurrent: Tensor, memory: Tensor) -> Tensor:
+    """torch.nn.LSTM's equations; gates in the order i, f, g, o; memory is h and c."""
+    i, f, g, o = (inputs + recurrent).chunk(4, -1)
+    c = torch.addcmul(f.sigmoid() * memory[1], i.sigmoid(), g.tanh())
+    return torch.stack([o.sigmoid() * c.tanh(), c])
 
 
-KINDS = {"gru": Kind(gru, gru_back, 3), "lstm": Kind(lstm, lstm_back, 5)}
+CELLS = {
+    "gru": Cell("gru", 3, 1, gru_step, gru_scan, gru_scan_backward),
+    "lstm": Cell("lstm", 4, 2, lstm_step),
+}

@@ -89,7 +89,6 @@ def _empty(name: str, skeleton: Skeleton, rotation: str, options: Mapping[str, A
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name}: its options make no model ({error})") from None
     model.order, model.restore = torch.tensor(model.plan.order), torch.tensor(model.plan.restore)
-    model.columns = torch.tensor(model.schedule.index)
     return model
 
 

@@ -1,299 +1,271 @@
-"""The engine: runs a plan's nodes over frames and iterations, as one staggered sweep.
+"""The engine: runs the nodes of a schedule over frames and iterations, staggered by blocks of frames.
 
-The estimate of a frame is one row of D numbers, a slot per node (the parts in plan order, shape, camera), and a zero. A
-node reads the frame's features and some slots, and adds a residual to its own. Everything is causal, so at tick s
-iteration v can refine frame s - v: the V iterations walk the clip one frame apart, as rows of the same products, in
-T + V - 1 ticks. That is exact, because a node needs of frame t only what earlier nodes and iterations made of it, and
-its own memory of frame t - 1 in the same iteration.
+A node (section 3.2 of the paper) reads the frame's features and slots of its estimate, and adds a residual to its own
+slot: theta_p + head(cell([features, theta_p, beta, theta_g ...])). Everything is causal, so iteration v of a frame needs
+of other frames only its own memory of the frame before. Therefore the V iterations can work at the same time, each one
+block of C frames behind the last. Which frames iteration v works on at tick m, for T = 4, V = 3 and C = 1:
 
-At a tick the iterations hi, hi - 1 .. lo are at work on the frames s - hi .. s - lo; their rows R lie in this order, B
-to each. Nodes of one level and hidden size are one batched cell, and all recurrences of a hidden size are one product.
-What the features say to a gate is computed once, not in every iteration. Nodes that read or write less than their
-neighbours are padded: with weight zero they read the column of zeros, and add zero to it.
+    tick          0   1   2   3   4   5
+    iteration 0   0   1   2   3
+    iteration 1       0   1   2   3
+    iteration 2           0   1   2   3
+
+With C = 2 the columns are blocks: 0-1, 2-3, and there are 4 ticks. In general there are ceil(T / C) + V - 1.
+
+What a block's inputs say to a cell's gates is known before the cell starts, so it is one product for all C frames of all
+iterations at work, A of them, and B clips; only the recurrent weights are used frame by frame. C = 1 gives the most
+work to a tick, C = T the fewest ticks. A stream is T = 1.
+
+Rows of a tick lie as (C, A, B), the iteration furthest ahead in its work (the highest v, on the oldest block) first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.autograd import Function
+from einops import rearrange
+from torch import Tensor, nn
 from torch.nn.functional import dropout, pad
 
-from kinlmr.cells import KINDS, product
-from kinlmr.schedule import Schedule, Weights
+from kinlmr.cells import Cell, product
+from kinlmr.products import gates, linear, scan, traced
+from kinlmr.schedule import Node, Packed, Schedule, pack
 
-ROWS = 64  # the features of so many rows (frames times clips) are looked at together
+ROWS = 128  # of a block: more would not make its products faster
+CHUNK = 128  # rows for which the features' share of the gates is computed at once, at least
 
 
-class Job(NamedTuple):
-    """What stays the same during a sweep. inside (T B, 1) or None: where memory moves; every: keep all iterations."""
+class Options(NamedTuple):
+    """every: keep all iterations; block: C, None to choose; dropout: of the shape network."""
 
-    schedule: Schedule
-    columns: Tensor
-    inside: Tensor | None
-    every: bool
-    dropout: float
+    every: bool = False
+    block: int | None = None
+    dropout: float = 0.0
 
-    def ticks(self, frames: int, batch: int) -> Iterator[tuple[int, int, int, int]]:
-        """The tick, the newest and the oldest iteration at work, and their rows."""
-        for s in range(frames + self.schedule.iterations - 1):
-            lo, hi = max(0, s - frames + 1), min(self.schedule.iterations - 1, s)
-            yield s, lo, hi, (hi - lo + 1) * batch
 
-    def unpack(self, inputs: Sequence[Any]) -> tuple[Sequence[Tensor | None], list[Weights]]:
-        """Every group's memory, and its weights."""
-        count, width = len(self.schedule.groups), len(Weights._fields)
-        return inputs[:count], [Weights(*inputs[i : i + width]) for i in range(count, len(inputs), width)]
+def choose_block(batch: int, frames: int) -> int:
+    """C for B clips of T frames. Long blocks keep a cell's weights in the cache and make products large; but the first and
+    the last V - 1 blocks run with fewer iterations, and more than `ROWS` rows only cost memory. Blocks of equal length.
+
+    >>> choose_block(1, 300), choose_block(32, 16), choose_block(1, 1)
+    (34, 4, 1)
+    """
+    longest = min(max(16, 2 * math.isqrt(frames)), max(1, ROWS // max(batch, 1)))
+    return -(-frames // -(-frames // longest))
 
 
 def run(
-    schedule: Schedule, columns: Tensor, weights: list[Tensor], features: Tensor, start: Tensor,
-    memory: Tensor | None, inside: Tensor | None, every: bool, dropout: float,
+    schedule: Schedule, modules: dict[str, nn.Module], features: Tensor, start: Tensor, memory: Tensor | None,
+    lengths: Tensor | None, options: Options,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Refine the start estimate of every frame, V times.
 
-    columns and weights are the schedule's; features (B, T, F); start (D); memory (B, V, M), None for zeros; inside
-    (B, T), False past a clip's end, where memory stands still, or None -> estimates (V, B, T, D) after every iteration,
-    or (1, B, T, D) after the last; memory (B, V, M)
+    modules by node name; features (B, T, F); start (D); memory (B, V, M), None for zeros; lengths (B), after which
+    frames of a clip its memory stays, or None -> estimates (V, B, T, D) after every iteration if asked for, else
+    (1, B, T, D) after the last; memory (B, V, M)
 
     Products are computed in the weights' type, or in autocast's; the estimate and memory in float32 at least.
     """
-    batch, device = features.shape[0], features.device.type
-    exact = torch.promote_types(start.dtype, torch.float32)
-    if torch.is_autocast_enabled(device):
-        weights = [w.to(torch.get_autocast_dtype(device)) for w in weights]
-    forms = [(group.vectors, group.rows, group.hidden) for group in schedule.groups]
-    before: list[Tensor | None] = [None] * len(forms)
-    if memory is not None:
-        parts = list(memory.to(exact).split([v * r * h for v, r, h in forms], -1))
-        parts = [m.view(*m.shape[:2], *form) for m, form in zip(parts, forms, strict=True)]
-        before = [m.permute(2, 3, 1, 0, 4).flatten(2, 3) for m in parts]
-    job = Job(schedule, columns, None if inside is None else inside.T.reshape(-1, 1), every, dropout)
-    inputs: list[Any] = [features.transpose(0, 1), pad(start.to(exact)[None], (0, 1)), *before, *weights]
+    batch, frames, width = features.shape
+    device, exact = features.device.type, torch.promote_types(start.dtype, torch.float32)
+    batches = schedule.batches(together=features.is_cuda)
+    kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    packs = [pack(nodes, [modules[node.name] for node in nodes], width, frames, kind) for nodes in batches]
+    if memory is None:
+        memory = start.new_zeros(batch, schedule.iterations, sum(schedule.memory_sizes()))
+    before = _unpack_memory(schedule, batches, memory.to(exact))
     with torch.autocast(device, enabled=False):
-        wanted = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        out, *after = _Sweep.apply(job, *inputs) if wanted and not traced else walk(job, None, *inputs)
-    ends = [m.unflatten(2, (schedule.iterations, batch)).permute(3, 2, 0, 1, 4).flatten(2) for m in after]
-    return out[..., :-1].transpose(1, 2).to(start.dtype), torch.cat(ends, -1).to(start.dtype)
+        arguments = schedule, batches, packs, features, start.to(exact), before, lengths, options
+        out, after = (_frame if frames == 1 and lengths is None else _sweep)(*arguments)
+    return out.to(start.dtype), _pack_memory(schedule, batches, after).to(start.dtype)
 
 
-# ------------------------------------------------------------------------------------------------------------ the sweep
+def _frame(
+    schedule: Schedule, batches: list[list[Node]], packs: list[Packed], features: Tensor, start: Tensor,
+    before: list[Tensor], lengths: Tensor | None, options: Options,
+) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+    """One frame, as the paper writes it; arguments and results as of `_sweep`.
 
-
-def walk(job: Job, tape: list[list[Tensor]] | None, phi: Tensor, start: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    """phi (T, B, F), start (1, D + 1), every group's memory (vectors, rows, V B, H) or None, every group's weights ->
-    estimate (V or 1, T, B, D + 1), every group's memory after. What `back` needs of a tick goes on the tape."""
-    (frames, batch, width), last = phi.shape, job.schedule.iterations - 1
-    memory, weights = job.unpack(inputs)
-    batches = job.schedule.batches(job.columns, weights, width)
-    block = [slice(v * batch, (v + 1) * batch) for v in range(last + 1)]
-
-    def look(a: int, b: int) -> list[Tensor]:
-        """What frames a .. b - 1 say to the gates of every group: (n, rows, G)."""
-        seen = phi[a:b].reshape(1, -1, width)
-        wide = [seen.to(w.look.dtype).expand(len(w.look), -1, -1) for w in weights]
-        return [product(x, w.look[:, :width].mT, w.look_bias) for x, w in zip(wide, weights, strict=True)]
-
-    cells = [i for i, group in enumerate(job.schedule.groups) if group.rows]
-    first, said, rows = {}, {}, (last + 1) * batch
-    for i in cells:
-        group, w, m = job.schedule.groups[i], weights[i], memory[i]
-        first[i] = start.new_zeros(group.vectors, group.rows, rows, group.hidden) if m is None else m
-        # all iterations at once: a stream reads these weights once a frame
-        said[i] = w.hidden_bias[:, None].expand(-1, rows, -1) if m is None else product(m[0], w.hidden, w.hidden_bias)
-    now, gates = ({i: x[i][..., block[0], :] for i in cells} for x in (first, said))
-
-    estimate, low, top = start[:0], 0, 0
-    table: list[Tensor] = []
-    chunk = max(ROWS // batch, 1) if frames > 1 and batch else frames
-    out: list[list[Tensor]] = [[] for _ in block]
-    ends: dict[int, list[Any]] = {i: [None] * len(block) for i in cells}
-    for s, lo, hi, rows in job.ticks(frames, batch):
-        if s < frames:  # a frame enters
-            estimate = torch.cat([estimate, start.expand(batch, -1)])
-        if top == s < frames:
-            old, low, top = (s - hi - low) * batch, s - hi, min(frames, s + chunk)
-            new = look(s, top)
-            table = [torch.cat([x[:, old:], y], 1) for x, y in zip(table, new, strict=True)] if table else new
-        at = slice((s - hi - low) * batch, (s - lo + 1 - low) * batch)
-        record = [now[i] for i in cells]
-        done: dict[int, list[Tensor]] = {i: [] for i in cells}
-        for level, group, reads, writes, anew, slots, head, head_bias, ups in batches:
-            if len(anew):
-                estimate = estimate.index_copy(1, anew, start[:, anew].expand(rows, -1))
-            x = estimate.index_select(1, reads).unflatten(1, (level.n, -1)).transpose(0, 1).to(slots.dtype)
-            y = torch.baddbmm(table[level.group][level.own, at], x, slots)
-            record.append(x)
-            if group.kind == "mlp":
-                y = dropout(y.relu(), job.dropout)
-                record.append(y)
-                y = dropout(product(y, *ups[0]).relu(), job.dropout)
-                record.append(y)
-            for i, part in enumerate(level.rows):
-                if i:
-                    y = product(y, *ups[i - 1])
-                before, gh = now[level.group][:, part], gates[level.group][part]
-                after, kept = KINDS[group.kind].forward(y.to(start.dtype), gh.to(start.dtype), before)
-                if job.inside is not None:
-                    after = torch.where(job.inside[(s - hi) * batch : (s - lo + 1) * batch], after, before)
-                if tape is not None:
-                    record += [v.contiguous() for v in kept]
-                done[level.group].append(after)
-                y = after[0]
-            y = product(y, head, head_bias)
-            estimate = estimate.index_add(1, writes, y.transpose(0, 1).flatten(1).to(start.dtype))
-        now = {i: torch.cat(done[i], 1) for i in cells}
-        if tape is not None:
-            tape.append(record + [now[i][0] for i in cells])
-        for v in range(lo if job.every else last, hi + 1):
-            out[v].append(estimate[(hi - v) * batch : (hi - v + 1) * batch])
-        if hi == last:  # a frame leaves
-            estimate = estimate[batch:]
-        ended = s - lo == frames - 1
-        for i in cells:
-            if ended:  # iteration lo has seen its last frame
-                ends[i][lo], now[i] = now[i][:, :, rows - batch :], now[i][:, :, : rows - batch]
-            parts = []
-            if hi - lo >= ended:
-                parts.append((now[i], product(now[i][0], weights[i].hidden, weights[i].hidden_bias)))
-            if s < last:  # iteration s + 1 begins
-                parts.insert(0, (first[i][:, :, block[s + 1]], said[i][:, block[s + 1]]))
-            if parts:
-                now[i], gates[i] = (torch.cat(x, -2) if len(x) > 1 else x[0] for x in zip(*parts, strict=True))
-    empty = start.new_zeros(1, 0, (last + 1) * batch, 1)
-    return torch.stack([torch.stack(o) for o in out if o]), *(
-        torch.cat(ends[i], 2) if i in cells else empty for i in range(len(weights))
-    )
-
-
-class _Sweep(Function):
-    """`walk` with `back` as its derivative."""
-
-    @staticmethod
-    def forward(ctx: Any, job: Job, *inputs: Any) -> tuple[Tensor, ...]:
-        tape: list[list[Tensor]] = []
-        result = walk(job, tape, *inputs)
-        ctx.job, ctx.counts = job, [len(inputs), *map(len, tape)]
-        ctx.save_for_backward(*inputs, *(x for record in tape for x in record))
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, *adjoints: Tensor) -> tuple[Any, ...]:
-        if torch.is_grad_enabled():
-            raise NotImplementedError(
-                "LMR's backward has no derivative of its own; instead of create_graph=True take torch.func (grad, jvp, "
-                "hessian), which differentiates the sweep itself"
-            )
-        saved = iter(ctx.saved_tensors)
-        inputs, *tape = ([next(saved) for _ in range(count)] for count in ctx.counts)
-        with torch.autocast(adjoints[0].device.type, enabled=False):
-            return None, *back(ctx.job, ctx.needs_input_grad[1], tape, adjoints, *inputs)
-
-
-def back(
-    job: Job, wanted: bool, tape: list[list[Tensor]], adjoints: Sequence[Tensor], phi: Tensor, start: Tensor, *rest: Any
-) -> list[Tensor | None]:  # fmt: skip
-    """The sweep backwards: from the adjoints of what `walk` returned to those of phi (if wanted) and its other inputs.
-
-    Tick by tick the adjoints of all products that go into a group's gates are collected, as (n, V T B, G), beside what
-    went into them; so every weight's gradient is one product, after the last tick.
+    What the features and the memories say to the gates does not depend on the estimate, so it is one product for all
+    iterations: a stream reads these weights once a frame.
     """
-    (frames, batch, width), last = phi.shape, job.schedule.iterations - 1
-    (memory, weights), (dout, *dends) = job.unpack(rest), adjoints
-    batches = job.schedule.batches(job.columns, weights, width)
-    cells = [i for i, group in enumerate(job.schedule.groups) if group.rows]
-    end = (last + 1) * frames * batch
-    empty = lambda w, n: w.look.new_empty(n, end, w.look.shape[-1])  # noqa: E731
-    dlook, dhidden, dup = ([empty(w, len(w[kind])) for w in weights] for kind in (0, 2, 4))
-    dtable = [w.look.new_zeros(len(w.look), frames * batch, w.look.shape[-1]) for w in weights]
-    seen: list[list[Any]] = [[] for _ in batches]  # by level: x, the head's input and adjoint, the inputs of up
-    remembered: dict[int, list[Tensor]] = {i: [] for i in cells}
-
-    destimate, dstart = dout[0, 0, :0], torch.zeros_like(start)
-    dnow = [d[:, :, :0] for d in dends]
-    dfirst: dict[int, list[Tensor]] = {i: [] for i in cells}
-    for s, lo, hi, rows in reversed(list(job.ticks(frames, batch))):
-        record, tick, end = iter(tape.pop()), slice(end - rows, end), end - rows
-        before = {i: next(record) for i in cells}
-        kept = [[next(record) for _ in range(group.saves(level))] for level, group, *_ in batches]
-        after = {i: next(record) for i in cells}
-        frame = slice((s - hi) * batch, (s - lo + 1) * batch)
-        if s - lo == frames - 1:
-            dnow = [torch.cat([d, e[:, :, lo * batch : (lo + 1) * batch]], 2) for d, e in zip(dnow, dends, strict=True)]
-        if hi == last:
-            destimate = torch.cat([torch.zeros_like(dout[0, 0]), destimate])
-        for v in range(lo if job.every else last, hi + 1):
-            destimate[(hi - v) * batch : (hi - v + 1) * batch] += dout[v if job.every else 0, s - v]
-        straight: dict[int, list[Tensor]] = {i: [] for i in cells}
-        for at, (level, group, reads, writes, anew, slots, head, _, ups) in reversed(list(enumerate(batches))):
-            i, own, (x, *saved) = level.group, level.own, kept[at]
-            tops = saved if group.kind == "mlp" else [after[i][part] for part in level.rows]
-            d = destimate.index_select(1, writes).unflatten(1, (level.n, -1)).transpose(0, 1).to(x.dtype)
-            seen[at].append((x, d, *tops))
-            d, g = d @ head, dlook[i][own, tick]
-            if group.kind == "mlp":
-                scale = 1 / (1 - job.dropout)
-                d = torch.mul(d * scale, saved[1] > 0, out=dup[i][:, tick]) @ ups[0][0]
-                torch.mul(d * scale, saved[0] > 0, out=g)
-            for layer, part in reversed(list(enumerate(level.rows))):
-                dmemory = torch.cat([(dnow[i][:1, part] + d), dnow[i][1:, part]])
-                still = 0 if job.inside is None else torch.where(job.inside[frame], 0, dmemory)
-                gi = dup[i][level.ups[layer - 1], tick] if layer else g
-                size = len(saved) // len(level.rows)
-                values = before[i][:, part], *saved[layer * size : (layer + 1) * size], gi, dhidden[i][part, tick]
-                straight[i].append(KINDS[group.kind].back(dmemory - still, *values) + still)
-                d = gi @ ups[layer - 1][0] if layer else gi
-            dtable[i][own, frame] += g
-            dx = (g @ slots.mT).transpose(0, 1).flatten(1)
-            destimate = destimate.index_add(1, reads, dx.to(start.dtype))
-            if len(anew):
-                dstart[0, anew] += destimate[:, anew].sum(0)
-                destimate = destimate.index_fill(1, anew, 0)
-        for i in cells:
-            remembered[i].append(before[i][0])
-            dnow[i] = torch.cat(straight[i][::-1], 1)
-            dnow[i][0] += dhidden[i][:, tick] @ weights[i].hidden
-            if s <= last:  # iteration s began here
-                dfirst[i].append(dnow[i][:, :, :batch])
-                dnow[i] = dnow[i][:, :, batch:]
-        if s < frames:  # a frame entered here
-            dstart += destimate[rows - batch :].sum(0)
-            destimate = destimate[: rows - batch]
-
-    flat = phi.reshape(1, -1, width)
-    dphi = torch.zeros_like(flat[0]) if wanted else None
-    dweights = [Weights(*map(torch.empty_like, w[:6]), *map(torch.zeros_like, w[6:])) for w in weights]
-    for i, (w, dw) in enumerate(zip(weights, dweights, strict=True)):
-        torch.bmm(flat.mT.to(w.look.dtype).expand(len(w.look), -1, -1), dtable[i], out=dw.look[:, :width])
-        dw.look[:, width:] = 0
-        torch.sum(dtable[i], 1, out=dw.look_bias)
-        if dphi is not None:
-            for said, look in zip(dtable[i], w.look, strict=True):
-                dphi += said @ look[:width].T
-        if i in cells:
-            torch.bmm(dhidden[i].mT, _joined(remembered[i], w.hidden.dtype), out=dw.hidden)
-            torch.sum(dhidden[i], 1, out=dw.hidden_bias)
-        if len(w.up):
-            torch.sum(dup[i], 1, out=dw.up_bias)
-    for (level, *_), ticks in zip(batches, seen, strict=True):
-        dw, own = dweights[level.group], level.own
-        x, d, *tops = (_joined(list(parts), weights[level.group].look.dtype) for parts in zip(*ticks, strict=True))
-        dw.look[own, width : width + x.shape[-1]] = x.mT @ dlook[level.group][own]
-        dw.head[own, : d.shape[-1]], dw.head_bias[own, : d.shape[-1]] = d.mT @ tops[-1], d.sum(1)
-        for up, top in zip(level.ups, tops, strict=False):
-            dw.up[up] = dup[level.group][up].mT @ top
-    return [
-        None if dphi is None else dphi.view(phi.shape),
-        dstart,
-        *(None if m is None or i not in cells else torch.cat(dfirst[i][::-1], 2) for i, m in enumerate(memory)),
-        *(d if d.numel() else None for group in dweights for d in group),
+    exact, first = start.dtype, start.split(schedule.widths)
+    slots = [slot.expand(len(features), -1) for slot in first]
+    shares = [_features_share(w, features[:, 0]) for w in packs]
+    recurrent = [
+        [
+            linear(m[0, layer].flatten(-3, -2), weight).to(exact).unflatten(-2, m.shape[-3:-1]).unbind(-3)
+            for layer, weight in enumerate(w.recurrent)
+        ]
+        for w, m in zip(packs, before, strict=True)
     ]
+    memories = [[list(layer.unbind(-3)) for layer in m.unbind(1)] for m in before]  # by batch, layer and iteration
+    estimates = []
+    for v in range(schedule.iterations):
+        for nodes, w, share, told, memory in zip(batches, packs, shares, recurrent, memories, strict=True):
+            y = product(_inputs(slots, first, nodes, w).to(share.dtype), w.slots.weight, share)
+            if nodes[0].cell is None:
+                y = _shape_network(y, w, options.dropout)
+            for layer, states in enumerate(memory):
+                y = linear(y, w.inputs[layer - 1]) if layer else y
+                states[v] = nodes[0].cell.step(y.to(exact), told[layer][v], states[v])  # type: ignore[union-attr]
+                y = states[v][0]
+            _add(linear(y, w.head).to(exact), slots, nodes)
+        estimates.append(torch.cat(slots, -1))
+    after = [
+        torch.stack([torch.stack(states, -3) for states in m], 1) if m else b
+        for m, b in zip(memories, before, strict=True)
+    ]
+    return torch.stack(estimates if options.every else estimates[-1:])[:, :, None], after
 
 
-def _joined(ticks: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """What was collected from the last tick to the first, (n, R, ...) each, in order."""
-    return torch.cat(ticks[::-1], 1).to(dtype)
+def _sweep(
+    schedule: Schedule, batches: list[list[Node]], packs: list[Packed], features: Tensor, start: Tensor,
+    before: list[Tensor], lengths: Tensor | None, options: Options,
+) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+    """before: of each batch of nodes, memory (vectors, layers, [n,] V, B, H) -> estimates (V or 1, B, T, D), memory
+    after."""
+    batch, frames, _ = features.shape
+    last = schedule.iterations - 1
+    block = options.block or choose_block(1 if traced() else batch, frames)
+    blocks = -(-frames // block)
+    phi = rearrange(features, "b t f -> t b f")
+    phi = pad(phi, (0, 0, 0, 0, 0, blocks * block - frames))
+    first, first_slots = start.expand(block, 1, batch, -1), start.split(schedule.widths)
+    entering = _shares(packs, phi, block)
+
+    estimate = first[:, :0]  # of the blocks at work (C, A, B, D)
+    shares: list[list[Tensor]] = []  # of the blocks at work, by batch of nodes: the features' share ([n,] C, B, G)
+    memory = [m[..., :0, :, :] for m in before]  # of the iterations at work (vectors, layers, [n,] A, B, H)
+    ended: list[list[Tensor]] = [[] for _ in batches]
+    out: list[list[Tensor]] = [[] for _ in range(schedule.iterations)]
+    for tick in range(blocks + last):
+        if tick < blocks:  # a block enters, for iteration 0
+            estimate = torch.cat([estimate, first], 1)
+            shares.append(next(entering))
+        high, low = min(last, tick), max(0, tick - blocks + 1)
+        active = range(high, low - 1, -1)
+        if tick <= last:  # iteration `tick` starts
+            memory = [torch.cat([b[..., tick : tick + 1, :, :], m], -3) for b, m in zip(before, memory, strict=True)]
+        ends = _ends(active, tick, block, frames, lengths, batch)
+
+        slots = [slot.flatten(0, 2) for slot in estimate.split(schedule.widths, -1)]
+        for i, (nodes, weights) in enumerate(zip(batches, packs, strict=True)):
+            x = _inputs(slots, first_slots, nodes, weights)
+            y = gates([share[i] for share in shares], x, weights.slots)
+            if nodes[0].cell is None:
+                top = _shape_network(y, weights, options.dropout)
+            else:
+                top, memory[i] = _recurrent(nodes[0].cell, y.to(start.dtype), weights, memory[i], ends, block)
+            _add(linear(top, weights.head).to(start.dtype), slots, nodes)
+        estimate = torch.cat(slots, -1).unflatten(0, (block, len(active), batch))
+
+        for v in active if options.every else active[:1] if high == last else ():
+            out[v].append(estimate[:, high - v])
+        if high == last:  # a block leaves, refined V times
+            estimate = estimate[:, 1:]
+            del shares[0]
+        if tick >= blocks - 1:  # iteration `low` has seen the last frame
+            for i, m in enumerate(memory):
+                ended[i].append(m[..., -1:, :, :])
+                memory[i] = m[..., :-1, :, :]
+    kept = [torch.cat(ticks)[:frames] for ticks in out if ticks]
+    return rearrange(torch.stack(kept), "v t b d -> v b t d"), [torch.cat(m, -3) for m in ended]
+
+
+def _shares(packs: list[Packed], phi: Tensor, block: int) -> Any:
+    """For each block the features' share of every node's gates ([n,] C, B, G), computed for some blocks at once."""
+    frames, batch, _ = phi.shape
+    chunk = block * max(1, CHUNK // max(1, block * batch))
+    for begin in range(0, frames, chunk):
+        rows = phi[begin : begin + chunk]
+        tables = []
+        for w in packs:
+            tables.append(_features_share(w, rows.flatten(0, 1)).unflatten(-2, (-1, block, batch)).unbind(-4))
+        yield from (list(tables) for tables in zip(*tables, strict=True))
+
+
+def _features_share(weights: Packed, x: Tensor) -> Tensor:
+    """What features (rows, F) say to the gates ([n,] rows, G)."""
+    weight = weights.features.weight
+    return linear(x if weight.ndim == 2 else x.expand(len(weight), -1, -1), weights.features)
+
+
+def _inputs(slots: list[Tensor], start: Sequence[Tensor], nodes: list[Node], weights: Packed) -> Tensor:
+    """What nodes read besides the features ([n,] rows, K). Slots that start again in every iteration do so here."""
+    for node in nodes:
+        if node.restarted:
+            slots[node.slot] = start[node.slot].expand_as(slots[node.slot])
+    rows = [torch.cat([slots[slot] for slot in node.reads], 1) for node in nodes]
+    if len(rows) == 1:
+        return rows[0]
+    return torch.stack([pad(row, (0, weights.slots.weight.shape[-1] - row.shape[1])) for row in rows])
+
+
+def _add(residual: Tensor, slots: list[Tensor], nodes: list[Node]) -> None:
+    """Add to each node's slot its residual ([n,] rows, O)."""
+    if len(nodes) == 1:
+        slots[nodes[0].slot] = slots[nodes[0].slot] + residual
+        return
+    for node, own in zip(nodes, residual, strict=True):
+        slots[node.slot] = slots[node.slot] + own[:, : slots[node.slot].shape[1]]
+
+
+def _shape_network(gates: Tensor, weights: Packed, rate: float) -> Tensor:
+    top = gates.relu()
+    top = linear(dropout(top, rate) if rate else top, weights.inputs[0]).relu()
+    return dropout(top, rate) if rate else top
+
+
+def _recurrent(
+    cell: Cell, y: Tensor, weights: Packed, memory: Tensor, ends: Tensor | None, block: int
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The stacked layers of a cell over a block: y ([n,] C A B, G), memory (vectors, layers, [n,] A, B, H) -> the top
+    layer's output ([n,] C A B, H), memory after."""
+    shape, after = memory.shape[-3:-1], []
+    exact = y.dtype
+    for layer, weight in enumerate(weights.recurrent):
+        if layer:
+            y = linear(y, weights.inputs[layer - 1]).to(exact)
+        y, end = scan(cell, y.unflatten(-2, (block, -1)), memory[:, layer].flatten(-3, -2), weight, ends)
+        after.append(end.unflatten(-2, shape))
+        y = y.flatten(-3, -2)
+    return y, torch.stack(after, 1)
+
+
+def _ends(
+    active: Sequence[int], tick: int, block: int, frames: int, lengths: Tensor | None, batch: int
+) -> Tensor | None:
+    """After how many of its block's frames each clip ends, (A B); None where all go on."""
+    begins = [(tick - v) * block for v in active]
+    if lengths is None and begins[-1] + block <= frames:
+        return None
+    limit = torch.full((batch,), frames) if lengths is None else lengths
+    return torch.cat([(limit - begin).clamp(0, block) for begin in begins])
+
+
+def _unpack_memory(schedule: Schedule, batches: list[list[Node]], memory: Tensor) -> list[Tensor]:
+    """memory (B, V, M) -> of each batch of nodes (vectors, layers, [n,] V, B, H)."""
+    shares = dict(zip(schedule.recurrent(), memory.split(schedule.memory_sizes(), -1), strict=True))
+    found = []
+    for nodes in batches:
+        rows = [
+            rearrange(shares[node], "b v (l k h) -> k l v b h", l=node.layers, k=node.cell.vectors)
+            for node in nodes
+            if node.cell
+        ]
+        found.append(rows[0] if len(rows) == 1 else torch.stack(rows, 2) if rows else memory.new_empty(1, 0, 0, 0, 0))
+    return found
+
+
+def _pack_memory(schedule: Schedule, batches: list[list[Node]], memory: list[Tensor]) -> Tensor:
+    """The inverse of `_unpack_memory`."""
+    rows = {}
+    for nodes, m in zip(batches, memory, strict=True):
+        for node, row in zip(nodes, [m] if len(nodes) == 1 else m.unbind(2), strict=True):
+            if node.cell:
+                rows[node] = rearrange(row, "k l v b h -> b v (l k h)")
+    return torch.cat([rows[node] for node in schedule.recurrent()], -1)

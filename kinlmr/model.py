@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, NamedTuple, overload
 
@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from kinlmr import engine
+from kinlmr.cells import Cell
 from kinlmr.plan import Plan
 from kinlmr.rotations import Rotation
-from kinlmr.schedule import Path, Schedule
-
-CELLS: dict[str, type[nn.RNNBase]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+from kinlmr.schedule import Node, Schedule
 
 
 class Estimate(NamedTuple):
@@ -31,49 +30,40 @@ class State(NamedTuple):
     memory: Tensor
 
 
-class Cell(nn.Module):
-    """A recurrent node: ``rnn``, torch.nn.GRU's or LSTM's parameters, and a linear ``head`` that makes the residual."""
+class RecurrentNode(nn.Module):
+    """A recurrent node: ``rnn``, with the parameters of torch.nn.GRU (or LSTM, RNN), and a linear ``head`` that makes the
+    residual. ``rnn`` only holds them (torch.compile refuses models with an nn.GRU in them); the engine computes.
+    """
 
-    def __init__(self, kind: str, reads: int, hidden: int, layers: int, writes: int) -> None:
+    def __init__(self, cell: Cell, reads: int, hidden: int, layers: int, writes: int) -> None:
         super().__init__()
-        self.rnn = nn.ParameterDict(dict(CELLS[kind](reads, hidden, layers).named_parameters()))  # type: ignore[arg-type]
+        bound, parameters = hidden**-0.5, OrderedDict()
+        for layer in range(layers):
+            for name, *size in (
+                ("weight_ih", hidden if layer else reads),
+                ("weight_hh", hidden),
+                ("bias_ih",),
+                ("bias_hh",),
+            ):
+                value = torch.empty(cell.gates * hidden, *size)
+                parameters[f"{name}_l{layer}"] = nn.Parameter(nn.init.uniform_(value, -bound, bound))
+        self.rnn = nn.ParameterDict(parameters)
         self.head = _small(nn.Linear(hidden, writes))
-        self.kind, self.hidden, self.layers, self.vectors = kind, hidden, layers, 2 if kind == "lstm" else 1
-
-    def leaves(self) -> list[list[Path]]:
-        """The paths to its parameters, layer by layer, in the order of `schedule.Weights`."""
-
-        def of(name: str) -> list[Path]:
-            return [("rnn", f"{name}_l{layer}") for layer in range(self.layers)]
-
-        weight, bias = of("weight_ih"), of("bias_ih")
-        inner = [weight[:1], bias[:1], of("weight_hh"), of("bias_hh"), weight[1:], bias[1:]]
-        return [*inner, [("head", "weight")], [("head", "bias")]]
 
 
-class ShapeMLP(nn.Module):
-    """The shape node, without memory: two layers of 1024, ReLU and dropout between, and a head."""
+class ShapeNode(nn.Module):
+    """The shape node, without memory: two layers, ReLU and dropout between, and a head."""
 
-    kind, hidden, vectors = "mlp", 1024, 1
-
-    def __init__(self, reads: int, writes: int, dropout: float) -> None:
+    def __init__(self, reads: int, hidden: int, writes: int, dropout: float) -> None:
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(reads, self.hidden), nn.Linear(self.hidden, self.hidden)
-        self.head = _small(nn.Linear(self.hidden, writes))
+        self.fc1, self.fc2 = nn.Linear(reads, hidden), nn.Linear(hidden, hidden)
+        self.head = _small(nn.Linear(hidden, writes))
         self.dropout = nn.Dropout(dropout)
-
-    def leaves(self) -> list[list[Path]]:
-        """Likewise: fc1, nothing recurrent, fc2, head."""
-
-        def of(layer: str) -> list[list[Path]]:
-            return [[(layer, "weight")], [(layer, "bias")]]
-
-        return [*of("fc1"), [], [], *of("fc2"), *of("head")]
 
 
 def _small(head: nn.Linear) -> nn.Linear:
     """A head that starts near zero, so that an untrained model answers with its start estimate."""
-    nn.init.xavier_uniform_(head.weight, gain=0.01)
+    nn.init.xavier_uniform_(head.weight, gain=0.1)
     nn.init.zeros_(head.bias)
     return head
 
@@ -104,41 +94,49 @@ class LMR(nn.Module):
 
     order: Tensor
     restore: Tensor
-    columns: Tensor
+    block: int | None = None
 
-    def __init__(self, plan: Plan, rotation: Rotation, start: Estimate, options: Mapping[str, Any]) -> None:
+    def __init__(self, plan: Plan, rotation: Rotation, cell: Cell, start: Estimate, options: Mapping[str, Any]) -> None:
         super().__init__()
-        self.plan, self.rotation, self.options = plan, rotation, dict(options)
-        features, iterations, layers = options["features"], options["iterations"], options["layers"]
-        hidden, cell = options["hidden"], options["cell"]
+        self.plan, self.rotation, self.cell, self.options = plan, rotation, cell, dict(options)
         self.allow_nan: bool = options["allow_nan"]
-
+        hidden, layers = options["hidden"], options["layers"]
+        parts, shape, camera = len(plan.parts), len(plan.parts), len(plan.parts) + 1
         self.widths = (*(len(j) * rotation.dimension for j in plan.joints), start.shape.numel(), start.camera.numel())
-        reads = [features + sum(self.widths[slot] for slot in read) for read in plan.reads]
-        shape, camera = len(plan.parts), len(plan.parts) + 1
-        self.parts = nn.ModuleDict(
-            {name: Cell(cell, reads[i], hidden[name], layers, self.widths[i]) for i, name in enumerate(_carried(plan))}
-        )
-        self.shape = ShapeMLP(reads[shape], self.widths[shape], options["dropout"]) if self.widths[shape] else None
-        self.camera = (
-            Cell(cell, reads[camera], hidden["camera"], layers, self.widths[camera]) if self.widths[camera] else None
-        )
+        restarted = {shape: options["shape_input"] == "mean", camera: options["camera_input"] == "initial"}
+        names = [*(f"parts.{name}" for name in _carried(plan)), "shape", "camera"]
+        sizes = [*(hidden[name] for name in plan.parts), options["shape_hidden"], hidden["camera"]]
+        nodes = [
+            Node(name, None if slot == shape else cell, size, layers, read, slot, restarted.get(slot, False))
+            for slot, (name, size, read) in enumerate(zip(names, sizes, plan.reads, strict=True))
+        ]
+
+        def module(node: Node) -> nn.Module | None:
+            reads, width = options["features"] + sum(self.widths[slot] for slot in node.reads), self.widths[node.slot]
+            if not width:
+                return None
+            if node.cell is None:
+                return ShapeNode(reads, node.hidden, width, options["dropout"])
+            return RecurrentNode(node.cell, reads, node.hidden, layers, width)
+
+        self.parts = nn.ModuleDict({name: module(node) for name, node in zip(plan.parts, nodes[:parts], strict=True)})
+        self.shape, self.camera = module(nodes[shape]), module(nodes[camera])
         self.start = Start(start, options["learn_start"])
-        anew = ((shape, options["shape_input"] == "mean"), (camera, options["camera_input"] == "initial"))
-        frozen = tuple(slot for slot, frozen in anew if frozen)
-        self.schedule = Schedule(
-            self.nodes(), [*plan.levels, (shape,), (camera,)], plan.reads, self.widths, frozen, iterations,
-            [*(("parts", name) for name in plan.parts), ("shape",), ("camera",)],
-        )  # fmt: skip
-        self.schedule.lay(self)
-        self.state_size = (iterations, self.schedule.memory)
-        self.register_buffer("columns", torch.tensor(self.schedule.index), persistent=False)
+        levels = (
+            *(tuple(nodes[i] for i in level) for level in plan.levels),
+            *((n,) for n in nodes[parts:] if self.widths[n.slot]),
+        )
+        self.schedule = Schedule(levels, self.widths, options["iterations"])
+        self.state_size = (options["iterations"], sum(self.schedule.memory_sizes()))
         self.register_buffer("order", torch.tensor(plan.order), persistent=False)
         self.register_buffer("restore", torch.tensor(plan.restore), persistent=False)
 
-    def nodes(self) -> list[Any]:
-        """The nodes in the order they run: parts in plan order, shape, camera (None where there is none)."""
-        return [*self.parts.values(), self.shape, self.camera]
+    def nodes(self) -> dict[str, nn.Module]:
+        """The modules of the nodes by name, in the order they run: parts in plan order, shape, camera."""
+        ends = {"shape": self.shape, "camera": self.camera}
+        return {f"parts.{name}": part for name, part in self.parts.items()} | {
+            n: m for n, m in ends.items() if m is not None
+        }
 
     def initial_state(self, batch: int) -> State:
         """The state before the first frame of ``batch`` bodies: zeros (B, V, M)."""
@@ -162,18 +160,18 @@ class LMR(nn.Module):
         """Estimate every frame of B clips, causally: frame t depends on frames <= t.
 
         features (B, T, F), T >= 1, B may be 0
-        lengths  (B) frames of each padded clip, 1 .. T; estimates past a clip's end are zero
+        lengths  (B) frames of each padded clip, 1 .. T, with a state 0 .. T; estimates past a clip's end are zero
         state    from `initial_state` or an earlier chunk: then (estimate, state after each clip's last frame) returns
         every    with True, each tensor of the estimate has a leading axis V: all iterations, for their supervision
         """
         self._check_features(features, ("B", "T", "F"))
-        lengths = self._check_lengths(lengths, features)
+        lengths = self._check_lengths(lengths, features, least=1 if state is None else 0)
         inside = None
         if lengths is not None:
-            inside = torch.arange(features.shape[1], device=features.device) < lengths[:, None].to(features.device)
+            inside = torch.arange(features.shape[1], device=features.device) < lengths[:, None]
             features = torch.where(inside[..., None], features, 0)
         self._check_finite(features)
-        estimate, after = self._run(features, inside, state, every)
+        estimate, after = self._run(features, lengths, state, every)
         if inside is not None:
             mask = lambda x: torch.where(inside.view(*inside.shape, *[1] * (x.ndim - 2 - every)), x, 0)  # noqa: E731
             estimate = Estimate(*map(mask, estimate))
@@ -194,46 +192,26 @@ class LMR(nn.Module):
 
         In bfloat16 a stream reads half the bytes; rotations then differ by less than 1e-2.
         """
-        for node in self.nodes():
-            if node is not None:
-                node.to(dtype)
-        self.schedule.lay(self)
+        for node in self.nodes().values():
+            node.to(dtype)
         return self
 
     def matrices(self, estimate: Estimate) -> Tensor:
         """The pose as rotation matrices (..., J, 3, 3), each relative to the joint's parent, in skeleton order."""
         return self.rotation.to_matrix(estimate.pose)
 
-    def _run(self, features: Tensor, inside: Tensor | None, state: State | None, every: bool) -> tuple[Estimate, State]:
-        """features (B, T, F), inside (B, T) -> the estimate, of every iteration if asked for, and the state."""
+    def _run(
+        self, features: Tensor, lengths: Tensor | None, state: State | None, every: bool
+    ) -> tuple[Estimate, State]:
+        """features (B, T, F), lengths (B) -> the estimate, of every iteration if asked for, and the state."""
         memory = None if state is None else self._check_state(state, features).memory
         start = torch.cat([self.start.pose[self.order].flatten(), self.start.shape, self.start.camera])
         rate = self.shape.dropout.p if self.shape is not None and self.shape.training else 0.0
-        weights = self.schedule.weights(self)
-        out, after = engine.run(self.schedule, self.columns, weights, features, start, memory, inside, every, rate)
+        options = engine.Options(every, self.block, rate)
+        out, after = engine.run(self.schedule, self.nodes(), features, start, memory, lengths, options)
         pose, shape, camera = (out if every else out[0]).split((sum(self.widths[:-2]), *self.widths[-2:]), -1)
         pose = pose.unflatten(-1, (-1, self.rotation.dimension))[..., self.restore, :]
         return Estimate(pose, shape, camera), State(after)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> LMR:
-        """Moved parameters (to, half, cuda, ...) are laid side by side again."""
-        super()._apply(fn, recurse)
-        self.schedule.lay(self)
-        return self
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As ever; tensors that were assigned are laid side by side too."""
-        result = super().load_state_dict(*args, **kwargs)
-        self.schedule.lay(self)
-        return result
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles hold every parameter by itself, not the whole tensor that it lies in."""
-        return copy.deepcopy(self.__dict__)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.schedule.lay(self)
 
     def _check_features(self, features: Tensor, axes: tuple[str, ...]) -> None:
         form = f"features ({', '.join(axes)}) with F = {self.options['features']}"
@@ -264,7 +242,7 @@ class LMR(nn.Module):
                 "fill the missing frames, or build(allow_nan=True) to let them through"
             )
 
-    def _check_lengths(self, lengths: Tensor | None, features: Tensor) -> Tensor | None:
+    def _check_lengths(self, lengths: Tensor | None, features: Tensor, least: int) -> Tensor | None:
         if lengths is None:
             return None
         batch, frames, _ = features.shape
@@ -275,9 +253,12 @@ class LMR(nn.Module):
         lengths = lengths.cpu().long()
         if not batch:
             return None
-        if not (int(lengths.min()) >= 1 and int(lengths.max()) <= frames):
-            raise ValueError(f"lengths must lie in 1 .. {frames}, the frames of the batch, not {lengths.tolist()}")
-        return lengths
+        if not (int(lengths.min()) >= least and int(lengths.max()) <= frames):
+            raise ValueError(
+                f"lengths must lie in {least} .. {frames}, the frames of the batch, not {lengths.tolist()}"
+                + " (0 is for a clip that ended in an earlier chunk: give its state)" * least
+            )
+        return lengths.to(features.device)
 
     def _check_state(self, state: State, features: Tensor) -> State:
         expected, own = (features.shape[0], *self.state_size), self.start.pose

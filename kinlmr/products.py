@@ -1,0 +1,191 @@
+"""Products with weights that many ticks of a sweep use, and a cell's scan over a block of frames, with their gradients.
+
+The gradient of such a weight is one product, after the last tick's backward, instead of a sum over all ticks.
+torch.compile, torch.export and torch.func see pure functions and plain autograd instead (`traced`).
+
+Shapes: R rows; a leading axis n where the weights of n nodes are packed into one batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn.functional import pad
+
+from kinlmr.cells import FEW, Cell, add_product_, product
+
+Log = dict[int, list[tuple[Tensor, Tensor]]]
+
+
+class Weight(NamedTuple):
+    """A weight ([n,] out, in) and its bias ([n,] out) or None, for `linear`, `gates` and `scan`.
+
+    In backward each product logs (gradient of its result, its input) under the number of the running backward, and
+    returns an empty gradient for ``token``. Autograd so computes the token's own backward, which turns the log into
+    the gradients of weight and bias, after all of them.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    token: Tensor
+    log: Log
+
+
+def shared(weight: Tensor, bias: Tensor | None = None) -> Weight:
+    """A weight that many products will use."""
+    log: Log = {}
+    plain = traced() or not torch.is_grad_enabled()
+    return Weight(weight, bias, weight if plain else _Gradients.apply(log, weight, bias), log)
+
+
+def traced() -> bool:
+    """Whether torch.compile, torch.export or torch.func looks on: then only pure functions will do."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def linear(x: Tensor, w: Weight) -> Tensor:
+    """x ([n,] R, in) -> ([n,] R, out), in the weight's type."""
+    x = x.to(w.weight.dtype)
+    if traced() or not torch.is_grad_enabled():
+        return product(x, w.weight, w.bias)
+    return _Linear.apply(x, w.weight.detach(), w.bias.detach(), w.token, w.log)  # type: ignore[union-attr, no-any-return]
+
+
+def gates(shares: list[Tensor], x: Tensor, w: Weight) -> Tensor:
+    """What a tick's inputs say to the gates: of A blocks the features' shares ([n,] C, B, G), plus x ([n,] C A B, K)
+    times the weight ([n,] G, K) -> ([n,] C A B, G), which nothing else refers to."""
+    x = x.to(w.weight.dtype)
+    if traced():
+        return product(x, w.weight, torch.stack(shares, -3).flatten(-4, -2))
+    return _Gates.apply(x, w.weight.detach(), w.token, w.log, *shares)  # type: ignore[no-any-return]
+
+
+def scan(cell: Cell, gates: Tensor, memory: Tensor, w: Weight, ends: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A cell over C frames of R rows, each row a clip in an iteration.
+
+    gates ([n,] C, R, G), the input's share, is overwritten; memory (vectors, [n,] R, H); ends (R): after how many of the
+    frames a row's memory is wanted, None: after all
+    -> outputs h ([n,] C, R, H), memory (vectors, [n,] R, H)
+    """
+    if cell.scan and gates.shape[-3] > 1 and not traced() and w.weight.dtype == gates.dtype:
+        weight, bias = w.weight.detach(), w.bias.detach()  # type: ignore[union-attr]
+        return _Scan.apply(cell, gates, memory, weight, bias, w.token, w.log, ends)  # type: ignore[no-any-return]
+    states = [memory]
+    for frame in gates.unbind(-3):
+        states.append(cell.step(frame, linear(states[-1][0], w).to(gates.dtype), states[-1]))
+    if ends is None:
+        return torch.stack([state[0] for state in states[1:]], -3), states[-1]
+    every = torch.stack(states, -3)
+    return every[0, ..., 1:, :, :], _at(every, ends)
+
+
+def _at(states: Tensor, ends: Tensor | None) -> Tensor:
+    """Of memories (..., C + 1, R, H) each row's after ``ends`` (R) frames: (..., R, H)."""
+    if ends is None:
+        return states[..., -1, :, :].clone()
+    return states.gather(-3, _index(states, ends)).squeeze(-3)
+
+
+def _index(states: Tensor, ends: Tensor) -> Tensor:
+    return ends[:, None].expand(*states.shape[:-3], 1, -1, states.shape[-1])
+
+
+class _Gradients(Function):
+    """The gradients of a weight and its bias, from the log."""
+
+    @staticmethod
+    def forward(ctx: Any, log: Log, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.log, ctx.biased = log, bias is not None
+        return weight.new_empty(0)
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
+        pairs = ctx.log.pop(torch._C._current_graph_task_id())
+        rows, inputs = (torch.cat(parts, -2) for parts in zip(*pairs, strict=True))
+        return None, rows.mT @ inputs, rows.sum(-2) if ctx.biased else None
+
+
+def _logged(ctx: Any, wanted: bool, gradient: Tensor, x: Tensor) -> Tensor | None:
+    """Log a product, and return its token's gradient."""
+    if not wanted:
+        return None
+    ctx.log.setdefault(torch._C._current_graph_task_id(), []).append((gradient, x))
+    return gradient.new_empty(0)
+
+
+def _once() -> None:
+    if torch.is_grad_enabled():
+        raise NotImplementedError(
+            "LMR's backward has no derivative of its own; instead of create_graph=True take torch.func (grad, jvp, "
+            "hessian), which differentiates the cells' equations"
+        )
+
+
+class _Linear(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, token: Tensor, log: Log) -> Tensor:
+        ctx.log = log
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        _once()
+        x, weight = ctx.saved_tensors
+        to_x = gradient @ weight if ctx.needs_input_grad[0] else None
+        return to_x, None, None, _logged(ctx, ctx.needs_input_grad[3], gradient, x), None
+
+
+class _Gates(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, token: Tensor, log: Log, *shares: Tensor) -> Tensor:
+        ctx.log, ctx.blocks = log, (shares[0].shape[-3], len(shares), -1)
+        ctx.save_for_backward(x, weight)
+        result = x.new_empty(*x.shape[:-1], weight.shape[-2])
+        torch.stack(shares, -3, out=result.unflatten(-2, (shares[0].shape[-3], len(shares), -1)))
+        return add_product_(result, x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        _once()
+        x, weight = ctx.saved_tensors
+        token = _logged(ctx, ctx.needs_input_grad[2], gradient, x)
+        return gradient @ weight, None, token, None, *gradient.unflatten(-2, ctx.blocks).unbind(-3)
+
+
+class _Scan(Function):
+    """`scan` by the cell's own scan and scan_backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, cell: Cell, gates: Tensor, memory: Tensor, weight: Tensor, bias: Tensor, token: Tensor, log: Log,
+        ends: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        rows = gates.shape[-2]
+        if 1 < rows < FEW:  # two or three take longer than four
+            gates, memory = (pad(x, (0, 0, 0, FEW - rows)) for x in (gates, memory))
+        states, kept = cell.scan(gates, memory, weight, bias)  # type: ignore[misc]
+        ctx.cell, ctx.log, ctx.ends, ctx.rows = cell, log, ends, rows
+        ctx.save_for_backward(weight, states, *kept)
+        states = states[..., :rows, :]
+        return states[0, ..., 1:, :, :], _at(states, ends)
+
+    @staticmethod
+    def backward(ctx: Any, outputs: Tensor, after: Tensor) -> tuple[Tensor | None, ...]:
+        _once()
+        weight, states, *kept = ctx.saved_tensors
+        padded = torch.zeros_like(states)
+        gradient = padded[..., : ctx.rows, :]
+        gradient[0, ..., 1:, :, :] = outputs
+        if ctx.ends is None:
+            gradient[..., -1, :, :] += after
+        else:
+            gradient.scatter_add_(-3, _index(gradient, ctx.ends), after.unsqueeze(-3))
+        inputs, recurrent, memory = ctx.cell.scan_backward(padded, states, *kept, weight)
+        h = states[0, ..., :-1, :, :].flatten(-3, -2)
+        token = _logged(ctx, ctx.needs_input_grad[5], recurrent.flatten(-3, -2), h)
+        inputs, memory = (x[..., : ctx.rows, :] for x in (inputs, memory))
+        return None, inputs, memory, None, None, token, None, None
