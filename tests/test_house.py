@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text()
 
 FLOORS = [
     {"skeleton", "files", "cells"},
-    {"plan", "rotations", "camera", "losses", "schedule"},
+    {"plan", "rotations", "camera", "keypoints", "losses", "schedule", "skinning"},
     {"engine", "bvh", "body", "metrics"},
     {"assets"},
     {"motion"},
