@@ -27,6 +27,7 @@ from train_minimal import BATCH, DATA, FRAMES, Progress, learn, mean_start, scor
 
 import kinlmr
 from kinlmr import clips, files, metrics, motion
+from kinlmr.keypoints import keypoint_sets
 from kinlmr.rotations import axis_angle_to_matrix
 
 GRAPHS = {
@@ -38,13 +39,14 @@ GRAPHS = {
 }
 PAPER = {"LMR, no root": (-1.6, -7.4), "LMR": (-6.8, -17.9)}  # 3DPW, over the single RNN
 BEYOND = ("chain", "ktd")  # not of the paper: with as many parameters only
+POINTS = "coco17"
 METRICS = ("mpjpe", "pa_mpjpe", "pve", "accel")
 WINDOW, VIGOROUS, TOGETHER, RATE = 150, 90, 8, 3e-3
 Run = dict[str, Any]
 
 
 def build(graph: str, hidden: int, start: kinlmr.Estimate | None = None) -> kinlmr.LMR:
-    return kinlmr.build(graph, features=3 * 17, hidden=hidden, start=start)
+    return kinlmr.build(graph, features=3 * len(keypoint_sets()[POINTS]), hidden=hidden, start=start)
 
 
 def size(graph: str, hidden: int) -> int:
@@ -200,7 +202,7 @@ def main() -> None:
         raise SystemExit(f"--out {args.out} cannot be written: {error}") from None
     if args.threads:
         torch.set_num_threads(args.threads)
-    body = kinlmr.load_body("anny24_lo369", points="coco17")
+    body = kinlmr.load_body("anny24_lo369", points=POINTS)
     recordings = motion.load_motion(args.motion, body)
     among = lambda m, who: any(m.subject == name or m.name.startswith(name) for name in who)  # noqa: E731
     test = [m for m in recordings if among(m, args.test)]
