@@ -86,11 +86,6 @@ def test_surface_points_lie_on_the_surface(name):
         assert vertices[index].isfinite().all()
 
 
-def test_sizes_of_the_keypoint_sets():
-    sizes = {name: len(points) for name, points in keypoint_sets().items()}
-    assert sizes == {"smpl24": 24, "coco17": 17, "mediapipe33": 33, "body25": 25, "h36m17": 17, "lsp14": 14}
-
-
 def test_points_of_the_mesh_are_points_of_the_surface():
     body = load_body("anny24_lo1229", points="coco17")
     turns = kinlmr.rotations.axis_angle_to_matrix(0.4 * torch.randn(3, 24, 3))

@@ -186,20 +186,6 @@ def test_turning_the_root_turns_everything_rigidly():
     assert torch.allclose(body(turned, None, moved, want=("vertices",)).vertices, still @ turn[0].mT, atol=1e-12)
 
 
-def test_points_equal_the_regressor():
-    body = small()
-    rows = torch.randn(6, 11, dtype=torch.float64)
-    rows[0] = torch.eye(11)[3]
-    rows[1, :] = 0
-    rows[1, [2, 5]] = torch.tensor([1.0, -1.0], dtype=torch.float64)
-    joints = torch.randn(6, 5, dtype=torch.float64) * torch.tensor([[0.0], [1.0]] * 3)
-    with_points = body.with_points("abcdef", rows, joints)
-    mesh = with_points(*posed(body, 4), want=EVERY)
-    assert torch.allclose(mesh.points, rows @ mesh.vertices + joints.double() @ mesh.joints, atol=1e-12)
-    only = body.with_points("abcdef", joints=joints + 0.1)(*posed(body, 4), want=EVERY)
-    assert torch.allclose(only.points, (joints + 0.1).double() @ only.joints, atol=1e-12)
-
-
 @settings(max_examples=20)
 @given(st.sampled_from([(), (0,), (3,), (2, 3), (2, 0, 3)]), st.integers(0, 7))
 def test_leading_shapes_broadcast(lead, which):
