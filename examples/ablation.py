@@ -27,6 +27,7 @@ from train_minimal import BATCH, DATA, FRAMES, Progress, learn, mean_start, scor
 
 import kinlmr
 from kinlmr import clips, files, metrics, motion
+from kinlmr.keypoints import keypoint_sets
 from kinlmr.rotations import axis_angle_to_matrix
 
 GRAPHS = {
@@ -38,13 +39,14 @@ GRAPHS = {
 }
 PAPER = {"LMR, no root": (-1.6, -7.4), "LMR": (-6.8, -17.9)}  # 3DPW, over the single RNN
 BEYOND = ("chain", "ktd")  # not of the paper: with as many parameters only
+POINTS = "coco17"
 METRICS = ("mpjpe", "pa_mpjpe", "pve", "accel")
 WINDOW, VIGOROUS, TOGETHER, RATE = 150, 90, 8, 3e-3
 Run = dict[str, Any]
 
 
 def build(graph: str, hidden: int, start: kinlmr.Estimate | None = None) -> kinlmr.LMR:
-    return kinlmr.build(graph, features=3 * 17, hidden=hidden, start=start)
+    return kinlmr.build(graph, features=3 * len(keypoint_sets()[POINTS]), hidden=hidden, start=start)
 
 
 def size(graph: str, hidden: int) -> int:
@@ -90,14 +92,26 @@ def watch(motions: Sequence[motion.Motion], body: kinlmr.Body) -> list[clips.Cli
     return [clips.Clips(*map(torch.cat, zip(*group, strict=True))) for group in together.values()]
 
 
+def isolate(rotations: Tensor, joints: Sequence[int]) -> Tensor:
+    """The same motion of these joints alone; all others hold still, as in the first frame. (..., T, J, 3, 3) -> same"""
+    held = rotations[..., :1, :, :, :].expand_as(rotations).clone()
+    held[..., list(joints), :, :] = rotations[..., list(joints), :, :]
+    return held
+
+
+def drift(motion: Tensor) -> Tensor:
+    """How far points stray from their mean place, mm: 0 for what holds still. (..., T, K, 3) in metres -> (...)"""
+    return 1000 * (motion - motion.mean(-3, keepdim=True)).norm(dim=-1).mean((-2, -1))
+
+
 def vigorous(motions: Sequence[motion.Motion], body: kinlmr.Body) -> dict[str, Tensor]:
     """For every limb the clips (TOGETHER, VIGOROUS, J, 3, 3) in which it moves most, the rest of the body still."""
     plan = kinlmr.compile(kinlmr.load_skeleton(GRAPHS["LMR"]))
     windows = torch.stack([axis_angle_to_matrix(m.rotations) for m in pieces(motions, VIGOROUS, VIGOROUS)]).float()
     found = {}
     for part, joints in zip(plan.parts[1:], plan.joints[1:], strict=True):
-        alone = clips.isolate(windows, joints)
-        travel = body(alone, torch.zeros(10)).joints.diff(dim=1).norm(dim=-1).mean((1, 2))
+        alone = isolate(windows, joints)
+        travel = body(alone).joints.diff(dim=1).norm(dim=-1).mean((1, 2))
         found[part] = alone[travel.topk(min(TOGETHER, len(travel))).indices]
     return found
 
@@ -120,7 +134,7 @@ def local_dynamics(model: kinlmr.LMR, limbs: dict[str, Tensor], body: kinlmr.Bod
             predictions.append(joints - joints[:, :, :1])
             truths.append(seen.joints)
         errors = metrics.joint_errors(predictions[0], truths[0])[..., list(of[part])]
-        moves, noise_alone = (float(metrics.drift(p[..., rest, :]).mean()) for p in predictions)
+        moves, noise_alone = (float(drift(p[..., rest, :]).mean()) for p in predictions)
         result[part] = {"moving": moves, "nothing moving": noise_alone, "follow": float(errors.mean())}
     return result
 
@@ -188,7 +202,7 @@ def main() -> None:
         raise SystemExit(f"--out {args.out} cannot be written: {error}") from None
     if args.threads:
         torch.set_num_threads(args.threads)
-    body = kinlmr.load_body("anny24_lo369", points="coco17")
+    body = kinlmr.load_body("anny24_lo369", points=POINTS)
     recordings = motion.load_motion(args.motion, body)
     among = lambda m, who: any(m.subject == name or m.name.startswith(name) for name in who)  # noqa: E731
     test = [m for m in recordings if among(m, args.test)]

@@ -7,7 +7,6 @@ anything in them. `save_body` writes the clean .npz that loads in a moment, so l
 from __future__ import annotations
 
 import io
-import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -18,10 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from kinlmr.body import Body, Points, fronts
-from kinlmr.files import Array, read_npy, read_npz, read_pickle, write_atomic
+from kinlmr.body import Body, fronts
+from kinlmr.files import Array, read_npz, read_pickle, write_atomic
+from kinlmr.keypoints import Points, keypoint_sets, regressor_rows, set_rows
 from kinlmr.skeleton import load as load_skeleton
 from kinlmr.skeleton import nearest
 
@@ -74,9 +75,11 @@ def load_body(
         raise FileNotFoundError(_missing(name))
     if points is None:
         return body
+    vertices = body.weights.shape[1]
     if isinstance(points, str) and points in keypoint_sets():
-        return _with_set(body, points)
-    return _with_regressor(body, points)
+        return body.with_points(keypoint_sets()[points], *set_rows(points, body.name, body.joints, vertices))
+    rows = regressor_rows(points, vertices)
+    return body.with_points([f"point{i}" for i in range(len(rows))], rows)
 
 
 def save_body(body: Body, path: str | os.PathLike[str]) -> None:
@@ -85,12 +88,13 @@ def save_body(body: Body, path: str | os.PathLike[str]) -> None:
     if not name.endswith(".npz"):
         raise ValueError(f"{name}: a body file ends in .npz")
     pose = body.pose_width
-    basis = body.basis.unflatten(-1, (3, -1)).permute(2, 1, 0)
+    basis = rearrange(body.basis, "d (c n) -> n c d", c=3)
     arrays: dict[str, Any] = {
         "name": body.name, "license": body.licence, "joint_names": body.joints, "parents": body.parents,
-        "v_template": body.template.view(3, -1).T, "posedirs": basis[..., :pose], "shapedirs": basis[..., pose:],
-        "weights": body.weights.T, "J": body.J.view(-1, 3), "f": body.faces, "hand_mean": body.hand_mean,
-        "J_shapedirs": body.J_shapedirs.unflatten(-1, (-1, 3)).permute(1, 2, 0),
+        "v_template": rearrange(body.template, "(c n) -> n c", c=3), "weights": body.weights.T,
+        "posedirs": basis[..., :pose], "shapedirs": basis[..., pose:], "f": body.faces, "hand_mean": body.hand_mean,
+        "J": rearrange(body.J, "(j c) -> j c", c=3),
+        "J_shapedirs": rearrange(body.J_shapedirs, "s (j c) -> j c s", c=3),
     }  # fmt: skip
     if body.points:
         p = body.points
@@ -112,12 +116,6 @@ def embedded() -> tuple[str, ...]:
     """The names of the bodies that come with kinlmr."""
     folder = resources.files("kinlmr") / "bodies"
     return tuple(sorted(file.name[:-4] for file in folder.iterdir() if file.name.endswith(".npz")))
-
-
-def keypoint_sets() -> dict[str, tuple[str, ...]]:
-    """The keypoint sets by name, each with its points' names in order."""
-    named = lambda point: point if isinstance(point, str) else next(iter(point))  # noqa: E731
-    return {name: tuple(map(named, points)) for name, points in _keypoints()["sets"].items()}
 
 
 # ------------------------------------------------------------------------------------------------------------- arrays
@@ -155,7 +153,12 @@ def assemble(arrays: Mapping[str, Array], file: str, columns: Sequence[int] | No
             raise ValueError(
                 f"{file}: kintree_table numbers its joints {order.tolist()}, expected 0 .. {len(order) - 1}"
             )
-    parents = _parents(_whole(tree, "the kinematic tree", file), file)
+    kind = SKELETONS.get(len(tree))
+    usual = load_skeleton(kind).joints if kind else tuple(f"joint{i}" for i in range(len(tree)))
+    names = _text(arrays, "joint_names", usual)
+    if len(names) != len(tree):
+        raise ValueError(f"{file}: {len(names)} joint_names for {len(tree)} joints")
+    parents = _parents(_whole(tree, "the kinematic tree", file), names, file)
     joints = len(parents)
     shapedirs = get("shapedirs", count, 3, None)
     shapedirs = shapedirs.astype(np.float64 if "J_regressor" in arrays else np.float32)
@@ -178,12 +181,6 @@ def assemble(arrays: Mapping[str, Array], file: str, columns: Sequence[int] | No
     hands = [_by_three(get(key, *[None] * np.ndim(arrays[key])), key, file) for key in HANDS if key in arrays]
     basis = np.concatenate([posedirs, shapedirs], 2)
 
-    kind = SKELETONS.get(joints)
-    names = _text(
-        arrays, "joint_names", load_skeleton(kind).joints if kind else tuple(f"joint{i}" for i in range(joints))
-    )
-    if len(names) != joints:
-        raise ValueError(f"{file}: {len(names)} joint_names for {joints} joints")
     own = OFFICIAL.get((joints, count), "body")
     body = Body(
         name=_text(arrays, "name", (own,))[0],
@@ -191,10 +188,10 @@ def assemble(arrays: Mapping[str, Array], file: str, columns: Sequence[int] | No
         joints=names,
         parents=parents,
         fronts=fronts(parents),
-        J=_float(rest.ravel()),
-        J_shapedirs=_float(rest_dirs.transpose(2, 0, 1).reshape(rest_dirs.shape[2], 3 * joints)),
-        template=_float(template.T.ravel()),
-        basis=_float(basis.transpose(2, 1, 0).reshape(basis.shape[2], 3 * count)),
+        J=_float(rearrange(rest, "j c -> (j c)")),
+        J_shapedirs=_float(rearrange(rest_dirs, "j c s -> s (j c)")),
+        template=_float(rearrange(template, "n c -> (c n)")),
+        basis=_float(rearrange(basis, "n c d -> d (c n)")),
         weights=_float(weights.T),
         faces=torch.from_numpy(_whole(get("f", None, 3), "f", file)) if "f" in arrays else None,
         hand_mean=_float(np.concatenate(hands)) if hands else None,
@@ -226,20 +223,34 @@ def _text(arrays: Mapping[str, Array], key: str, otherwise: Sequence[str]) -> tu
     return tuple(map(str, array.ravel())) if array.dtype.kind == "U" and array.size else tuple(otherwise)
 
 
-def _parents(raw: Array, file: str) -> tuple[int, ...]:
+def _parents(raw: Array, names: Sequence[Any], file: str) -> tuple[int, ...]:
     """Parents as indices, the root's (-1, itself, or unsigned -1) as -1; whatever is not a rooted tree is refused."""
-    parents = [int(p) if 0 <= int(p) < len(raw) and int(p) != j else -1 for j, p in enumerate(raw)]
-    wrong = [j for j, p in enumerate(raw) if parents[j] < 0 and int(p) not in (-1, j, 255, 65535, 2**32 - 1, 2**64 - 1)]
-    if wrong:
-        raise ValueError(f"{file}: the kinematic tree gives joint {wrong[0]} parent {int(raw[wrong[0]])} of {len(raw)}")
-    if parents.count(-1) != 1:
-        raise ValueError(f"{file}: the kinematic tree has {parents.count(-1)} roots, expected one")
+    given = [int(p) for p in raw]
+    parents = [p if 0 <= p < len(given) and p != j else -1 for j, p in enumerate(given)]
+    named = lambda j: f"joint {j} {names[j]!r}"  # noqa: E731
+    for j, p in enumerate(given):
+        if parents[j] < 0 and p not in (-1, j, 255, 65535, 2**32 - 1):
+            last = len(given) - 1
+            raise ValueError(f"{file}: the kinematic tree gives {named(j)} parent {p}, expected 0 .. {last} or -1")
+    rooted: set[int] = set()  # joints known to lead to a root
     for joint in range(len(parents)):
-        walked, at = 0, joint
-        while parents[at] >= 0:
-            at, walked = parents[at], walked + 1
-            if walked > len(parents):
-                raise ValueError(f"{file}: the kinematic tree runs in a circle at joint {joint}")
+        path: dict[int, None] = {}
+        while joint >= 0 and joint not in rooted:
+            if joint in path:
+                walked = list(path)
+                shown = " -> ".join(str(names[j]) for j in [*walked[walked.index(joint) :], joint])
+                raise ValueError(f"{file}: the kinematic tree runs in a circle: {shown}; one of them is the root")
+            path[joint] = None
+            joint = parents[joint]
+        rooted.update(path)
+    roots = [j for j, p in enumerate(parents) if p < 0]
+    if len(roots) > 1:
+        shown = ", ".join(f"{named(j)} ({'its own parent' if given[j] == j else f'parent {given[j]}'})" for j in roots)
+        raise ValueError(
+            f"{file}: the kinematic tree has {len(roots)} roots, expected one: {shown}; give all but one a parent"
+        )
+    if not roots:
+        raise ValueError(f"{file}: the kinematic tree is empty")
     return tuple(parents)
 
 
@@ -277,52 +288,6 @@ def _is_flipped(template: Array, shapedirs: Array) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------------------- keypoints
-
-
-def _keypoints() -> dict[str, Any]:
-    text = (resources.files("kinlmr") / "bodies" / "keypoints.json").read_text("utf-8")
-    content: dict[str, Any] = json.loads(text)
-    return content
-
-
-def _with_set(body: Body, name: str) -> Body:
-    """The body with a named set's K points: rows over joints (K, J) and over vertices (K, N)."""
-    data = _keypoints()
-    surface = data["surface"].get(body.name, {})
-    names = keypoint_sets()[name]
-    vertices = torch.zeros(len(names), body.weights.shape[1], dtype=torch.float64)
-    joints = torch.zeros(len(names), len(body.joints), dtype=torch.float64)
-    for row, point in enumerate(data["sets"][name]):
-        made_of = [point] if isinstance(point, str) else next(iter(point.values()))
-        for part in made_of:
-            if part in body.joints:
-                joints[row, body.joints.index(part)] = 1 / len(made_of)
-            elif part in surface:
-                index, weight = surface[part]
-                vertices[row, index] = torch.tensor(weight, dtype=torch.float64) / len(made_of)
-            else:
-                raise ValueError(
-                    f"body {body.name!r} has no joint and no surface point {part!r}, which {name} needs; "
-                    "give points= a regressor over its vertices"
-                )
-    return body.with_points(names, vertices if vertices.any() else None, joints)
-
-
-def _with_regressor(body: Body, points: str | os.PathLike[str] | Array) -> Body:
-    """The body with the K points of a regressor (K, N), or of the .npy file that holds it."""
-    if isinstance(points, str | os.PathLike):
-        name = os.fspath(points)
-        if not Path(name).is_file():
-            sets = keypoint_sets()
-            raise FileNotFoundError(
-                f"no keypoint set and no file {name!r}; the sets are {', '.join(sets)}{nearest(name, sets)}"
-            )
-        points = read_npy(name)
-    rows = np.asarray(points)
-    regressor = torch.from_numpy(rows.astype(np.float64)) if rows.dtype.kind in "biuf" else torch.zeros(0)
-    if regressor.ndim != 2:
-        raise ValueError(f"a regressor has shape (K, {body.weights.shape[1]}), not {tuple(regressor.shape)}")
-    return body.with_points([f"point{i}" for i in range(len(regressor))], regressor)
 
 
 def _with_saved(body: Body, arrays: Mapping[str, Array], get: Any, file: str, columns: Sequence[int] | None) -> Body:

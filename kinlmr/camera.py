@@ -23,13 +23,6 @@ def project(points: Tensor, camera: Tensor) -> Tensor:
     return camera[..., None, :1] * points[..., :2] + camera[..., None, 1:]
 
 
-def unproject(image: Tensor, depth: Tensor, camera: Tensor) -> Tensor:
-    """The points that equation 1 projects there: image (..., K, 2), depth (..., K), camera (..., 3) -> (..., K, 3)."""
-    _check(image, "image", 2)
-    _check(camera, "camera", 3)
-    return _joined((image - camera[..., None, 1:]) / camera[..., None, :1], depth[..., None])
-
-
 def perspective(points: Tensor, translation: Tensor, focal: Tensor | float) -> Tensor:
     """A pinhole: f (X + t)_xy / (X + t)_z. points (..., K, 3), translation (..., 3), focal in pixels, a number or (...)
     -> pixels from the principal point (..., K, 2). Points behind the camera (z <= 0) have no image: what comes out for
@@ -38,17 +31,8 @@ def perspective(points: Tensor, translation: Tensor, focal: Tensor | float) -> T
     _check(points, "points", 3)
     _check(translation, "translation", 3)
     moved = points + translation[..., None, :]
-    return _column(focal) * moved[..., :2] / moved[..., 2:]
-
-
-def unperspective(image: Tensor, depth: Tensor, translation: Tensor, focal: Tensor | float) -> Tensor:
-    """The points that the pinhole projects there: image (..., K, 2) in pixels from the principal point, depth (..., K)
-    of the points before ``translation`` (..., 3) is added -> (..., K, 3).
-    """
-    _check(image, "image", 2)
-    _check(translation, "translation", 3)
-    z = (depth + translation[..., None, 2])[..., None]
-    return _joined(image * z / _column(focal), z) - translation[..., None, :]
+    focal = focal[..., None, None] if isinstance(focal, Tensor) else focal
+    return focal * moved[..., :2] / moved[..., 2:]
 
 
 def to_crop(pixels: Tensor, box: Tensor) -> Tensor:
@@ -93,10 +77,6 @@ def _joined(one: Tensor, two: Tensor) -> Tensor:
     """The last axes one after another, the leading ones broadcast."""
     lead = broadcast_shapes(one.shape[:-1], two.shape[:-1])
     return cat([x.expand(*lead, x.shape[-1]) for x in (one, two)], -1)
-
-
-def _column(focal: Tensor | float) -> Tensor | float:
-    return focal[..., None, None] if isinstance(focal, Tensor) else focal
 
 
 def _check(x: Tensor, name: str, width: int) -> None:

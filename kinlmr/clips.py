@@ -160,13 +160,6 @@ def mirror(rotations: Tensor, joints: Sequence[str]) -> Tensor:
     return rotations[..., opposite(joints), :, :] * flip[:, None] * flip
 
 
-def isolate(rotations: Tensor, joints: Sequence[int]) -> Tensor:
-    """The same motion of these joints alone; all others hold still, as in the first frame. (..., T, J, 3, 3) -> same"""
-    held = rotations[..., :1, :, :, :].expand_as(rotations).clone()
-    held[..., list(joints), :, :] = rotations[..., list(joints), :, :]
-    return held
-
-
 def opposite(names: Sequence[str]) -> list[int]:
     """For each name the place of its other side's: left_knee's of right_knee, a middle one's its own."""
     other = {"left": "right", "right": "left"}

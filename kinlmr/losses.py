@@ -1,7 +1,11 @@
 """Training losses: equations 2 to 5 of LMR, each a mean over what is present and visible.
 
-Every term takes a weight per frame or per point; where it is zero the target may hold anything, NaN too. A batch
-without a single target for a term gives exactly zero and a gradient of zero.
+Every term takes a weight per frame or per point. Where it is zero, prediction and truth may hold anything, NaN too. A
+batch without a single target for a term gives exactly zero and a gradient of zero.
+
+A weight has an axis for each leading axis of what it weighs, of that axis's size or 1. For (B, T, J, 3) a weight of
+frames is (B, T), of clips (B, 1), of points (B, T, J). A weight (B,) is refused: it could mean clips or frames.
+Half precision is summed in float32.
 """
 
 from __future__ import annotations
@@ -22,18 +26,21 @@ def parameters(
 ) -> Tensor:
     """Equation 2 as it is trained in practice: mean square over rotation matrices, and over shape numbers, weighted.
 
-    rotations (..., J, 3, 3), shape (..., S), the truth likewise, present (...) -> ()
+    rotations (..., J, 3, 3), shape (..., S), the truth likewise; present (...) -> ()
     """
-    pose = _mean((rotations, true_rotations), present, 3, torch.square)
-    return pose + shape_weight * _mean((shape, true_shape), present, 1, torch.square)
+    pose = _mean(rotations, true_rotations, present, 3, torch.square)
+    return pose + shape_weight * _mean(shape, true_shape, present, 1, torch.square)
 
 
 def parameters_norm(estimate: Tensor, truth: Tensor, present: Tensor | None = None) -> Tensor:
-    """Equation 2 to the letter: the mean over frames of the norm of the parameters' difference. (..., D) -> ()"""
-    present = _full(present, estimate[..., 0])
-    difference = estimate - torch.where(present[..., None] > 0, truth, estimate.detach())
-    square = difference.square().sum(-1)
-    norm = torch.where(square > 0, torch.where(square > 0, square, 1).sqrt(), 0)
+    """Equation 2 to the letter: the mean over frames of the norm of the parameters' difference.
+
+    estimate, truth (..., D); present (...) -> ()
+    """
+    estimate, truth = _pair(estimate, truth)
+    present = _weight(present, estimate, 1)
+    square = _difference(estimate, truth, present).square().sum(-1)
+    norm = torch.where(square > 0, torch.where(square > 0, square, 1).sqrt(), square)
     return (present * norm).sum() / _at_least_one(present.sum())
 
 
@@ -42,19 +49,20 @@ def joints(prediction: Tensor, truth: Tensor, visible: Tensor | None = None, roo
 
     prediction, truth (..., K, 3) in metres; visible (...) per frame or (..., K) per joint -> ()
     """
+    prediction, truth = _pair(prediction, truth)
     visible = _per_point(visible, prediction)
-    truth = torch.where(visible[..., None] > 0, truth, prediction.detach())
     visible = visible * visible[..., root : root + 1]  # without its root a skeleton cannot be centred
-    prediction = prediction - prediction[..., root : root + 1, :]
-    return 3 * _mean((prediction, truth - truth[..., root : root + 1, :]), visible, 1, torch.abs)
+    prediction, truth = (x - x[..., root : root + 1, :] for x in (prediction, truth))
+    return 3 * _mean(prediction, truth, visible, 1, torch.abs)
 
 
 def points(prediction: Tensor, truth: Tensor, confidence: Tensor | None = None) -> Tensor:
     """Equation 4: the mean over image points of the L1 distance, in crop units, weighted by confidence.
 
-    prediction, truth (..., K, 2); confidence (...) or (..., K) -> ()
+    prediction, truth (..., K, 2); confidence (...) per frame or (..., K) per point -> ()
     """
-    return 2 * _mean((prediction, truth), _per_point(confidence, prediction), 1, torch.abs)
+    prediction, truth = _pair(prediction, truth)
+    return 2 * _mean(prediction, truth, _per_point(confidence, prediction), 1, torch.abs)
 
 
 def total(
@@ -64,30 +72,50 @@ def total(
     return weights[0] * smpl + weights[1] * joints + weights[2] * points
 
 
+def _pair(prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Prediction and truth of one shape, in at least single precision."""
+    if prediction.shape != truth.shape:
+        raise ValueError(
+            f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} differ in shape; expand one of them"
+        )
+    kind = torch.promote_types(torch.promote_types(prediction.dtype, truth.dtype), torch.float32)
+    return prediction.to(kind), truth.to(kind)
+
+
 def _per_point(weight: Tensor | None, points: Tensor) -> Tensor:
-    """A weight of frames (...) or points (..., K), as one of points."""
+    """A weight of frames (...) or points (..., K), as one of points (..., K, D)."""
     if weight is not None and weight.ndim == points.ndim - 2:
-        weight = weight[..., None]
-    return _full(weight, points[..., 0])
+        weight = _weight(weight, points, 2)[..., None]
+    return _weight(weight, points, 1)
 
 
-def _full(weight: Tensor | None, like: Tensor) -> Tensor:
+def _weight(weight: Tensor | None, x: Tensor, axes: int) -> Tensor:
+    """The weight of x, whose last ``axes`` axes it lacks, in full."""
+    lead = x.shape[:-axes]
     if weight is None:
-        return torch.ones_like(like)
-    try:
-        return weight.to(like).expand_as(like)
-    except RuntimeError:
-        raise ValueError(f"a weight of shape {tuple(weight.shape)} does not fit {tuple(like.shape)}") from None
+        return x.new_ones(lead)
+    if weight.ndim != len(lead) or any(n not in (1, m) for n, m in zip(weight.shape, lead, strict=True)):
+        raise ValueError(
+            f"a weight of shape {tuple(weight.shape)} for {tuple(x.shape)}; expected {tuple(lead)}, with 1 for an axis "
+            "that it is the same along (weight[:, None] gives one of clips its axis of frames)"
+        )
+    return weight.to(x).expand(lead)
 
 
-def _mean(pair: tuple[Tensor, Tensor], weight: Tensor | None, axes: int, of: Callable[[Tensor], Tensor]) -> Tensor:
+def _difference(prediction: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """prediction - truth, zero where the weight is: also where one of them is NaN, and in the gradient."""
+    return torch.where(weight[..., None] > 0, prediction - truth, 0)
+
+
+def _mean(
+    prediction: Tensor, truth: Tensor, weight: Tensor | None, axes: int, of: Callable[[Tensor], Tensor]
+) -> Tensor:
     """The weighted mean of a function of the difference; the weight lacks the last ``axes`` axes."""
-    prediction, truth = (x.flatten(-axes) for x in pair)
-    if pair[0].shape != pair[1].shape:
-        raise ValueError(f"prediction {tuple(pair[0].shape)} and truth {tuple(pair[1].shape)} differ in shape")
-    weight = _full(weight, prediction[..., 0])[..., None]
-    difference = prediction - torch.where(weight > 0, truth, prediction.detach())
-    return (weight * of(difference)).sum() / _at_least_one(weight.sum() * prediction.shape[-1])
+    prediction, truth = _pair(prediction, truth)
+    weight = _weight(weight, prediction, axes)
+    prediction, truth = prediction.flatten(-axes), truth.flatten(-axes)
+    error = weight[..., None] * of(_difference(prediction, truth, weight))
+    return error.sum() / _at_least_one(weight.sum() * prediction.shape[-1])
 
 
 def _at_least_one(count: Tensor) -> Tensor:

@@ -1,20 +1,26 @@
-"""Metrics of the field, in millimetres: MPJPE, PA-MPJPE, PVE, Accel; per joint and per part, never across sequences."""
+"""Metrics of the field, in millimetres: MPJPE, PA-MPJPE, PVE, Accel; per joint and per part, never across sequences.
+
+Half precision is measured in float32. A frame that holds a NaN scores NaN.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from kinlmr.plan import Plan
 
+Metric = Callable[[Tensor, Tensor], Tensor]
 H36M_TO_14 = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)
 
 
 def joint_errors(prediction: Tensor, truth: Tensor, root: int | None = 0) -> Tensor:
     """Distances in mm, both centred on their root joint (None: as they stand). (..., K, 3) in metres -> (..., K)"""
-    _check(prediction, truth)
+    prediction, truth = _pair(prediction, truth)
     if root is not None:
         prediction, truth = (x - x[..., root : root + 1, :] for x in (prediction, truth))
     return 1000 * (prediction - truth).norm(dim=-1)
@@ -28,17 +34,20 @@ def mpjpe(prediction: Tensor, truth: Tensor, root: int | None = 0) -> Tensor:
 def procrustes(prediction: Tensor, truth: Tensor) -> Tensor:
     """The prediction moved onto the truth by the best scale, rotation (det +1) and translation. (..., K, 3) -> same
 
-    Umeyama 1991. Points that coincide are only translated.
+    Umeyama 1991. Points that coincide are only translated. A frame that holds a NaN becomes NaN, and no other does.
     """
-    _check(prediction, truth)
-    x, y = (points - points.mean(-2, keepdim=True) for points in (prediction, truth))
-    u, s, vt = torch.linalg.svd(y.mT @ x)
-    sign = torch.ones_like(s)
-    sign[..., 2] = torch.linalg.det(u @ vt)
-    spread = x.square().sum((-2, -1))
-    scale = torch.where(spread > 0, (s * sign).sum(-1) / torch.where(spread > 0, spread, 1), 1)
-    turned = x @ (u * sign[..., None, :] @ vt).mT
-    return scale[..., None, None] * turned + truth.mean(-2, keepdim=True)
+    prediction, truth = _pair(prediction, truth)
+    finite = (prediction.isfinite() & truth.isfinite()).all(-1).all(-1)[..., None, None]
+    with torch.autocast(prediction.device.type, enabled=False):
+        x, y = (torch.where(finite, points, 0) for points in (prediction, truth))
+        middle = y.mean(-2, keepdim=True)
+        x, y = x - x.mean(-2, keepdim=True), y - middle
+        u, s, vt = torch.linalg.svd(y.mT @ x)
+        sign = torch.cat([torch.ones_like(s[..., :2]), torch.linalg.det(u @ vt)[..., None]], -1)
+        spread = x.square().sum((-2, -1))
+        scale = torch.where(spread > 0, (s * sign).sum(-1) / torch.where(spread > 0, spread, 1), 1)
+        aligned = scale[..., None, None] * (x @ (u * sign[..., None, :] @ vt).mT) + middle
+    return torch.where(finite, aligned, torch.nan)
 
 
 def pa_mpjpe(prediction: Tensor, truth: Tensor) -> Tensor:
@@ -56,7 +65,7 @@ def accel(prediction: Tensor, truth: Tensor, fps: float | None = None) -> Tensor
 
     (..., T, K, 3) in metres, T >= 3 -> (...)
     """
-    _check(prediction, truth)
+    prediction, truth = _pair(prediction, truth)
     return acceleration(prediction - truth, fps)
 
 
@@ -68,11 +77,6 @@ def acceleration(motion: Tensor, fps: float | None = None) -> Tensor:
     return second * 1000 if fps is None else second * fps**2
 
 
-def drift(motion: Tensor) -> Tensor:
-    """How far points stray from their mean place, mm: 0 for what holds still. (..., T, K, 3) in metres -> (...)"""
-    return 1000 * (motion - motion.mean(-3, keepdim=True)).norm(dim=-1).mean((-2, -1))
-
-
 def by_part(errors: Tensor, plan: Plan) -> dict[str, Tensor]:
     """Errors (..., J) of the skeleton's joints, as the mean of every part's joints: part -> (...)."""
     return {part: errors[..., list(joints)].mean(-1) for part, joints in zip(plan.parts, plan.joints, strict=True)}
@@ -81,7 +85,9 @@ def by_part(errors: Tensor, plan: Plan) -> dict[str, Tensor]:
 def evaluate(
     predictions: Sequence[Tensor], truths: Sequence[Tensor], fps: float | None = None, protocol: str = "sequence"
 ) -> dict[str, float]:
-    """MPJPE, PA-MPJPE, Accel and the prediction's own acceleration, averaged over the frames of sequences (T, K, 3).
+    """MPJPE, PA-MPJPE, Accel and the prediction's own acceleration, averaged over the frames of all sequences.
+
+    Each sequence is (T, K, 3) in metres, or a batch of them (..., T, K, 3). What no sequence is long enough for is NaN.
 
     protocol="vibe" is VIBE's published procedure, for comparison with its tables: 14 joints (or 17 of Human3.6M, from
     which it takes 14), centred on the middle of the hips, windows of 16 frames, what is left over dropped, acceleration
@@ -89,26 +95,33 @@ def evaluate(
     """
     if protocol not in ("sequence", "vibe"):
         raise ValueError(f"unknown protocol {protocol!r}; there are sequence, vibe")
-    if len(predictions) != len(truths) or not predictions:
+    if len(predictions) != len(truths) or len(truths) == 0:
         raise ValueError(
             f"{len(predictions)} predictions for {len(truths)} truths; give one for each, and at least one"
         )
-    pairs = list(zip(predictions, truths, strict=True))
+    pairs = [_pair(*pair) for pair in zip(predictions, truths, strict=True)]
+    for _, truth in pairs:
+        if truth.ndim < 3:
+            raise ValueError(f"a sequence has shape (T, K, 3) or (..., T, K, 3), not {tuple(truth.shape)}")
     if protocol == "vibe":
         return _vibe(pairs, fps)
-    frames = torch.tensor([float(len(truth)) for _, truth in pairs])
-    inner = (frames - 2).clamp_min(0)
-
-    def mean(metric: object, weights: Tensor) -> float:
-        values = [metric(*pair) if weight else torch.zeros(()) for pair, weight in zip(pairs, weights, strict=True)]  # type: ignore[operator]
-        return float((torch.stack([v.cpu() for v in values]) * weights).sum() / weights.sum())
-
     return {
-        "mpjpe": mean(mpjpe, frames),
-        "pa_mpjpe": mean(pa_mpjpe, frames),
-        "accel": mean(lambda p, t: accel(p, t, fps), inner),
-        "acceleration": mean(lambda p, _: acceleration(p, fps), inner),
+        "mpjpe": _over_frames(mpjpe, pairs, 0),
+        "pa_mpjpe": _over_frames(pa_mpjpe, pairs, 0),
+        "accel": _over_frames(lambda p, t: accel(p, t, fps), pairs, 2),
+        "acceleration": _over_frames(lambda p, _: acceleration(p, fps), pairs, 2),
     }
+
+
+def _over_frames(metric: Metric, pairs: Sequence[tuple[Tensor, Tensor]], lost: int) -> float:
+    """The mean over the frames of all sequences of a metric that needs ``lost`` frames more than it measures."""
+    total, count = 0.0, 0
+    for prediction, truth in pairs:
+        sequences, frames = truth.shape[:-3].numel(), truth.shape[-3] - lost
+        if sequences and frames > 0:
+            total += float(metric(prediction, truth).double().sum()) * frames
+            count += sequences * frames
+    return total / count if count else math.nan
 
 
 def _vibe(pairs: Sequence[tuple[Tensor, Tensor]], fps: float | None) -> dict[str, float]:
@@ -117,10 +130,12 @@ def _vibe(pairs: Sequence[tuple[Tensor, Tensor]], fps: float | None) -> dict[str
             motion = motion[..., list(H36M_TO_14), :]
         if motion.shape[-2] != 14:
             raise ValueError(f"protocol vibe takes 14 joints, or 17 of Human3.6M, not {motion.shape[-2]}")
-        motion = motion[: len(motion) // 16 * 16]
+        motion = rearrange(motion[..., : motion.shape[-3] // 16 * 16, :, :], "... t k c -> (... t) k c")
         return motion - motion[:, 2:4].mean(1, keepdim=True)
 
     prediction, truth = (torch.cat([windows(pair[side]) for pair in pairs]) for side in (0, 1))
+    if not len(truth):
+        raise ValueError("protocol vibe takes windows of 16 frames, and no sequence is that long")
     return {
         "mpjpe": float(mpjpe(prediction, truth, root=None)),
         "pa_mpjpe": float(pa_mpjpe(prediction, truth)),
@@ -129,7 +144,10 @@ def _vibe(pairs: Sequence[tuple[Tensor, Tensor]], fps: float | None) -> dict[str
     }
 
 
-def _check(prediction: Tensor, truth: Tensor) -> None:
+def _pair(prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Points of one shape (..., K, 3), in at least single precision."""
     if prediction.shape != truth.shape or prediction.ndim < 2 or prediction.shape[-1] != 3:
         seen = f"{tuple(prediction.shape)} and {tuple(truth.shape)}"
         raise ValueError(f"prediction and truth have one shape (..., K, 3), not {seen}")
+    kind = torch.promote_types(torch.promote_types(prediction.dtype, truth.dtype), torch.float32)
+    return prediction.to(kind), truth.to(kind)

@@ -1,9 +1,10 @@
 """Rotation representations: R numbers that stand for a rotation matrix, as records of pure functions.
 
 Each record maps (..., R) numbers to (..., 3, 3) matrices that act on columns, and back. Every function is exact and
-smooth where the representation is, and finite in value and first gradient where it is not (angle pi, a zero or
-parallel input): a degenerate input decodes to some rotation, with a gradient of zero from what carries no information.
-Half precision is decoded in float32; a NaN stays one.
+smooth where the representation is. Where it is not (angle pi, a zero or parallel input) a finite input decodes to some
+rotation, with finite first and second derivatives, and a gradient of zero from what carries no information. Vectors
+shorter than `SHORT`, or closer to parallel, get the gradient of vectors that are not: a gradient grows as 1 / length,
+and one tiny vector would drown a batch. Half precision is computed in float32; a NaN stays in its rotation.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Numbers that are all smaller than this have no direction.
-TINY = 1e-18
+TINY = 1e-18  # numbers that are all smaller have no direction
+SHORT = 1e-3  # the length, and the sine of an angle, below which a gradient stops growing
+LONG = 1e18  # radians; longer rotation vectors, whose angle no float can tell, are cut to this
 
 
 class Rotation(NamedTuple):
@@ -37,6 +39,7 @@ def axis_angle_to_matrix(r: Tensor) -> Tensor:
     cos t I + a [r] + b r r^T with a = sin t / t and b = (1 - cos t) / t^2 = (sin(t/2) / (t/2))^2 / 2, where t = |r|.
     """
     r = _checked(r, 3, "axis-angle")
+    r = r * (LONG / r.detach().abs().amax(-1, keepdim=True)).clamp_max(1)
     square = (r * r).sum(-1)[..., None, None]
     a, half = _sinc(torch.stack((square, square / 4))).unbind()
     b = half * half / 2
@@ -63,6 +66,7 @@ def _sinc(square: Tensor) -> Tensor:
     """sin t / t as a smooth function of t^2."""
     small = square < 1e-3
     t = torch.where(small, 1.0, square).sqrt()
+    square = torch.where(small, square, 0.0)  # its powers would leave the range
     series = 1 - square / 6 * (1 - square / 20 * (1 - square / 42))
     return torch.where(small, series, t.sin() / t)
 
@@ -73,7 +77,7 @@ def _sinc(square: Tensor) -> Tensor:
 def quaternion_to_matrix(q: Tensor) -> Tensor:
     """q (..., 4) as (w, x, y, z), of any length -> (..., 3, 3); zero decodes to the identity."""
     q = _checked(q, 4, "quaternion")
-    q, usable = _scaled(q)
+    q, usable, _ = _scaled(q)
     s = torch.where(usable, 2 / torch.where(usable, (q * q).sum(-1, keepdim=True), 1.0), 0.0)[..., 0]
     w, x, y, z = q.unbind(-1)
     sx, sy, sz = s * x, s * y, s * z
@@ -91,6 +95,7 @@ def matrix_to_quaternion(m: Tensor) -> Tensor:
     4 q q^T is linear in the matrix; its row of largest diagonal is q times at least 2, whatever the angle.
     """
     _check_matrix(m)
+    m = _full(m)
     a, b, c, d, e, f, g, h, i = m.flatten(-2).unbind(-1)
     rows = (
         1 + a + e + i, h - f, c - g, d - b,
@@ -112,23 +117,32 @@ def columns_to_matrix(a: Tensor, b: Tensor) -> Tensor:
     """Gram-Schmidt on two columns. a, b (..., 3) -> (..., 3, 3) with columns along a, b less its share of a, and their
     cross product (Zhou et al. 2019, equation 15). Where a is zero, or b is zero or parallel to a, an axis stands in.
     """
-    (a, usable), (b, _) = _scaled(a), _scaled(b)
+    (a, usable, size_a), (b, _, size_b) = _scaled(a), _scaled(b)
     x = _direction(a, torch.eye(3, dtype=a.dtype, device=a.device)[0].expand_as(a), usable)
     rest = b - (x * b).sum(-1, keepdim=True) * x
     rest = rest - (x * rest).sum(-1, keepdim=True) * x  # nearly parallel: once is not enough
-    parallel = (rest * rest).sum(-1, keepdim=True) <= (16 * torch.finfo(a.dtype).eps) ** 2
-    y = _direction(rest, _perpendicular(x), ~parallel)
+    apart = rest.detach().norm(dim=-1, keepdim=True)
+    parallel = apart <= 16 * torch.finfo(a.dtype).eps
+    short = SHORT / torch.minimum(size_a, size_b).clamp(SHORT, 1)  # so that both together do not pass 1 / SHORT
+    y = _direction(_divided(rest, torch.where(parallel, 1.0, apart), short), _perpendicular(x), ~parallel)
     return torch.stack((x, y, torch.linalg.cross(x, y, dim=-1)), -1)
 
 
-def _scaled(v: Tensor) -> tuple[Tensor, Tensor]:
-    """v (..., n) over its largest number, so that no square leaves the range; and whether it has a direction (..., 1).
+def _scaled(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """v (..., n) over its largest number, so that no square leaves the range; whether it has a direction; its size.
 
-    What is done to v next must not depend on its length: then the scale needs no gradient.
+    What is done to v next must not depend on its length: then the size needs no gradient.
     """
     size = v.detach().abs().amax(-1, keepdim=True)
     usable = ~(size <= TINY)  # a NaN passes, and is seen in the result
-    return v / torch.where(usable, size, 1.0), usable
+    size = torch.where(usable, size, 1.0)
+    return _divided(v, size, SHORT), usable, size
+
+
+def _divided(v: Tensor, length: Tensor, short: Tensor | float) -> Tensor:
+    """v / length, with the gradient of v / max(length, short)."""
+    fixed = v.detach()
+    return fixed / length + (v - fixed) / length.clamp_min(short)
 
 
 def _direction(v: Tensor, otherwise: Tensor, usable: Tensor) -> Tensor:
@@ -199,7 +213,8 @@ class _Nearest(torch.autograd.Function):
     @staticmethod
     def forward(m: Tensor) -> Tensor:
         finite = m.isfinite().all(-1).all(-1)[..., None, None]
-        u, _, vt = torch.linalg.svd(torch.where(finite, m, torch.eye(3, dtype=m.dtype, device=m.device)))
+        m = torch.where(finite, m, torch.eye(3, dtype=m.dtype, device=m.device))
+        u, _, vt = torch.linalg.svd(_scaled(m.flatten(-2))[0].unflatten(-1, (3, 3)))
         sign = torch.linalg.det(u @ vt)
         nearest = torch.cat((u[..., :2], u[..., 2:] * sign[..., None, None]), -1) @ vt
         return torch.where(finite, nearest, torch.nan)
@@ -211,7 +226,9 @@ class _Nearest(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         m, r = ctx.saved_tensors
-        p = r.mT @ m
+        scaled, _, size = _scaled(m.flatten(-2))
+        size = size[..., None]
+        p = r.mT @ scaled.unflatten(-1, (3, 3))
         p = (p + p.mT) / 2
         turn = r.mT @ grad
         turn = turn - turn.mT
@@ -220,14 +237,12 @@ class _Nearest(torch.autograd.Function):
         one, two, three = k.unbind(-1)
         cofactors = torch.stack([torch.linalg.cross(*pair) for pair in ((two, three), (three, one), (one, two))], -1)
         det = (one * cofactors[..., 0]).sum(-1)
-        scale = k.abs().amax((-2, -1)) ** 3
-        usable = det.abs() > scale * torch.finfo(m.dtype).eps + torch.finfo(m.dtype).tiny
-        a = (cofactors.mT @ axial[..., None])[..., 0] * torch.where(usable, 1 / torch.where(usable, det, 1.0), 0.0)[
-            ..., None
-        ]
+        short = SHORT / size[..., 0, 0].clamp(SHORT, 1) * cofactors.detach().abs().amax((-2, -1)).clamp_min(SHORT)
+        steady = det / torch.maximum(det.abs(), short).square()  # 1 / det, and zero where the nearest is not unique
+        a = (cofactors.mT @ axial[..., None])[..., 0] * steady[..., None]
         x, y, z = a.unbind(-1)
         o = torch.zeros_like(x)
-        return r @ torch.stack((o, -z, y, z, o, -x, -y, x, o), -1).unflatten(-1, (3, 3))
+        return r @ torch.stack((o, -z, y, z, o, -x, -y, x, o), -1).unflatten(-1, (3, 3)) / size.clamp_min(SHORT)
 
 
 def nearest_rotation(m: Tensor) -> Tensor:
@@ -250,9 +265,31 @@ def matrix_to_nine(m: Tensor) -> Tensor:
     return m.flatten(-2)
 
 
+class _Widened(torch.autograd.Function):
+    """float16 to float32; on the way back, a gradient that float16 cannot hold becomes the largest that it can."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.float()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        pass
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        largest = torch.finfo(torch.float16).max
+        return grad.clamp(-largest, largest).half()
+
+
 def _full(x: Tensor) -> Tensor:
-    """Half precision is too coarse to decode a rotation in: at least float32."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    """Half precision is too coarse to compute a rotation in: at least float32."""
+    if x.dtype == torch.float16:
+        wide: Tensor = _Widened.apply(x)
+        return wide
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def _checked(x: Tensor, width: int, name: str) -> Tensor:

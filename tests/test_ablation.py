@@ -103,15 +103,32 @@ def test_pieces_hold_every_frame_once_and_never_cross_a_cut(recordings):
     assert all(len(p) >= 16 for p in ablation.pieces([m], 100, 16))
 
 
+def test_isolated_joints_move_and_no_others():
+    generator = torch.Generator().manual_seed(0)
+    rotations = kinlmr.rotations.axis_angle_to_matrix(torch.randn(2, 5, 24, 3, generator=generator))
+    alone = ablation.isolate(rotations, [3, 5])
+    assert torch.equal(alone[:, :, [3, 5]], rotations[:, :, [3, 5]])
+    still = [j for j in range(24) if j not in (3, 5)]
+    assert torch.equal(alone[:, :, still], rotations[:, :1, still].expand(-1, 5, -1, -1, -1))
+    assert torch.equal(ablation.isolate(rotations, range(24)), rotations)
+
+
+def test_drift_of_what_holds_still_and_of_what_moves():
+    still = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0)).expand(10, 4, 3)
+    assert ablation.drift(still) < 1e-3
+    swing = torch.tensor([1.0, -1.0]).repeat(5)[:, None, None] * torch.tensor([0.01, 0, 0])
+    assert torch.allclose(ablation.drift(still + swing), torch.tensor(10.0), atol=1e-3)
+
+
 def test_one_limb_moves_and_the_rest_of_the_body_is_still(recordings, body):
     limbs = ablation.vigorous(recordings, body)
     plan = kinlmr.compile(kinlmr.load_skeleton("smpl.yaml"))
     for part, joints in zip(plan.parts[1:], plan.joints[1:], strict=True):
         still = [j for j in range(24) if j not in joints]
         assert torch.equal(limbs[part][:, :, still], limbs[part][:, :1, still].expand_as(limbs[part][:, :, still]))
-        places = body(limbs[part], torch.zeros(10)).joints
-        assert kinlmr.metrics.drift(places[..., still, :]).max() < 1e-3
-        assert kinlmr.metrics.drift(places[..., list(joints)[1:], :]).mean() > 10
+        places = body(limbs[part]).joints
+        assert ablation.drift(places[..., still, :]).max() < 1e-3
+        assert ablation.drift(places[..., list(joints)[1:], :]).mean() > 10
 
 
 def test_a_perfect_model_does_not_drift(recordings, body):
@@ -125,7 +142,8 @@ def test_a_perfect_model_does_not_drift(recordings, body):
 
         def answer(features):
             pose = model.rotation.from_matrix(next(queue))
-            return kinlmr.Estimate(pose, torch.zeros(*pose.shape[:2], 10), torch.zeros(*pose.shape[:2], 3))
+            shape, camera = (x.expand(*pose.shape[:2], -1) for x in (model.start.shape, model.start.camera))
+            return kinlmr.Estimate(pose, shape, camera)
 
         answer.matrices = model.matrices
         return answer

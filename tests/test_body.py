@@ -1,15 +1,17 @@
+import itertools
 from dataclasses import replace
 
 import bodies
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from laws import assert_same
 from strategies import trees
 
 from kinlmr import body as room
+from kinlmr import skinning
 from kinlmr.assets import assemble
 from kinlmr.rotations import axis_angle_to_matrix
 
@@ -103,7 +105,7 @@ def plain(body, rotations, shape, translation):
 @pytest.mark.parametrize("pose", [True, False])
 @pytest.mark.parametrize("tiles", [(1, 1), (70, 140), (10**6, 10**6)])
 def test_values_and_gradients_of_tiles_of_any_size(monkeypatch, pose, tiles):
-    monkeypatch.setattr(room, "TILES_CPU", tiles)
+    monkeypatch.setattr(skinning, "TILES_CPU", tiles)
     body = small(pose=pose)
     inputs = [x.requires_grad_() for x in posed(body, 7)]
     mesh, expected = body(*inputs, want=("joints", "vertices")), plain(body, *inputs)
@@ -184,20 +186,6 @@ def test_turning_the_root_turns_everything_rigidly():
     assert torch.allclose(body(turned, None, moved, want=("vertices",)).vertices, still @ turn[0].mT, atol=1e-12)
 
 
-def test_points_equal_the_regressor():
-    body = small()
-    rows = torch.randn(6, 11, dtype=torch.float64)
-    rows[0] = torch.eye(11)[3]
-    rows[1, :] = 0
-    rows[1, [2, 5]] = torch.tensor([1.0, -1.0], dtype=torch.float64)
-    joints = torch.randn(6, 5, dtype=torch.float64) * torch.tensor([[0.0], [1.0]] * 3)
-    with_points = body.with_points("abcdef", rows, joints)
-    mesh = with_points(*posed(body, 4), want=EVERY)
-    assert torch.allclose(mesh.points, rows @ mesh.vertices + joints.double() @ mesh.joints, atol=1e-12)
-    only = body.with_points("abcdef", joints=joints + 0.1)(*posed(body, 4), want=EVERY)
-    assert torch.allclose(only.points, (joints + 0.1).double() @ only.joints, atol=1e-12)
-
-
 @settings(max_examples=20)
 @given(st.sampled_from([(), (0,), (3,), (2, 3), (2, 0, 3)]), st.integers(0, 7))
 def test_leading_shapes_broadcast(lead, which):
@@ -224,10 +212,9 @@ def test_fewer_shape_numbers_are_padded_and_more_are_refused():
 def test_only_what_is_wanted_is_there():
     body = small()
     mesh = body(*posed(body, 2))
-    assert mesh.joints is not None
-    assert mesh.vertices is None
-    assert mesh.points is None
-    assert body(*posed(body, 2), want=("points",)).joints is None
+    assert [x.shape for x in mesh] == [(2, 5, 3), (2, 0, 3), (2, 0, 3)]
+    mesh = body(*posed(body, 2, 3), want=("points",))
+    assert [x.shape for x in mesh] == [(2, 3, 0, 3), (2, 3, 0, 3), (2, 3, 4, 3)]
 
 
 def test_joints_compile_and_vmap_and_export():
@@ -242,6 +229,81 @@ def test_joints_compile_and_vmap_and_export():
     assert torch.allclose(compiled(rotations, shape, translation), expected, atol=1e-6)
     whole = torch.compile(lambda *x: body(*x, want=EVERY), backend="eager", fullgraph=True)
     assert_same(whole(rotations, shape, translation), body(rotations, shape, translation, want=EVERY), 1e-6)
+
+
+def assert_vmaps(call, inputs):
+    """Mapped over bodies, a function gives what it gives body by body; its gradients too."""
+    one_by_one = [torch.stack(x) for x in zip(*(call(*each) for each in zip(*inputs, strict=True)), strict=True)]
+    assert_same(torch.func.vmap(call)(*inputs), one_by_one, 1e-12)
+    score = lambda *x: sum((y**2).sum() for y in call(*x))  # noqa: E731
+    gradients = torch.func.vmap(torch.func.grad(score, argnums=(0, 1, 2)))(*inputs)
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    expected = torch.autograd.grad(sum(score(*each) for each in zip(*leaves, strict=True)), leaves)
+    assert_same(gradients, expected, 1e-11)
+
+
+@pytest.mark.parametrize("want", [("joints",), ("vertices",), ("points",), EVERY])
+@pytest.mark.parametrize("lead", [(), (2,)])
+def test_vmap(want, lead):
+    body = small()
+    assert_vmaps(lambda *x: body(*x, want=want), posed(body, 3, *lead))
+
+
+def test_the_law_of_vmap_can_fail():
+    calls = itertools.count()
+    drifting = lambda r, s, t: (r, s, t + next(calls))  # noqa: E731
+    with pytest.raises(AssertionError):
+        assert_vmaps(drifting, posed(small(), 3))
+
+
+def test_the_transforms_of_torch_func_reach_vertices():
+    body = small()
+    rotations, shape, translation = posed(body, 2)
+    of = lambda s: body(rotations, s, translation, want=("vertices",)).vertices  # noqa: E731
+    expected = torch.autograd.functional.jacobian(of, shape)
+    assert torch.allclose(torch.func.jacrev(of)(shape), expected, atol=1e-12)
+    with torch.no_grad():
+        assert torch.allclose(torch.func.jacrev(of)(shape), expected, atol=1e-12)
+        assert torch.allclose(torch.func.vmap(lambda x: x * of(shape))(torch.ones(3).double())[1], of(shape))
+    twice = torch.func.jacrev(torch.func.jacrev(lambda s: of(s).square().sum()))(shape)
+    assert torch.allclose(twice, torch.autograd.functional.hessian(lambda s: of(s).square().sum(), shape), atol=1e-11)
+    templates = torch.stack([body.template, 2 * body.template])
+    many = torch.func.vmap(lambda t: replace(body, template=t)(rotations, want=("vertices",)).vertices)(templates)
+    one_by_one = [replace(body, template=t)(rotations, want=("vertices",)).vertices for t in templates]
+    assert torch.allclose(many, torch.stack(one_by_one), atol=1e-12)
+
+
+def assert_a_nan_stays_in_its_body(call, inputs, row):
+    """A body with a NaN spoils no other: not its joints, vertices and points, not its gradients."""
+    others = [i for i in range(len(inputs[0])) if i != row]
+    for which in range(3):
+        odd = [x.clone() for x in inputs]
+        odd[which][row].view(-1)[0] = torch.nan
+        found = []
+        for x in (inputs, odd):
+            leaves = [y.clone().requires_grad_() for y in x]
+            values = call(*leaves)
+            gradients = torch.autograd.grad(sum(v.square().sum() for v in values), leaves)
+            found.append([x[others] for x in (*values, *gradients)])
+            spoiled = values[0][row].isnan().any()
+        assert spoiled
+        assert_same(*found, 1e-12)
+
+
+@pytest.mark.parametrize("tiles", [(1, 1), (70, 140), (10**6, 10**6)])
+@given(seed=st.integers(0, 99), row=st.integers(0, 4))
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_nan_stays_in_its_body(monkeypatch, tiles, seed, row):
+    monkeypatch.setattr(skinning, "TILES_CPU", tiles)
+    body = small()
+    assert_a_nan_stays_in_its_body(lambda *x: body(*x, want=EVERY), posed(body, 5, seed=seed), row)
+
+
+def test_the_law_of_nans_can_fail():
+    body = small()
+    centred = lambda r, s, t: [x - x.mean(0) for x in body(r, s, t)]  # noqa: E731
+    with pytest.raises(AssertionError):
+        assert_a_nan_stays_in_its_body(centred, posed(body, 5), 2)
 
 
 def test_moving_a_body():

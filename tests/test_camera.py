@@ -17,18 +17,24 @@ def assert_inverse(there, back, x):
     assert torch.allclose(back(there(x)), x, atol=1e-9)
 
 
-@given(st.tuples(*[number] * 9), st.floats(0.1, 3), st.floats(0.1, 3), st.floats(50, 900))
-def test_every_camera_inverts(n, scale, depth, side):
+@given(st.tuples(*[number] * 9), st.floats(0.1, 3), st.floats(50, 900))
+def test_boxes_and_translations_invert(n, scale, side):
     points, camera = tensor(*n[:6]).view(2, 3), tensor(scale, *n[6:8])
-    assert torch.allclose(c.unproject(c.project(points, camera), points[:, 2], camera), points, atol=1e-9)
-    translation = tensor(n[6], n[7], 3.5 + depth)
-    image = c.perspective(points, translation, 500.0)
-    assert torch.allclose(c.unperspective(image, points[:, 2], translation, 500.0), points, atol=1e-9)
     box, size = tensor(300 + n[8], 200, side), tensor(640, 480)
     assert_inverse(lambda p: c.to_crop(p, box), lambda u: c.from_crop(u, box), 100 * points[:, :2])
     assert_inverse(
         lambda x: c.to_translation(x, box, size, 5000.0), lambda t: c.from_translation(t, box, size, 5000.0), camera
     )
+
+
+@given(st.tuples(*[number] * 6), st.floats(0.1, 3), st.floats(0.1, 3))
+def test_a_ray_is_one_pixel(n, depth, further):
+    """What lies on one ray through the pinhole, or on one line along z under equation 1, has one image."""
+    points, translation = tensor(n[0], n[1], 0).view(1, 3), tensor(n[2], n[3], depth)
+    ray = (points + translation) * (1 + further) - translation
+    assert torch.allclose(c.perspective(points, translation, 500.0), c.perspective(ray, translation, 500.0))
+    camera = tensor(further, n[4], n[5])
+    assert torch.equal(c.project(points, camera), c.project(points + tensor(0, 0, depth), camera))
 
 
 def test_the_law_can_fail():
@@ -60,8 +66,7 @@ def test_y_points_down():
 
 def test_shapes_broadcast_and_are_named():
     assert c.project(torch.zeros(2, 5, 7, 3), torch.ones(5, 3)).shape == (2, 5, 7, 2)
-    assert c.unproject(torch.zeros(7, 2), torch.zeros(7), torch.ones(5, 3)).shape == (5, 7, 3)
-    assert c.unperspective(torch.zeros(7, 2), torch.zeros(7), torch.ones(3), torch.ones(5)).shape == (5, 7, 3)
+    assert c.perspective(torch.ones(7, 3), torch.ones(3), torch.ones(5)).shape == (5, 7, 2)
     assert c.to_translation(torch.ones(3), torch.ones(3), torch.ones(2), torch.ones(4)).shape == (4, 3)
     focal = torch.full((2, 5), 500.0)
     assert c.perspective(torch.ones(2, 5, 7, 3), torch.ones(5, 3), focal).shape == (2, 5, 7, 2)

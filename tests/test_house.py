@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text()
 
 FLOORS = [
     {"skeleton", "files", "cells"},
-    {"plan", "rotations", "camera", "losses", "schedule"},
+    {"plan", "rotations", "camera", "keypoints", "losses", "schedule", "skinning"},
     {"engine", "bvh", "body", "metrics"},
     {"assets"},
     {"motion"},
@@ -124,6 +124,59 @@ def test_a_bare_checkout_finds_its_skeletons_and_a_broken_wheel_no_strangers(tmp
     where, *names = python("-c", LOOK, path=tmp_path, cwd=tmp_path).stdout.splitlines()
     assert where.startswith(str(tmp_path))
     assert ("smpl.yaml" in " ".join(names)) == checkout
+
+
+# ---------------------------------------------------------------------------------------------------- the tree of files
+
+HEAVY = ("kinlmr/bodies", "kinlmr/weights")
+ORIGIN = re.compile(r"\b(from|derived|drawn|drew|made|written|trained|recorded)\b", re.I)
+LICENCE = re.compile(r"\b(licen[cs]ed?|terms|CC0|Apache-2\.0|BSD|MIT)\b", re.I)
+
+
+def is_text(content):
+    try:
+        return "\0" not in content.decode()
+    except UnicodeDecodeError:
+        return False
+
+
+def assert_lean(files):
+    """No file over 1 MB but bodies and weights; beside a binary a NOTICE or README.md names it, origin and licence."""
+    for path, content in files.items():
+        folder, _, name = path.rpartition("/")
+        assert len(content) <= 1_000_000 or folder in HEAVY, f"{path} has {len(content):,} bytes"
+        if not is_text(content):
+            beside = [files.get(f"{folder}/{notice}".lstrip("/"), b"").decode() for notice in ("NOTICE", "README.md")]
+            said = any(name in text and ORIGIN.search(text) and LICENCE.search(text) for text in beside)
+            assert said, f"{path} is not text; say where it is from, and its licence, in {folder}/README.md"
+
+
+def tracked():
+    """Every file that git tracks, by its path: its bytes."""
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return {name: (ROOT / name).read_bytes() for name in done.stdout.split("\0") if (ROOT / name).is_file()}
+
+
+def test_no_tracked_file_is_heavy_or_of_unknown_origin():
+    assert_lean(tracked())
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"package.deb": b"!<arch>\0"},
+        {"README.md": b"package.deb", "package.deb": b"!<arch>\0"},
+        {"docs/README.md": b"a.png was drawn by examples/a.py. Licence: as the package.", "docs/b.png": b"\x89PNG"},
+        {"kinlmr/bodies/b.npz": b"PK\3\4\0"},
+        {"kinlmr/rows.txt": b"0 " * 600_000},
+    ],
+)
+def test_the_law_of_files_can_fail(extra):
+    assert_lean({"kinlmr/bodies/NOTICE": b"a.npz: made by us, CC0.", "kinlmr/bodies/a.npz": b"PK\0" * 400_000})
+    with pytest.raises(AssertionError):
+        assert_lean(extra)
 
 
 # --------------------------------------------------------------------------------------------------------- what it says

@@ -28,11 +28,12 @@ EVERY = pytest.mark.parametrize("name", TERMS)
 
 
 def assert_absent_does_not_count(term, prediction, truth, weight):
-    """Where the weight is zero, the truth may hold anything: value and gradient stay."""
+    """Where the weight is zero, prediction and truth may hold anything: value and gradient stay."""
     found = []
-    for junk in (0.0, 1e6, torch.nan, torch.inf):
-        held = torch.where(weight.view(*weight.shape, *[1] * (truth.ndim - weight.ndim)) > 0, truth, junk)
-        x = prediction.clone().requires_grad_()
+    there = weight.view(*weight.shape, *[1] * (truth.ndim - weight.ndim)) > 0
+    for junk in ((0.0, 0.0), (0.0, 1e6), (0.0, torch.nan), (torch.nan, 1.0), (torch.inf, torch.inf)):
+        guess, held = (torch.where(there, x, odd) for x, odd in zip((prediction, truth), junk, strict=True))
+        x = guess.requires_grad_()
         value = term(x, held, weight)
         (gradient,) = torch.autograd.grad(value, x)
         assert gradient.isfinite().all()
@@ -71,6 +72,7 @@ def test_no_target_gives_exactly_zero_and_a_finite_gradient(name):
     x = prediction.requires_grad_()
     value = TERMS[name][0](x, torch.full_like(truth, torch.nan), torch.zeros(2, 5))
     assert value == 0
+    assert TERMS[name][0](torch.full_like(x, torch.nan), truth, torch.zeros(2, 5)) == 0
     assert torch.equal(torch.autograd.grad(value, x)[0], torch.zeros_like(x))
 
 
@@ -107,9 +109,67 @@ def test_gradients(name):
     assert torch.autograd.gradcheck(lambda p: TERMS[name][0](p, truth, weight), prediction.requires_grad_())
 
 
-def test_shapes_are_named():
+def assert_a_nan_stays_in_its_frame(term, prediction, truth):
+    """A NaN of one frame shows in the loss, and in the gradient of that frame alone."""
+    odd = prediction.clone()
+    odd[1, 2] = torch.nan
+    gradients = []
+    for x in (prediction.clone().requires_grad_(), odd.requires_grad_()):
+        value = term(x, truth, None)
+        gradients.append(torch.autograd.grad(value, x)[0])
+    assert value.isnan()
+    others = torch.ones(2, 5, dtype=torch.bool)
+    others[1, 2] = False
+    assert torch.equal(*(gradient[others] for gradient in gradients))
+
+
+@EVERY
+@given(seed=st.integers(0, 99))
+def test_a_nan_stays_in_its_frame(name, seed):
+    assert_a_nan_stays_in_its_frame(TERMS[name][0], *batch(seed))
+
+
+def test_the_law_of_nans_can_fail():
+    with pytest.raises(AssertionError):
+        assert_a_nan_stays_in_its_frame(lambda p, t, w: (p - t).square().sum().sqrt(), *batch())
+
+
+@EVERY
+@given(frames=st.tuples(st.integers(1, 4), st.integers(1, 4)), seed=st.integers(0, 99))
+def test_a_weight_says_its_axes(name, frames, seed):
+    """Of clips (B, 1), of frames (B, T) or (1, T): the same as written out; (B,) or (T,) is refused, B == T or not."""
+    term, _ = TERMS[name]
+    pair = batch(seed, frames)
+    weight = torch.rand(frames, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    for axis in (0, 1):
+        one = weight.select(axis, 0)
+        written = one.unsqueeze(axis).expand(frames).clone()
+        assert torch.isclose(term(*pair, one.unsqueeze(axis)), term(*pair, written), rtol=1e-12)
+        with pytest.raises(ValueError, match=r"a weight of shape \(\d,\) for .*weight\[:, None\] gives"):
+            term(*pair, one)
+
+
+def test_a_weight_of_clips_masks_clips():
+    prediction, truth = batch(frames=(5, 5))
+    truth[0] = torch.nan
+    present = torch.tensor([0.0, 1, 1, 1, 1])
+    assert torch.isclose(pose(prediction, truth, present[:, None]), pose(prediction[1:], truth[1:], None))
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_float32(name, dtype):
+    pair = [x.to(dtype) for x in batch(frames=(40, 50), joints=24)]
+    weight = torch.ones(40, 50, dtype=dtype)
+    found = TERMS[name][0](*pair, weight)
+    assert found.dtype == torch.float32
+    assert torch.isclose(found, TERMS[name][0](*(x.double() for x in pair), weight).float(), rtol=1e-5)
+
+
+@EVERY
+def test_shapes_are_named(name):
     prediction, truth = batch()
-    with pytest.raises(ValueError, match=r"prediction \(2, 5, 4, 3\) and truth \(2, 5, 3, 3\) differ"):
-        losses.points(prediction, truth[:, :, :3])
-    with pytest.raises(ValueError, match=r"a weight of shape \(3, 5, 1\) does not fit \(2, 5, 4\)"):
-        losses.joints(prediction, truth, torch.ones(3, 5))
+    with pytest.raises(ValueError, match=r"prediction \(2, 5, .*\) and truth \(1, 5, .*\) differ in shape; expand"):
+        TERMS[name][0](prediction, truth[:1], None)
+    with pytest.raises(ValueError, match=r"a weight of shape \(3, 5\) for \(2, 5, .*\); expected \(2, 5\), with 1 for"):
+        TERMS[name][0](prediction, truth, torch.ones(3, 5))

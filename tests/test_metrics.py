@@ -71,6 +71,42 @@ def test_coincident_points_are_only_moved():
     assert metrics.procrustes(truth, flat).isfinite().all()
 
 
+def assert_a_nan_stays_in_its_frame(procrustes, prediction, truth, frame):
+    """A frame that holds a NaN, or an infinity, on either side becomes NaN; all others are as without it."""
+    expected = procrustes(prediction, truth)
+    for side in (0, 1):
+        for odd in (torch.nan, torch.inf):
+            given = [prediction.clone(), truth.clone()]
+            given[side][frame, 3, 1] = odd
+            aligned = procrustes(*given)
+            assert aligned[frame].isnan().all()
+            others = [i for i in range(len(truth)) if i != frame]
+            assert torch.allclose(aligned[others], expected[others], atol=1e-12, rtol=0)
+
+
+@given(st.integers(0, 99), st.integers(0, 5))
+def test_a_nan_stays_in_its_frame(seed, frame):
+    assert_a_nan_stays_in_its_frame(metrics.procrustes, *pair(seed), frame)
+
+
+def test_the_law_of_nans_can_fail():
+    centred = lambda p, t: p - p.mean() + t.mean()  # noqa: E731
+    with pytest.raises(AssertionError):
+        assert_a_nan_stays_in_its_frame(centred, *pair(), 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_measured_in_float32(dtype):
+    prediction, truth = (x.to(dtype) for x in pair())
+    with torch.autocast("cpu", torch.bfloat16):
+        aligned = metrics.procrustes(prediction, truth)
+    assert aligned.dtype == torch.float32
+    assert_aligns(lambda p, t: aligned.double(), prediction.double(), truth.double())
+    for metric in (metrics.mpjpe, metrics.pa_mpjpe, metrics.accel):
+        assert torch.isclose(metric(prediction, truth), metric(prediction.float(), truth.float()), rtol=1e-6)
+        assert metric(prediction, truth.double()).dtype == torch.float64
+
+
 def test_acceleration_is_of_second_differences():
     time = torch.arange(10.0, dtype=torch.float64)[:, None, None]
     still, falling = torch.zeros(10, 4, 3).double(), torch.zeros(10, 4, 3).double()
@@ -106,6 +142,30 @@ def test_sequences_do_not_leak_and_order_does_not_matter():
     assert short["accel"] == pytest.approx(float(metrics.accel(prediction, truth)))
 
 
+@given(st.lists(st.tuples(st.sampled_from([(), (1,), (3,), (2, 2), (0,)]), st.integers(1, 20)), min_size=1, max_size=4))
+def test_a_batch_scores_as_its_sequences_one_by_one(sizes):
+    generator = torch.Generator().manual_seed(len(sizes))
+    draw = lambda lead, frames: torch.randn(*lead, frames, 14, 3, generator=generator)  # noqa: E731
+    together = [(draw(*size), draw(*size)) for size in sizes]
+    alone = [
+        (p, t)
+        for pair in together
+        for p, t in zip(*(x.flatten(0, -4) if x.ndim > 3 else x[None] for x in pair), strict=True)
+    ]
+    if not alone:
+        return
+    for protocol in ("sequence", "vibe"):
+        if protocol == "sequence" or max(len(t) for _, t in alone) >= 16:
+            found, expected = (metrics.evaluate(*zip(*x, strict=True), protocol=protocol) for x in (together, alone))
+            assert found == pytest.approx(expected, rel=1e-5, nan_ok=True)
+
+
+def test_a_tensor_is_a_list_of_sequences():
+    prediction, truth = torch.randn(2, 3, 6, 14, 3).unbind()
+    assert metrics.evaluate(prediction, truth) == pytest.approx(metrics.evaluate([*prediction], [*truth]))
+    assert metrics.evaluate([prediction], [truth]) == pytest.approx(metrics.evaluate([*prediction], [*truth]))
+
+
 def test_vibes_procedure():
     prediction, truth = pair(frames=40)
     found = metrics.evaluate([prediction, prediction[:20]], [truth, truth[:20]], protocol="vibe")
@@ -128,12 +188,9 @@ def test_bad_input():
         metrics.mpjpe(prediction, truth[:, :13])
     with pytest.raises(ValueError, match="unknown protocol 'h36m'; there are sequence, vibe"):
         metrics.evaluate([prediction], [truth], protocol="h36m")
+    with pytest.raises(ValueError, match=r"a sequence has shape \(T, K, 3\) or .*, not \(14, 3\)"):
+        metrics.evaluate(prediction, truth)
+    with pytest.raises(ValueError, match="windows of 16 frames, and no sequence is that long"):
+        metrics.evaluate([prediction], [truth], protocol="vibe")
     with pytest.raises(ValueError, match="1 predictions for 2 truths"):
         metrics.evaluate([prediction], [truth, truth])
-
-
-def test_drift_of_what_holds_still_and_of_what_moves():
-    still = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0)).expand(10, 4, 3)
-    assert metrics.drift(still) < 1e-3
-    swing = torch.tensor([1.0, -1.0]).repeat(5)[:, None, None] * torch.tensor([0.01, 0, 0])
-    assert torch.allclose(metrics.drift(still + swing), torch.tensor(10.0), atol=1e-3)

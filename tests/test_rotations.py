@@ -51,28 +51,73 @@ def test_round_trip(rotation, dtype, matrix):
     assert_round_trip(rotation, matrix.to(dtype), TOLERANCE[dtype])
 
 
-@EVERY
-@DTYPES
-@given(data=st.data())
-def test_any_numbers_decode_to_a_rotation_with_a_finite_gradient(rotation, dtype, data):
-    x = data.draw(st.tuples(*[st.one_of(st.sampled_from([0.0, 1.0, -1.0, 1e-9]), numbers)] * rotation.dimension))
-    x = torch.tensor(x, dtype=dtype, requires_grad=True)
-    matrix = rotation.to_matrix(x)
-    assert_rotations(matrix, 20 * TOLERANCE[dtype])
-    (gradient,) = torch.autograd.grad((matrix * torch.arange(9.0, dtype=dtype).view(3, 3)).sum(), x)
+@st.composite
+def numbers_of(draw, dimension):
+    """Any numbers: zero, tiny, usual, huge; and vectors that are parallel, nearly so, or opposite."""
+    size = draw(st.sampled_from([0.0, 1e-30, 1e-12, 1e-5, 1e-3, 1.0, 1e4, 1e15, 1e30]))
+    part = st.one_of(st.sampled_from([0.0, 1.0, -1.0, 1e-9, 1e-3]), numbers)
+    x = size * torch.tensor(draw(st.tuples(*[part] * dimension)), dtype=torch.float64)
+    if dimension == 6 and draw(st.booleans()):
+        apart = draw(st.sampled_from([0.0, 1e-12, 1e-7, 1e-6, 1e-5, 1e-3]))
+        times = draw(st.sampled_from([1.0, -1.0, -2.0, 1e-5, 1e5]))
+        x = torch.stack([x[:3], times * (x[:3] + apart * size * x[3:])], draw(st.sampled_from([0, 1]))).flatten()
+    return x
+
+
+def assert_tame(to_matrix, x, tolerance):
+    """Finite numbers decode to a rotation, with gradients below 1e6 and finite second derivatives."""
+    x = x.requires_grad_()
+    matrix = to_matrix(x)
+    assert_rotations(matrix, tolerance)
+    weight = torch.linspace(-1, 1, 9, dtype=matrix.dtype).view(3, 3)
+    (gradient,) = torch.autograd.grad((matrix * weight).sum(), x, create_graph=True)
     assert gradient.isfinite().all()
+    assert gradient.abs().max() < 1e6
+    (second,) = torch.autograd.grad((gradient * torch.linspace(-1, 1, len(x), dtype=x.dtype)).sum(), x)
+    assert second.isfinite().all()
 
 
 @EVERY
-@DTYPES
-@pytest.mark.parametrize("angle", [0.0, 1e-8, math.pi / 2, math.pi - 1e-6, math.pi])
-def test_writing_has_a_finite_gradient(rotation, dtype, angle):
-    for axis in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, -2, 3)):
-        matrix = turn(axis, angle).to(dtype).requires_grad_()
-        numbers = rotation.from_matrix(matrix)
-        (gradient,) = torch.autograd.grad(numbers.sum(), matrix)
-        assert numbers.isfinite().all()
-        assert gradient.isfinite().all()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@given(data=st.data())
+def test_any_finite_numbers_decode_to_a_rotation_with_finite_derivatives(rotation, dtype, data):
+    x = data.draw(numbers_of(rotation.dimension)).to(dtype)
+    if x.isfinite().all():
+        assert_tame(rotation.to_matrix, x, 20 * TOLERANCE.get(dtype, TOLERANCE[torch.float32]))
+
+
+def test_the_law_of_tame_derivatives_can_fail():
+    naive = lambda x: x.view(3, 3) / x.view(3, 3).norm(dim=0)  # noqa: E731
+    steep = lambda x: axis_angle_to_matrix(1e7 * x)  # noqa: E731
+    kinked = lambda x: axis_angle_to_matrix(x / x.norm())  # noqa: E731
+    cases = ((naive, torch.zeros(9)), (steep, torch.tensor([1.0, 2.0, 3.0])), (kinked, torch.tensor([1e-9, 0, 0])))
+    for broken, x in cases:
+        with pytest.raises(AssertionError):
+            assert_tame(broken, x, 1e-3)
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@given(matrix=matrices())
+def test_writing_has_finite_derivatives(rotation, dtype, matrix):
+    matrix = matrix.to(dtype).requires_grad_()
+    written = rotation.from_matrix(matrix)
+    (gradient,) = torch.autograd.grad(written.sum(), matrix, create_graph=True)
+    assert written.isfinite().all()
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() < 1e6
+    if gradient.requires_grad:  # else it is linear
+        (second,) = torch.autograd.grad(gradient.sum(), matrix, allow_unused=True)
+        assert second is None or second.isfinite().all()
+
+
+@EVERY
+@given(matrix=matrices())
+def test_half_turns_and_all_others_come_back_in_half_precision(rotation, matrix):
+    for dtype, tolerance in ((torch.float16, 4e-3), (torch.bfloat16, 3e-2)):
+        assert torch.allclose(
+            rotation.to_matrix(rotation.from_matrix(matrix.to(dtype))).double(), matrix, atol=tolerance
+        )
 
 
 @EVERY
@@ -141,14 +186,41 @@ def test_length_does_not_matter(name, scale):
     assert torch.allclose(rotation.to_matrix(scale * x), rotation.to_matrix(x), atol=1e-6)
 
 
+def assert_a_nan_stays_in_its_row(function, x, row):
+    """A NaN is seen in its own row of the result and of the gradient, and changes no other."""
+    odd = x.clone(memory_format=torch.contiguous_format)
+    odd[row].view(-1)[1] = torch.nan
+    found = []
+    for y in (x.clone().requires_grad_(), odd.requires_grad_()):
+        value = function(y)
+        weight = torch.arange(1.0, 1 + value[0].numel()).view(value[0].shape)
+        (gradient,) = torch.autograd.grad((value * weight).sum(), y)
+        found.append((value.detach(), gradient))
+    assert found[1][0][row].isnan().any()
+    others = torch.arange(len(x)) != row
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one[others], two[others])
+
+
 @EVERY
-def test_a_nan_is_seen_in_the_matrix_and_nowhere_else(rotation):
-    x = torch.tensor(rotation.identity).repeat(3, 1)
-    x[1] = torch.nan
-    matrix = rotation.to_matrix(x)
-    assert matrix[1].isnan().all()
-    assert torch.equal(matrix[0], torch.eye(3))
-    assert torch.equal(matrix[2], torch.eye(3))
+@given(seed=st.integers(0, 99), row=st.integers(0, 4))
+def test_a_nan_stays_in_its_row(rotation, seed, row):
+    x = torch.randn(5, rotation.dimension, generator=torch.Generator().manual_seed(seed))
+    assert_a_nan_stays_in_its_row(rotation.to_matrix, x, row)
+    assert_a_nan_stays_in_its_row(rotation.from_matrix, rotation.to_matrix(x), row)
+
+
+@EVERY
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_seen(rotation, odd):
+    x = torch.tensor(rotation.identity)
+    x[1] = odd
+    assert rotation.to_matrix(x).isnan().any()
+
+
+def test_the_law_of_nans_can_fail():
+    with pytest.raises(AssertionError):
+        assert_a_nan_stays_in_its_row(lambda x: x - x.mean(), torch.randn(5, 3), 2)
 
 
 def test_three_orders_of_6d():
