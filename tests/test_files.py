@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinlmr import load_body
-from kinlmr.files import KNOWN, _Record, _Unpickler, read_npz, read_pickle
+from kinlmr.files import KNOWN, Record, Unpickler, read_npz, read_pickle
 
 
 class Ch:
@@ -233,7 +233,7 @@ def test_the_evil_files_are_evil(tmp_path):
 def test_every_known_name_is_inert():
     for module, name in KNOWN:
         file = io.BytesIO(f"c{module}\n{name}\n(tR.".encode())
-        assert isinstance(_Unpickler(file, encoding="latin1").load(), _Record)
+        assert isinstance(Unpickler(file, encoding="latin1").load(), Record)
 
 
 @given(st.binary(max_size=60), st.integers(0, 400), st.integers(0, 5))
