@@ -33,7 +33,7 @@ from kinlmr.files import (
     plain_dtype,
     records,
     refusal,
-)  # fmt: skip
+)
 
 WRAPPERS = ("joblib.numpy_pickle", "sklearn.externals.joblib.numpy_pickle")
 COLUMNS = {"features": 2, "pose": 2, "shape": 2, "bbox": 2, "joints3D": 3, "joints2D": 3, "valid": 1, "frame_id": 1}
@@ -47,7 +47,7 @@ OTHERS = {b"PK": "a zip archive (torch.save's)", b"BZh": "compressed by bz2", b"
 class Video:
     """The T frames of one video, as its database has them; None for what the database has not.
 
-    features (T, F); rotations (T, J, 3) as axis-angle, the root's as the camera sees it; shape (T, S);
+    features (T, F); rotations (T, J, 3) as axis-angle, from the column ``pose``; shape (T, S);
     joints3D (T, K, 3) in metres and joints2D (T, K, 2 or 3) in pixels, of the database's own K joints (for joints that
     were not seen some databases hold other numbers than zero); box (T, 4) around the person in pixels (VIBE's: centre
     x, centre y, width, height); valid (T); frames (T), their numbers in the video; images, their T names.
@@ -123,10 +123,13 @@ def _texts(key: str, value: Any) -> list[str]:
 
 
 def _column(key: str, value: Any, axes: int) -> Array:
-    """A column of numbers (N, ...), in float32, or whole ones as they are."""
+    """A column of numbers (N, ...) in float32; one number a frame in float64, which keeps whole ones whole."""
     items = _objects(value)
     if items is not None:
-        array = np.array([_item(key, item) for item in items])
+        found = [_item(key, item) for item in items]
+        if text := next((item for item in found if isinstance(item, str)), None):
+            raise ValueError(f"{key} holds {text[:40]!r}, expected numbers")
+        array = np.array(found)
     else:
         array = value if isinstance(value, np.ndarray) else numbers(key, value)
     if array.dtype.kind not in "biuf":

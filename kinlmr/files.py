@@ -94,7 +94,8 @@ KNOWN = {
     ("chumpy.reordering", "Select"): "Select",
     **{(f"scipy.sparse.{module}", f"{form}_{kind}"): form for form in ("csc", "csr", "coo")
        for module in (form, f"_{form}") for kind in ("matrix", "array")},
-    **{(module, name): name for module in ("__builtin__", "builtins") for name in ("set", "frozenset", "object", "bytes")},
+    **{(module, name): name for module in ("__builtin__", "builtins")
+       for name in ("set", "frozenset", "object", "bytes")},
     ("copy_reg", "_reconstructor"): "_reconstructor",
     ("copyreg", "_reconstructor"): "_reconstructor",
     ("_codecs", "encode"): "encode",

@@ -148,6 +148,7 @@ def test_a_name_that_comes_again_is_another_video(tmp_path):
         ({"bbox": np.zeros((13, 3))}, "bbox has 3 numbers a frame, expected four"),
         ({"joints3D": np.zeros((13, 42))}, r"joints3D has shape \(13, 42\), expected 3 axes"),
         ({"features": np.array(["a"] * 13)}, "features holds <U1, expected numbers"),
+        ({"valid": [1] * 12 + ["no"]}, "valid holds 'no', expected numbers"),
         ({"img_name": [{}] * 13}, "img_name holds a dict, expected text or numbers"),
         ({"frame_id": None, "valid": np.zeros((13, 2))}, r"valid has shape \(13, 2\), expected 1 axes"),
     ],

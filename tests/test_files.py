@@ -94,6 +94,17 @@ def test_names_of_numpy_1_and_big_endian_bytes(tmp_path):
     assert (int(found["n"]), float(found["x"])) == (3, 2.5)
 
 
+@pytest.mark.parametrize("protocol", range(5))
+def test_arrays_without_numbers_and_arrays_of_text(tmp_path, protocol):
+    arrays = {"empty": np.zeros((0, 6890, 3)), "text": np.array(["a", "bc"]), "bytes": np.array([b"a", b"bc"])}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(arrays, protocol))
+    np.savez(tmp_path / "a.npz", **arrays)
+    for found in (read_pickle(tmp_path / "a.pkl", arrays), read_npz(tmp_path / "a.npz")):
+        assert found["empty"].shape == (0, 6890, 3)
+        assert found["text"].tolist() == found["bytes"].tolist() == ["a", "bc"]
+        assert found["bytes"].dtype.kind == "U"
+
+
 def test_python_2_strings_as_bytes(tmp_path):
     """Python 2 wrote an array's bytes as a str: protocol 2's BINSTRING."""
     raw = np.arange(3.0).tobytes()
