@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +13,25 @@ import torch
 from kinlmr.files import Array
 from kinlmr.rotations import axis_angle_to_matrix
 
+SITE = -2  # an End Site: it closes a limb, has an offset, and is no joint
+CHANNELS = {f"{axis}{kind}" for axis in "XYZ" for kind in ("position", "rotation")}
+_MOTION = re.compile(r"^[ \t]*MOTION\b", re.MULTILINE)
+_TIMES = re.compile(r"\s*Frames\s*:?\s*(\d+)\s+Frame\s*Time\s*:?\s*(\S+)", re.IGNORECASE)
+
 
 class Bvh:
-    """A BVH file: names, parents, offsets (N, 3), channels, and the frames' numbers (T, .)."""
+    """A BVH file: names, parents, offsets (N, 3), channels, the frames' numbers (T, .), and fps."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: no such file")
-        text = self.path.read_text("utf-8", "replace")
-        head, motion, tail = text.partition("MOTION")
+        text = self.path.read_text("utf-8-sig", "replace")
+        motion = _MOTION.search(text)
         if not motion:
             raise ValueError(f"{self.path}: no MOTION section; not a BVH file, or cut short")
-        self._hierarchy(head)
-        self._frames(tail)
+        self._hierarchy(text[: motion.start()])
+        self._frames(text[motion.end() :])
 
     def _hierarchy(self, head: str) -> None:
         self.names: list[str] = []
@@ -32,9 +39,10 @@ class Bvh:
         self.channels: list[list[str]] = []
         offsets: list[list[float]] = []
         stack: list[int] = []
-        at, site = -1, False
-        for number, line in enumerate(head.splitlines(), 1):
-            words = line.split()
+        at = -1  # what the next brace opens
+        pieces = [(n, piece) for n, line in enumerate(head.splitlines(), 1) for piece in re.split("([{}])", line)]
+        for number, piece in pieces:
+            words = piece.split()
             try:
                 if not words or words[0] == "HIERARCHY":
                     continue
@@ -45,40 +53,48 @@ class Bvh:
                     offsets.append([0.0, 0.0, 0.0])
                     at = len(self.names) - 1
                 elif words[0] == "End":
-                    site = True
+                    at = SITE
                 elif words[0] == "{":
-                    stack.append(-2 if site else at)
+                    stack.append(at)
                 elif words[0] == "}":
-                    site = site and stack.pop() != -2 if site else bool(stack.pop() == -2)
+                    stack.pop()
                 elif words[0] == "OFFSET":
-                    if not site:
+                    if stack[-1] != SITE:
                         offsets[stack[-1]] = [float(word) for word in words[1:4]]
-                elif words[0] == "CHANNELS":
+                elif words[0] == "CHANNELS" and stack[-1] != SITE:
                     self.channels[stack[-1]] = words[2 : 2 + int(words[1])]
                 else:
                     raise ValueError("unknown word")
             except (ValueError, IndexError):
-                raise ValueError(f"{self.path}:{number}: not BVH: {line.strip()[:60]!r}") from None
-        odd = {c for channel in self.channels for c in channel} - {
-            f"{a}{k}" for a in "XYZ" for k in ("position", "rotation")
-        }
-        if odd or stack or self.parents.count(-1) != 1 or len(set(self.names)) != len(self.names):
-            why = f"channels {sorted(odd)}" if odd else "braces, roots or names do not fit together"
-            raise ValueError(f"{self.path}: its hierarchy is damaged ({why})")
+                raise ValueError(f"{self.path}:{number}: not BVH: {piece.strip()[:60]!r}") from None
+        if odd := {c for channel in self.channels for c in channel} - CHANNELS:
+            raise ValueError(f"{self.path}: its hierarchy is damaged (channels {sorted(odd)})")
+        unique = len(set(self.names)) == len(self.names)
+        if stack or SITE in self.parents or self.parents.count(-1) != 1 or not unique:
+            raise ValueError(f"{self.path}: its hierarchy is damaged (braces, roots or names do not fit together)")
+        if any(len(offset) != 3 for offset in offsets) or not np.isfinite(offsets).all():
+            raise ValueError(f"{self.path}: its hierarchy is damaged (an OFFSET is not three finite numbers)")
         self.offsets = np.array(offsets)
 
     def _frames(self, tail: str) -> None:
-        lines = tail.split("\n")
+        times = _TIMES.match(tail)
         try:
-            place = next(i for i, line in enumerate(lines) if line.strip().startswith("Frame Time"))
-            count = int(next(line for line in lines if line.strip().startswith("Frames")).split(":")[1])
-            self.fps = round(1 / float(lines[place].split(":")[1]), 2)
-            numbers = np.array(" ".join(lines[place + 1 :]).split(), dtype=np.float64)
-        except (StopIteration, ValueError, IndexError, ZeroDivisionError):
-            raise ValueError(f"{self.path}: its MOTION section is damaged") from None
+            if not times:
+                raise ValueError("no frame time")
+            count, self.fps = int(times[1]), _rate(times[2])
+            numbers = np.array(tail[times.end() :].split(), dtype=np.float64)
+        except ValueError:
+            raise ValueError(
+                f"{self.path}: its MOTION section is damaged; expected Frames:, Frame Time: and then numbers"
+            ) from None
         width = sum(map(len, self.channels))
-        if count < 1 or len(numbers) != count * width:
-            have = len(numbers) / max(1, width)
+        have = len(numbers) / max(1, width)
+        if len(numbers) > count * width and count:
+            raise ValueError(
+                f"{self.path}: {count} frames of {width} numbers promised, {have:.2f} there: more than promised; "
+                f"set Frames: to what is there, or remove the surplus"
+            )
+        if count < 1 or len(numbers) < count * width:
             raise ValueError(
                 f"{self.path}: {count} frames of {width} numbers promised, {have:.2f} there; it is cut short"
             )
@@ -86,9 +102,6 @@ class Bvh:
         if not np.isfinite(self.values).all():
             frame = int(np.argwhere(~np.isfinite(self.values))[0, 0])
             raise ValueError(f"{self.path}: frame {frame} is not finite")
-        turned = np.concatenate([[c.endswith("rotation") for c in channel] for channel in self.channels]).astype(bool)
-        if count > 1 and not self.values[0, turned].any():
-            self.values = self.values[1:]  # a first frame at rest, which some tools add
 
     def posed(self) -> tuple[Array, Array]:
         """World rotations (T, N, 3, 3) and positions (T, N, 3), in the file's units."""
@@ -106,6 +119,18 @@ class Bvh:
             turns[:, j] = turn if parent < 0 else turns[:, parent] @ turn
             places[:, j] = place if parent < 0 else places[:, parent] + (turns[:, parent] @ place[..., None])[..., 0]
         return turns, places
+
+
+def _rate(text: str) -> float:
+    """Frames per second of a frame time as it is written; a whole rate where only the last digit stands between."""
+    time = float(text)
+    if not 0 < time < float("inf"):
+        raise ValueError("a frame time is above zero")
+    whole, exponent = round(1 / time), Decimal(text).as_tuple().exponent
+    last_digit = 10.0**exponent if isinstance(exponent, int) else 0.0
+    if whole and abs(1 / whole - time) <= min(last_digit, 1.1e-3 * time):
+        return float(whole)
+    return round(1 / time, 6)
 
 
 def _about(axis: int, angle: Array) -> Array:

@@ -9,6 +9,7 @@ those that are seen, so F = 3 K; a point that is not seen is (0, 0, 0).
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from torch import Generator, Tensor
 
 from kinlmr.body import Body
 from kinlmr.motion import Motion
+from kinlmr.recording import same_rate, sides
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_quaternion, quaternion_to_matrix
 
 SPEEDS = 0.75, 1.33  # how slow and how fast a recording is played
@@ -89,8 +91,12 @@ def bank(motions: Sequence[Motion], frames: int) -> Bank:
     """
     if not motions:
         raise ValueError("no recordings to draw clips from")
-    if len({(m.joints, m.fps) for m in motions}) != 1:
-        raise ValueError("the recordings have different joints or rates; load them for one body and one rate")
+    if len({m.joints for m in motions}) != 1 or not all(same_rate(m.fps, motions[0].fps) for m in motions):
+        rates = ", ".join(sorted({f"{m.fps:g}" for m in motions}))
+        raise ValueError(
+            f"the recordings have different joints or rates ({rates} frames per second); load them for one body "
+            "and one rate, as load_motion(paths, body, fps=30) does"
+        )
     span = int((frames - 1) * SPEEDS[1]) + 2
     actions: dict[str, list[Tensor]] = {}
     quaternions, place, begins = [], 0, []
@@ -155,18 +161,28 @@ def whole(motion: Motion, body: Body, yaw: float, generator: Generator, noise: N
 
 
 def mirror(rotations: Tensor, joints: Sequence[str]) -> Tensor:
-    """The same motion in a mirror, left for right: rotations (..., J, 3, 3) -> the same. Twice is the identity."""
+    """The same motion in a mirror, left for right: rotations (..., J, 3, 3) -> the same. Twice is the identity.
+
+    Sides are told from the joints' names (left_hip, LeftHip, l_hip, hip.L); a side without its other is refused.
+    """
+    pairs = opposite(joints)
+    lone = [name for i, (name, (side, _)) in enumerate(zip(joints, sides(joints), strict=True))
+            if side and (pairs[i] == i or pairs[pairs[i]] != i)]  # fmt: skip
+    if lone or (len(joints) > 1 and all(re.fullmatch(r"joint\d+", name) for name in joints)):
+        which = (
+            f"joints without their other side: {', '.join(lone)}" if lone else f"joints {joints[0]}, {joints[1]}, ..."
+        )
+        raise ValueError(f"{which}; a mirror swaps sides by names like left_hip and right_hip: rename them")
     flip = torch.tensor([-1.0, 1.0, 1.0], dtype=rotations.dtype, device=rotations.device)
-    return rotations[..., opposite(joints), :, :] * flip[:, None] * flip
+    return rotations[..., pairs, :, :] * flip[:, None] * flip
 
 
 def opposite(names: Sequence[str]) -> list[int]:
-    """For each name the place of its other side's: left_knee's of right_knee, a middle one's its own."""
-    other = {"left": "right", "right": "left"}
-    swapped = [
-        f"{other[n.partition('_')[0]]}_{n.partition('_')[2]}" if n.partition("_")[0] in other else n for n in names
-    ]
-    return [list(names).index(name) if name in names else i for i, name in enumerate(swapped)]
+    """For each name the place of its other side's: left_knee's of right_knee; its own in the middle, or without one."""
+    found = sides(names)
+    place = {name: i for i, name in enumerate(found)}
+    other = {"left": "right", "right": "left", "": ""}
+    return [place.get((other[side], rest), i) if side else i for i, (side, rest) in enumerate(found)]
 
 
 def see(rotations: Tensor, body: Body, fps: float, generator: Generator, noise: Noise, augment: bool) -> Clips:

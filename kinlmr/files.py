@@ -9,7 +9,7 @@ import pickle
 import re
 import secrets
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -71,7 +71,7 @@ def _read_npy(file: BinaryIO, key: str, size: int) -> Array:
         shape, fortran, dtype = npy.read_array_header_2_0(file)
     else:
         raise ValueError(f"{key} is written in npy format {version}")
-    if dtype.kind not in "biufU":
+    if dtype.kind not in "biufSU":
         raise ValueError(f"{key} holds {dtype}, not numbers")
     count = math.prod(shape)
     if file.tell() + count * dtype.itemsize != size:
@@ -79,8 +79,7 @@ def _read_npy(file: BinaryIO, key: str, size: int) -> Array:
     data = bytearray(file.read())  # writable, as arrays are
     if len(data) != count * dtype.itemsize:
         raise ValueError(f"{key} is cut short")
-    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-    return array.astype(dtype.newbyteorder("="), copy=False)
+    return from_bytes(key, data, dtype, shape, fortran)
 
 
 # ------------------------------------------------------------------------------------------------------------ pickles
@@ -95,7 +94,8 @@ KNOWN = {
     ("chumpy.reordering", "Select"): "Select",
     **{(f"scipy.sparse.{module}", f"{form}_{kind}"): form for form in ("csc", "csr", "coo")
        for module in (form, f"_{form}") for kind in ("matrix", "array")},
-    **{(module, name): name for module in ("__builtin__", "builtins") for name in ("set", "frozenset", "object")},
+    **{(module, name): name for module in ("__builtin__", "builtins")
+       for name in ("set", "frozenset", "object", "bytes")},
     ("copy_reg", "_reconstructor"): "_reconstructor",
     ("copyreg", "_reconstructor"): "_reconstructor",
     ("_codecs", "encode"): "encode",
@@ -103,7 +103,7 @@ KNOWN = {
 }  # fmt: skip
 
 
-class _Record:
+class Record:
     """What a pickle said to make, unmade: its name, its arguments, and the state set on it."""
 
     kind = ""
@@ -111,7 +111,7 @@ class _Record:
     state: Any
     items: dict[Any, Any]
 
-    def __new__(cls, *args: Any) -> _Record:
+    def __new__(cls, *args: Any) -> Record:
         self = object.__new__(cls)
         self.args, self.state, self.items = args, None, {}
         return self
@@ -126,7 +126,11 @@ class _Record:
         self.items[key] = value
 
 
-RECORDS = {name: type("_Record", (_Record,), {"kind": kind}) for name, kind in KNOWN.items()}
+def records(known: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], type[Record]]:
+    """For each (module, name) a class of records of that kind."""
+    return {name: type("Record", (Record,), {"kind": kind}) for name, kind in known.items()}
+
+
 MAX_STEPS = 1_000_000
 REFUSED = (
     pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.PERSID, pickle.BINPERSID, pickle.EXT1,
@@ -140,9 +144,9 @@ def _stepped(load: Callable[[Any], None], hashed: slice | None) -> Callable[[Any
     """One opcode, counted; and what it is about to hash must be text or a small number: a hash can be a trap too."""
 
     def step(self: Any) -> None:
-        self.steps = getattr(self, "steps", 0) + 1
-        if self.steps > MAX_STEPS:
-            raise ValueError(f"more than {MAX_STEPS:,} steps; a body file needs a few thousand")
+        self.steps += 1
+        if self.steps > self.most:
+            raise ValueError(f"more than {self.most:,} steps, which no {self.what} needs")
         if hashed and not all(type(k) is str or (type(k) is int and abs(k) < 2**31) for k in self.stack[hashed]):
             raise ValueError("a key that is neither text nor a small number")
         load(self)
@@ -150,20 +154,22 @@ def _stepped(load: Callable[[Any], None], hashed: slice | None) -> Callable[[Any
     return step
 
 
-class _Unpickler(
-    pickle._Unpickler
-):  # the one in Python: its memo is a dict, where C's grows to whatever index is named
+class Unpickler(pickle._Unpickler):  # the one in Python: its memo is a dict, where C's grows to whatever index is named
+    """Makes inert records of what a pickle names; a name outside ``known`` is refused, and so are endless pickles."""
+
+    what, most, steps = "body file", MAX_STEPS, 0
+    known: ClassVar = records(KNOWN)
     dispatch: ClassVar = {
         code: _stepped(load, HASHED.get(bytes([code])))
         for code, load in pickle._Unpickler.dispatch.items()
         if bytes([code]) not in REFUSED
     }
 
-    def find_class(self, module: str, name: str) -> type[_Record]:
-        if (module, name) not in RECORDS:
+    def find_class(self, module: str, name: str) -> type[Record]:
+        if (module, name) not in self.known:
             mend = "; save it again with pickle protocol 4" if name == "_frombuffer" else ""
-            raise ValueError(f"it names {module[:80]}.{name[:80]}, which no body file needs{mend}")
-        return RECORDS[module, name]
+            raise ValueError(f"it names {module[:80]}.{name[:80]}, which no {self.what} needs{mend}")
+        return self.known[module, name]
 
 
 def read_pickle(path: str | os.PathLike[str], wanted: Iterable[str]) -> dict[str, Array]:
@@ -179,26 +185,37 @@ def read_pickle(path: str | os.PathLike[str], wanted: Iterable[str]) -> dict[str
     if size > MAX_BYTES:
         raise ValueError(f"{name}: {size:,} bytes, more than {MAX_BYTES:,}")
     try:
-        content = _Unpickler(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
-        if isinstance(content, _Record) and content.kind == "OrderedDict":
-            pairs = content.args[0] if content.args else []
-            content = {str(key): value for key, value in (*map(tuple, pairs), *content.items.items())}
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}, not a dict of arrays")
-        return {key: _array(key, content[key], size) for key in wanted if content.get(key) is not None}
+        content = Unpickler(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
+        arrays = as_dict(content)
+        return {key: _array(key, arrays[key], size) for key in wanted if arrays.get(key) is not None}
     except Exception as error:
-        raise ValueError(f"{name}: refused, nothing in it was run ({type(error).__name__}: {_short(error)})") from None
+        raise refusal(name, error) from None
+
+
+def refusal(name: str, error: Exception) -> ValueError:
+    """What is said of a pickle that is not read."""
+    return ValueError(f"{name}: refused, nothing in it was run ({type(error).__name__}: {_short(error)})")
+
+
+def as_dict(content: Any) -> dict[str, Any]:
+    """The dict that a pickle holds, an OrderedDict's record included."""
+    if isinstance(content, Record) and content.kind == "OrderedDict":
+        pairs = content.args[0] if content.args else []
+        content = dict((*map(tuple, pairs), *content.items.items()))
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}, not a dict of arrays")
+    return {str(key): value for key, value in content.items()}
 
 
 def _array(key: str, value: Any, size: int, depth: int = 0) -> Array:
     """The array that a record stands for; ``size``, the file's, bounds it, and records nest five deep at most."""
-    kind = value.kind if isinstance(value, _Record) else type(value).__name__
+    kind = value.kind if isinstance(value, Record) else type(value).__name__
     if depth > 5:
         raise ValueError(f"{key} is a {kind} nested too deep")
     if kind == "Ch":
         return _array(key, value.state["x"], size, depth + 1)
     if kind == "Select":
-        index = _numbers(key, value.state["idxs"], size)
+        index = numbers(key, value.state["idxs"])
         return _array(key, value.state["a"], size, depth + 1).ravel()[index].reshape(value.state["preferred_shape"])
     if kind == "_reconstructor":  # protocols 0 and 1: copy_reg._reconstructor(class, object, None), then its state
         inner = value.args[0]()
@@ -208,47 +225,63 @@ def _array(key: str, value: Any, size: int, depth: int = 0) -> Array:
         return _dense(key, kind, value.state, size)
     if kind in ("str", "int", "float", "bool"):
         return np.asarray(value)
-    return _numbers(key, value, size)
+    return numbers(key, value)
 
 
-def _numbers(key: str, value: Any, size: int) -> Array:
+def numbers(key: str, value: Any) -> Array:
     """A plain array or number, out of how numpy pickles them."""
     kind = getattr(value, "kind", type(value).__name__)
     if kind == "_reconstruct" and getattr(value.args[0], "kind", None) == "ndarray":
         _, shape, dtype, fortran, raw = value.state
-        return _plain(key, raw, dtype, tuple(shape), bool(fortran), size)
+        return _plain(key, raw, dtype, tuple(shape), bool(fortran))
     if kind == "scalar":
-        return _plain(key, value.args[1], value.args[0], (), False, size)
+        return _plain(key, value.args[1], value.args[0], (), False)
     raise ValueError(f"{key} is a {kind}, expected a plain array")
 
 
-def _plain(key: str, raw: Any, dtype: Any, shape: tuple[int, ...], fortran: bool, size: int) -> Array:
-    if isinstance(raw, _Record) and raw.kind == "encode":  # how Python 3 writes bytes under protocol 2
+def _plain(key: str, raw: Any, dtype: Any, shape: tuple[int, ...], fortran: bool) -> Array:
+    if isinstance(raw, Record) and raw.kind == "encode":  # how Python 3 writes bytes under protocol 2
         raw = raw.args[0]
+    if isinstance(raw, Record) and raw.kind == "bytes" and not raw.args:  # and no bytes at all
+        raw = b""
     data = raw.encode("latin1") if isinstance(raw, str) else raw
+    if not isinstance(data, bytes):
+        raise ValueError(f"{key} does not hold plain numbers")
+    return from_bytes(key, data, plain_dtype(key, dtype), shape, fortran)
+
+
+def plain_dtype(key: str, dtype: Any) -> np.dtype[Any]:
+    """The type of numbers or text that a dtype's record names; any other is refused."""
     code = dtype.args[0] if getattr(dtype, "kind", None) == "dtype" else None
-    if not isinstance(code, str) or not re.fullmatch("[biuf][1248]", code) or not isinstance(data, bytes):
+    if not isinstance(code, str) or not re.fullmatch(r"[biuf][1248]|[SU]\d{1,5}", code):
         raise ValueError(f"{key} does not hold plain numbers")
     order = dtype.state[1] if dtype.state else "<"
-    kind = np.dtype(order + code if order in ("<", ">") else code)
-    fits = len(shape) <= 8 and all(type(n) is int and 0 <= n <= size for n in shape)
+    return np.dtype(order + code if order in ("<", ">") else code)
+
+
+def from_bytes(key: str, data: Any, kind: np.dtype[Any], shape: tuple[int, ...], fortran: bool) -> Array:
+    """The array of a shape that bytes hold, in the machine's byte order; text is decoded."""
+    fits = len(shape) <= 8 and all(type(n) is int and 0 <= n < 2**31 for n in shape)
     if not fits or math.prod(shape) * kind.itemsize != len(data):
         raise ValueError(f"{key} claims a shape that its {len(data):,} bytes of {kind} do not have")
-    return np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C").astype(kind.newbyteorder("="))
+    array = np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
+    if kind.kind == "S":
+        return np.char.decode(array, "latin1")
+    return array.astype(kind.newbyteorder("="), copy=isinstance(data, bytes))  # writable, as arrays are
 
 
 def _dense(key: str, kind: str, state: dict[str, Any], size: int) -> Array:
     """A sparse matrix's state as a dense array (rows, columns), at most 16 times as large as the file, or 10 MB."""
     shape = tuple(state["_shape"] if "_shape" in state else state["shape"])
-    shape = tuple(n if type(n) is int else int(_numbers(key, n, size)) for n in shape)
+    shape = tuple(n if type(n) is int else int(numbers(key, n)) for n in shape)
     if len(shape) != 2 or min(shape) < 0 or math.prod(shape) * 8 > max(16 * size, 10_000_000):
         raise ValueError(f"{key} claims a sparse matrix of shape {shape}")
-    values = _numbers(key, state["data"], size)
+    values = numbers(key, state["data"])
     if kind == "coo":
         pair = state["coords"] if "coords" in state else (state["row"], state["col"])
-        rows, columns = (_numbers(key, x, size).astype(np.int64) for x in pair)
+        rows, columns = (numbers(key, x).astype(np.int64) for x in pair)
     else:
-        starts, minor = (_numbers(key, state[x], size).astype(np.int64) for x in ("indptr", "indices"))
+        starts, minor = (numbers(key, state[x]).astype(np.int64) for x in ("indptr", "indices"))
         major = shape[1] if kind == "csc" else shape[0]
         counts = np.diff(starts)
         if len(starts) != major + 1 or starts[0] != 0 or starts[-1] != len(minor) or (counts < 0).any():

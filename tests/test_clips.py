@@ -38,6 +38,58 @@ def test_mirrored_twice_is_the_identity():
     assert [clips.opposite(names)[i] for i in clips.opposite(names)] == list(range(17))
 
 
+@pytest.mark.parametrize(
+    "style", ["l_{}", "L_{}", "{}_l", "{}.L", "Left{}", "L{}", "{}Left", "mixamorig:Left{}", "left{}"]
+)
+def test_mirrors_know_the_names_of_other_tools(style):
+    """The same motion under other names has the same mirror image."""
+    other = (
+        style.replace("Left", "Right")
+        .replace("left", "right")
+        .replace("L", "R")
+        .replace("l_", "r_")
+        .replace("_l", "_r")
+    )
+
+    def renamed(joint):
+        side, _, rest = joint.partition("_")
+        return {"left": style, "right": other}[side].format(rest.title()) if rest else joint
+
+    rotations = axis_angle_to_matrix(torch.randn(3, 24, 3))
+    names = [renamed(joint) for joint in BODY.joints]
+    assert len(set(names)) == 24
+    assert torch.equal(clips.mirror(rotations, names), clips.mirror(rotations, BODY.joints))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["pelvis", "l_hip", "right_knee"], "without their other side: l_hip, right_knee; .* rename them"),
+        (["pelvis", "LeftHip", "rechts"], "without their other side: LeftHip;"),
+        (["left_hip", "LHip", "right_hip"], "without their other side: LHip"),
+        (["left_hip", "left_hip", "right_hip"], "without their other side: left_hip"),
+        (["joint0", "joint1", "joint2"], "joints joint0, joint1, ...; a mirror swaps sides by names"),
+    ],
+)
+def test_mirrors_refuse_names_they_cannot_pair(names, message):
+    with pytest.raises(ValueError, match=message):
+        clips.mirror(torch.eye(3).repeat(3, 1, 1), names)
+
+
+def test_a_hand_of_its_own_is_mirrored_in_place():
+    names = kinlmr.load_skeleton("mano.yaml").joints
+    assert clips.opposite(names) == list(range(16))
+    assert_involution(lambda x: clips.mirror(x, names), axis_angle_to_matrix(torch.randn(3, 16, 3)))
+
+
+@pytest.mark.parametrize("fps", [29.99, 30.003])
+def test_rates_that_are_one(fps):
+    source = clips.bank([MOTIONS[0], replace(MOTIONS[1], fps=fps)], 16)
+    assert (source.fps, len(source.names)) == (30.0, 2)
+    with pytest.raises(ValueError, match=r"rates \(25, 30 frames per second\); load them for one body"):
+        clips.bank([MOTIONS[0], replace(MOTIONS[1], fps=25.0)], 16)
+
+
 def test_the_law_can_fail():
     with pytest.raises(AssertionError):
         assert_involution(lambda x: x.mT * torch.tensor([1.0, 2, 1]), torch.randn(3, 3, 3))

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinlmr import load_body
-from kinlmr.files import KNOWN, _Record, _Unpickler, read_npz, read_pickle
+from kinlmr.files import KNOWN, Record, Unpickler, read_npz, read_pickle
 
 
 class Ch:
@@ -92,6 +92,17 @@ def test_names_of_numpy_1_and_big_endian_bytes(tmp_path):
     assert found["J"].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert found["J"].dtype == np.dtype("=f4")
     assert (int(found["n"]), float(found["x"])) == (3, 2.5)
+
+
+@pytest.mark.parametrize("protocol", range(5))
+def test_arrays_without_numbers_and_arrays_of_text(tmp_path, protocol):
+    arrays = {"empty": np.zeros((0, 6890, 3)), "text": np.array(["a", "bc"]), "bytes": np.array([b"a", b"bc"])}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(arrays, protocol))
+    np.savez(tmp_path / "a.npz", **arrays)
+    for found in (read_pickle(tmp_path / "a.pkl", arrays), read_npz(tmp_path / "a.npz")):
+        assert found["empty"].shape == (0, 6890, 3)
+        assert found["text"].tolist() == found["bytes"].tolist() == ["a", "bc"]
+        assert found["bytes"].dtype.kind == "U"
 
 
 def test_python_2_strings_as_bytes(tmp_path):
@@ -233,7 +244,7 @@ def test_the_evil_files_are_evil(tmp_path):
 def test_every_known_name_is_inert():
     for module, name in KNOWN:
         file = io.BytesIO(f"c{module}\n{name}\n(tR.".encode())
-        assert isinstance(_Unpickler(file, encoding="latin1").load(), _Record)
+        assert isinstance(Unpickler(file, encoding="latin1").load(), Record)
 
 
 @given(st.binary(max_size=60), st.integers(0, 400), st.integers(0, 5))

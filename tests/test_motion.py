@@ -1,13 +1,20 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import bodies
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from laws import assert_same
 
 import kinlmr
-from kinlmr.motion import Motion, load_motion, read_bvh, save_motion, write_bvh
+from kinlmr.assets import assemble
+from kinlmr.bvh import Bvh
+from kinlmr.motion import DIALECTS, Motion, load_motion, read_bvh, save_motion, write_bvh
+from kinlmr.recording import resampled, sides
 from kinlmr.rotations import axis_angle_to_matrix
 
 DATA = Path(__file__).parents[1] / "examples/data/motion.npz"
@@ -36,6 +43,27 @@ def test_bvh_written_then_read_is_the_same(tmp_path, seed):
     assert_same_motion(read_bvh(tmp_path / "made.bvh", BODY), motion, 1e-5)
 
 
+@given(
+    st.integers(1, 12), st.integers(0, 99), st.booleans(), st.sampled_from([23.976, 24.0, 29.97, 30.0, 59.94, 120.0])
+)
+def test_every_frame_written_is_read(tmp_path_factory, frames, seed, still, rate):
+    """No frame is dropped, not even a first one that happens to be the rest pose; the rate is exact too."""
+    motion = replace(recording(frames, rate, seed), cuts=())
+    motion.rotations[0 if still else slice(0)] = 0
+    path = tmp_path_factory.mktemp("bvh") / "made.bvh"
+    write_bvh(motion, path, BODY)
+    assert_same_motion(read_bvh(path, BODY, fps=rate), motion, 1e-5)
+
+
+def test_no_bone_is_written_without_length(tmp_path):
+    write_bvh(recording(), tmp_path / "made.bvh", BODY)
+    text = (tmp_path / "made.bvh").read_text()
+    offsets = [[float(x) for x in line.split()] for line in re.findall(r"OFFSET (.*)", text)]
+    assert len(offsets) == 24 + 5  # and the ends of two hands, two feet and the head
+    assert all(np.linalg.norm(offset) > 1e-3 for offset in offsets[1:])
+    assert_same_motion(read_bvh(tmp_path / "made.bvh", BODY), recording(), 1e-5)
+
+
 def test_the_law_can_fail():
     with pytest.raises(AssertionError):
         assert_same_motion(recording(seed=0), recording(seed=1), 1e-5)
@@ -56,12 +84,76 @@ def test_archives_keep_everything_to_their_step(tmp_path):
         assert (mine.translation - theirs.translation).abs().max() < 6e-4
     with pytest.raises(ValueError, match="share their rate"):
         save_motion([one, replace(two, fps=60.0)], tmp_path / "m.npz")
+    with pytest.raises(ValueError, match=r"m\.npz: .* share their rate .* no recording"):
+        save_motion([], tmp_path / "m.npz")
+
+
+@pytest.mark.parametrize("what", ["rotations", "translation"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_archives_refuse_what_is_not_finite(tmp_path, what, value):
+    motion = recording()
+    getattr(motion, what)[7, 0] = value
+    with pytest.raises(ValueError, match=r"m\.npz: recording 'made' is not finite at frame 7; cut or fill"):
+        save_motion([recording(name="fine"), motion], tmp_path / "m.npz")
+    assert not (tmp_path / "m.npz").exists()
+
+
+def test_archives_keep_vectors_of_more_than_half_a_turn(tmp_path):
+    motion = replace(recording(), rotations=recording().rotations * 9)
+    assert motion.rotations.norm(dim=-1).max() > 7
+    save_motion([motion], tmp_path / "m.npz")
+    assert_same_motion(load_motion(tmp_path / "m.npz", BODY)[0], motion, 1e-3)
+
+
+def test_archives_of_other_tools_names(tmp_path):
+    save_motion([replace(recording(), joints=tuple(n.replace("left_", "L_") for n in BODY.joints))], tmp_path / "m.npz")
+    assert load_motion(tmp_path / "m.npz", BODY)[0].joints == BODY.joints
+
+
+def assert_paired(names, pairs):
+    """The names that ``pairs`` puts beside one another are one another's other side; all others are in the middle."""
+    found = sides(names)
+    for one, two in pairs:
+        (a, rest_a), (b, rest_b) = found[names.index(one)], found[names.index(two)]
+        assert ({a, b}, rest_a) == ({"left", "right"}, rest_b)
+    assert [name for name, (side, _) in zip(names, found, strict=True) if side] == [n for pair in pairs for n in pair]
+
+
+@pytest.mark.parametrize(
+    "pair",
+    ["left_hip right_hip", "LeftHip RightHip", "l_hip r_hip", "L_Hip R_Hip", "LHip RHip", "lThigh rThigh", "lhip rhip",
+     "hip_l hip_r", "hip.L hip.R", "HandLeft HandRight", "ElbowL ElbowR", "Bip01_L_Thigh Bip01_R_Thigh",
+     "lefthip righthip", "LHIP RHIP", "mixamorig:LeftArm mixamorig:RightArm", "LEFT_HIP RIGHT_HIP"],
+)  # fmt: skip
+def test_sides_are_told_from_names(pair):
+    names = [
+        "pelvis",
+        *pair.split(),
+        "L5",
+        "T12",
+        "root",
+        "lower_back",
+        "ribs",
+        "Lumbar",
+        "Reference",
+        "upright",
+        "skull",
+    ]
+    assert_paired(names, [pair.split()])
+    with pytest.raises(AssertionError):
+        assert_paired(names, [])
 
 
 def test_the_recordings_that_come_along():
     motions = load_motion(DATA, BODY)
     assert [(m.name, len(m), m.fps) for m in motions] == [("cmu_01_01", 688, 30.0), ("cmu_01_03", 1128, 30.0)]
     assert "mocap.cs.cmu.edu" in str(np.load(DATA)["note"])
+    for motion in motions:  # no T-pose before it: no joint moves more than 30 cm in a thirtieth of a second
+        places = BODY(axis_angle_to_matrix(motion.rotations), None, motion.origin(BODY)).joints
+        steps = places.diff(dim=0).norm(dim=-1).amax(1)
+        assert motion.cuts == ()
+        assert steps[0] < 2 * steps[1:6].max()
+        assert steps.max() < 0.3
     for motion in motions:  # hinges bend the way they do: knees about x, elbows about y, left and right mirrored
         mean = {joint: motion.rotations[:, i].mean(0) for i, joint in enumerate(motion.joints)}
         for side, sign in (("left", -1), ("right", 1)):
@@ -86,10 +178,35 @@ Frame Time: 0.0333333
 """
 
 
+T_POSE = " ".join(f"0 0 {17 * (i % 2)}" for i in range(20))  # not quite at rest: some joints at 17 degrees
+
+
+@pytest.mark.parametrize("first", ["0 0 0 ", "1 17 2 " + T_POSE])
+def test_a_first_pose_that_jumps_is_a_cut(tmp_path, first):
+    """A rest pose or T-pose that a tool put first is kept, marked, and left out where it is asked for."""
+    path = tmp_path / "cmu.bvh"
+    lines = cmu_like(40.0).splitlines()
+    start = lines.index("Frame Time: 0.0333333") + 1
+    width = len(lines[start].split())
+    lines[start] = " ".join((first.split() + ["0"] * width)[:width])
+    path.write_text("\n".join(lines))
+    motion = read_bvh(path, BODY)
+    assert (len(motion), motion.cuts) == (3, (1,))
+    motion = read_bvh(path, BODY, skip=1)
+    assert (len(motion), motion.cuts) == (2, ())
+    for skip in (-1, 3):
+        with pytest.raises(ValueError, match=rf"cmu\.bvh: skip is {skip}, expected 0 \.\. 2"):
+            read_bvh(path, BODY, skip=skip)
+
+
+def test_a_first_pose_that_leads_into_the_second_is_no_cut(tmp_path):
+    for seed in range(5):
+        write_bvh(recording(seed=seed), tmp_path / "made.bvh", BODY)
+        assert read_bvh(tmp_path / "made.bvh", BODY).cuts == ()
+
+
 def cmu_like(bend):
     """A file with CMU's names whose left knee is bent, with legs splayed at rest by 20 degrees."""
-    from kinlmr.motion import DIALECTS
-
     parents = dict(zip(*[[DIALECTS["cmu"].get(j) for j in names] for names in (BODY.joints, [
         None if p < 0 else BODY.joints[p] for p in BODY.parents])], strict=True))  # fmt: skip
     places = {DIALECTS["cmu"].get(j): BODY.J.view(-1, 3)[i].tolist() for i, j in enumerate(BODY.joints)}
@@ -116,11 +233,11 @@ def cmu_like(bend):
 def test_another_rest_pose_is_turned_into_the_bodys(tmp_path):
     path = tmp_path / "cmu.bvh"
     path.write_text(cmu_like(0.0))
-    motion = read_bvh(path, BODY)
-    assert len(motion) == 2  # the first frame at rest is dropped
+    motion = read_bvh(path, BODY, skip=1)  # the frame at rest that comes first
+    assert len(motion) == 2
     assert torch.equal(motion.rotations[0], motion.rotations[1])
     path.write_text(cmu_like(40.0))
-    motion = read_bvh(path, BODY)
+    motion = read_bvh(path, BODY, skip=1)
     assert len(motion) == 2
     mesh = BODY(axis_angle_to_matrix(motion.rotations[:1]))
     hip, knee = (mesh.joints[0, BODY.joints.index(f"left_{j}")] for j in ("hip", "knee"))
@@ -135,38 +252,186 @@ def test_another_rest_pose_is_turned_into_the_bodys(tmp_path):
     assert torch.allclose(motion.translation[0], torch.tensor([1.0, 17, 2]) / legs, rtol=1e-3)
 
 
-def test_amass(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    poses = 0.2 * torch.randn(9, 156, generator=generator, dtype=torch.float64)
-    poses[:, :3] = torch.tensor([np.pi / 2, 0, 0])  # upright where z is up
-    np.savez(
-        tmp_path / "a.npz",
-        poses=poses,
-        trans=np.tile([1.0, 2.0, 3.0], (9, 1)),
-        mocap_framerate=np.array(60.0),
-        gender=np.array("male"),
-    )
+UPRIGHT = axis_angle_to_matrix(torch.tensor([-np.pi / 2, 0, 0], dtype=torch.float32))  # z up to y up
+
+
+def tree_body(skeleton, joint_names=None):
+    """A small random body with the joints of one of the skeletons."""
+    parents = bodies.parents_of(kinlmr.load_skeleton(skeleton))
+    names = {} if joint_names is None else {"joint_names": np.array(joint_names)}
+    return assemble({**bodies.arrays(parents, 40, 16, pose=False), **names}, skeleton)
+
+
+def amass(path, joints=52, rate=60.0, frames=9, seed=0, **extra):
+    """A file as AMASS writes it, of random poses (T, J, 3), trans (T, 3) and betas (16)."""
+    rng = np.random.default_rng(seed)
+    poses, trans = 0.3 * rng.standard_normal((frames, joints, 3)), rng.standard_normal((frames, 3))
+    betas = rng.standard_normal(16)
+    content = {"poses": poses.reshape(frames, -1), "trans": trans, "betas": betas, "mocap_framerate": np.array(rate)}
+    np.savez(path, **{**content, "gender": np.array(b"male"), **extra})
+    return poses, torch.from_numpy(trans).float(), torch.from_numpy(betas).float()
+
+
+def assert_stands_where(motion, body, joints):
+    """Posed by the recording, the body's joints (T, J, 3) are at these places in the world, whatever its shape."""
+    matrices = axis_angle_to_matrix(motion.rotations)
+    for shape in (None, torch.ones(3)):
+        mesh = body(matrices, shape, motion.origin(body, shape))
+        root = body.parents.index(-1)
+        assert torch.allclose(mesh.joints[:, root], joints[:, root], atol=1e-4)
+        if shape is None:
+            assert torch.allclose(mesh.joints, joints, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("skeleton", "joints", "extra"),
+    [
+        ("smplh.yaml", 52, {}),
+        ("smplx.yaml", 55, {"surface_model_type": np.array("smplx_locked_head")}),
+        ("smpl.yaml", 24, {}),
+    ],
+)
+def test_amass_on_its_own_body_stands_where_its_model_puts_it(tmp_path, skeleton, joints, extra):
+    body = tree_body(skeleton)
+    poses, trans, betas = amass(tmp_path / "a.npz", joints, **extra)
+    (motion,) = load_motion(tmp_path / "a.npz", body, fps=60.0)
+    matrices = axis_angle_to_matrix(torch.from_numpy(poses).float())
+    theirs = body(matrices, betas, trans).joints @ UPRIGHT.T  # AMASS's own formula, then y up
+    mean = body(matrices, None, trans).joints
+    mean = (mean - mean[:, :1]) @ UPRIGHT.T + theirs[:, :1]  # of mean shape, with the root in the same place
+    assert_stands_where(motion, body, mean)
+
+
+def test_the_law_of_places_can_fail(tmp_path):
+    poses, trans, _ = amass(tmp_path / "a.npz")
+    body = tree_body("smplh.yaml")
+    (motion,) = load_motion(tmp_path / "a.npz", body, fps=60.0)
+    joints = body(axis_angle_to_matrix(torch.from_numpy(poses).float()), None, trans).joints @ UPRIGHT.T
+    with pytest.raises(AssertionError):
+        assert_stands_where(replace(motion, translation=trans @ UPRIGHT.T), body, joints)
+
+
+def test_the_same_place_from_every_reader(tmp_path):
+    """AMASS, BVH and archive: one body, three files, the same joints in the world."""
+    poses, trans, _ = amass(tmp_path / "a.npz", rate=30.0)
+    (motion,) = load_motion(tmp_path / "a.npz", BODY)
+    matrices = torch.eye(3).repeat(9, 24, 1, 1)
+    matrices[:, :22] = axis_angle_to_matrix(torch.from_numpy(poses[:, :22]).float())
+    joints = BODY(matrices, None, trans).joints @ UPRIGHT.T
+    write_bvh(motion, tmp_path / "a.bvh", BODY)
+    save_motion([motion], tmp_path / "archive.npz")
+    for file, tolerance in (("a.npz", 1e-4), ("a.bvh", 1e-4), ("archive.npz", 2e-3)):
+        (found,) = load_motion(tmp_path / file, BODY)
+        posed = BODY(axis_angle_to_matrix(found.rotations), None, found.origin(BODY)).joints
+        assert torch.allclose(posed, joints, atol=tolerance), file
+
+
+def own_frame(poses):
+    """AMASS's rotations (T, J, 3) with the root's turned from z up to y up, as matrices."""
+    matrices = axis_angle_to_matrix(torch.from_numpy(poses).float())
+    return torch.cat([UPRIGHT @ matrices[:, :1], matrices[:, 1:]], 1)
+
+
+@pytest.mark.parametrize(("file", "joints"), [("smplh.yaml", 52), ("smplx.yaml", 55), ("smpl.yaml", 24)])
+@pytest.mark.parametrize("body", ["smplh.yaml", "smplx.yaml", "smpl.yaml", "smal.yaml"])
+def test_amass_joints_are_matched_by_name(tmp_path, file, joints, body):
+    """left_index1 turns left_index1, never the jaw; what only one tree has is at rest or left out."""
+    poses, *_ = amass(tmp_path / "a.npz", joints)
+    layout, body = kinlmr.load_skeleton(file).joints, tree_body(body)
+    (motion,) = load_motion(tmp_path / "a.npz", body, fps=60.0)
+    found, theirs = axis_angle_to_matrix(motion.rotations), own_frame(poses)
+    for j, name in enumerate(body.joints):
+        expected = theirs[:, layout.index(name)] if name in layout else torch.eye(3).expand(9, 3, 3)
+        assert torch.allclose(found[:, j], expected, atol=1e-5), name
+
+
+def test_amass_knows_the_names_of_other_tools(tmp_path):
+    poses, *_ = amass(tmp_path / "a.npz")
+    names = [re.sub("^(left|right)_", lambda m: m[0][0].upper() + "_", n) for n in BODY.joints]
+    (motion,) = load_motion(tmp_path / "a.npz", replace(BODY, joints=tuple(names)), fps=60.0)
+    assert torch.allclose(axis_angle_to_matrix(motion.rotations)[:, :22], own_frame(poses)[:, :22], atol=1e-5)
+
+
+def test_amass_is_resampled_and_named(tmp_path):
+    amass(tmp_path / "a.npz", frames=9)
     (motion,) = load_motion(tmp_path / "a.npz", BODY)
     assert (len(motion), motion.fps, motion.name) == (5, 30.0, "a")
-    assert torch.allclose(motion.translation[0], torch.tensor([1.0, 3.0, -2.0]), atol=1e-5)
-    assert motion.rotations[:, 0].abs().max() < 1e-5
-    assert torch.allclose(motion.rotations[:, 1:22], poses[::2, 3:66].float().view(5, 21, 3), atol=1e-4)
-    assert (motion.rotations[:, 22:] == 0).all()
+
+
+def test_a_folder_of_amass_holds_shapes_too(tmp_path):
+    (tmp_path / "subject").mkdir()
+    amass(tmp_path / "subject" / "walk_poses.npz")
+    for name in ("shape.npz", "female_stagei.npz"):
+        np.savez(tmp_path / "subject" / name, betas=np.zeros(16), gender=np.array("female"))
+    assert [m.name for m in load_motion(tmp_path, BODY)] == ["walk_poses"]
+
+
+@pytest.mark.parametrize(
+    ("joints", "extra", "message"),
+    [
+        (52, {"surface_model_type": np.array("smplx")}, "156 numbers a frame of surface_model_type 'smplx'"),
+        (55, {"surface_model_type": np.array("star")}, "of surface_model_type 'star', expected those of smpl"),
+        (30, {}, r"poses have 90 numbers a frame, expected those of smpl \(72\), smplh \(156\), smplx \(165\)"),
+        (52, {"trans": np.zeros((8, 3))}, r"with trans \(T, 3\), here \(8, 3\)"),
+        (52, {"trans": np.full((9, 3), np.inf)}, "trans are not finite from frame 0"),
+        (52, {"mocap_framerate": np.array(0.0)}, "mocap_framerate above zero, here 0.0"),
+    ],
+)
+def test_amass_files_that_are_none(tmp_path, joints, extra, message):
+    amass(tmp_path / "a.npz", joints, **extra)
+    with pytest.raises(ValueError, match=f"a.npz: .*{message}"):
+        load_motion(tmp_path / "a.npz", BODY)
+
+
+def test_another_tree_under_smpls_names_is_refused(tmp_path):
+    """A chain of 24 joints is not SMPL's tree, whatever it calls them."""
+    amass(tmp_path / "a.npz")
+    arrays = bodies.arrays(range(-1, 23), 40, 16, pose=False)
+    chain = assemble({**arrays, "joint_names": np.array(BODY.joints)}, "chain.npz")
+    message = "'right_hip' hangs on 'pelvis' in smplh's tree, and on 'left_hip' in body 'body'"
+    with pytest.raises(ValueError, match=message):
+        load_motion(tmp_path / "a.npz", chain)
+    with pytest.raises(ValueError, match="of which body 'mano' has no root: its own is 'wrist'"):
+        load_motion(tmp_path / "a.npz", replace(tree_body("mano.yaml"), name="mano"))
 
 
 def test_rates_are_changed_by_the_shortest_turn():
-    from kinlmr.motion import _resampled
-
     time = torch.arange(60.0)
     rotations = torch.zeros(60, 24, 3)
     rotations[:, 0, 1] = 0.05 * time
     motion = Motion("turn", BODY.joints, 50.0, rotations, torch.stack([time, time, time], 1), cuts=(26,))
-    slower = _resampled(motion, 30.0)
+    slower = resampled(motion, 30.0)
     assert len(slower) == 36
     assert torch.allclose(slower.rotations[:, 0, 1], 0.05 * torch.arange(36) * 50 / 30, atol=1e-5)
     assert torch.allclose(slower.translation[:, 0], torch.arange(36) * 50 / 30, atol=1e-4)
     assert slower.cuts == (16,)
-    assert len(_resampled(motion, 25.0)) == 30
+    assert len(resampled(motion, 25.0)) == 30
+
+
+def test_nothing_is_interpolated_across_a_cut():
+    rotations, places = torch.zeros(60, 24, 3), torch.zeros(60, 3)
+    rotations[26:, 0, 1], places[26:] = 2.0, 5.0
+    motion = Motion("cut", BODY.joints, 50.0, rotations, places, cuts=(26,))
+    for fps in (30.0, 24.0, 70.0, 100.0):
+        found = resampled(motion, fps)
+        (cut,) = found.cuts
+        turns, places = found.rotations[:, 0, 1], found.translation[:, 0]
+        assert torch.allclose(turns, torch.where(torch.arange(len(found)) < cut, 0.0, 2.0), atol=1e-6)
+        assert torch.equal(places, torch.where(torch.arange(len(found)) < cut, 0.0, 5.0))
+    five = replace(motion, cuts=(5,))
+    assert resampled(five, 30.0).cuts == (3,)  # 5 / (50 / 30) is 3, though not in floating point
+    with pytest.raises(ValueError, match="fps is 0, expected a rate above zero"):
+        resampled(motion, 0)
+
+
+@pytest.mark.parametrize("written", [29.99, 30.0, 30.003])
+def test_a_rate_is_what_was_asked_for(tmp_path, written):
+    write_bvh(replace(recording(), fps=written), tmp_path / "a.bvh", BODY)
+    write_bvh(recording(), tmp_path / "b.bvh", BODY)
+    motions = load_motion(tmp_path, BODY, fps=30)
+    assert [m.fps for m in motions] == [30.0, 30.0]
+    save_motion(motions, tmp_path / "m.npz")
+    assert len(kinlmr.clips.bank(motions, 8).starts)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="shared motion is not here")
@@ -185,6 +450,10 @@ def test_shared_motion_is_read():
         (lambda t: t.replace("LeftUpLeg", "LeftUperLeg"), "it lacks 'LeftUpLeg'; did you mean 'LeftUperLeg'"),
         (lambda t: t[: len(t) // 2], "no MOTION section|promised"),
         (lambda t: t.rsplit(" ", 3)[0], "3 frames of .* numbers promised, 2.9. there; it is cut short"),
+        (lambda t: t.replace("Frames: 3", "Frames: 2"), "2 frames .*, 3.00 there: more than promised; set Frames"),
+        (lambda t: t + "1 2 3", "3 frames of .* numbers promised, 3.0. there: more than promised"),
+        (lambda t: t.replace("OFFSET", "OFFSET nan", 2), "an OFFSET is not three finite numbers"),
+        (lambda t: t.replace("JOINT LeftLeg", "End Site\n{\nJOINT LeftLeg"), "not BVH|hierarchy is damaged"),
         (lambda t: t.replace("Frames: 3", "Frames: 0"), "0 frames of"),
         (lambda t: t.replace("1 17 2", "nan 17 2"), "frame 1 is not finite"),
         (lambda t: t.replace("Frame Time: 0.0333333", "Frame Time: 0"), "MOTION section is damaged"),
@@ -203,13 +472,44 @@ def test_bvh_files_that_are_none(tmp_path, change, message):
     assert "cmu.bvh" in str(error.value)
 
 
-def test_names_of_ones_own(tmp_path):
-    from kinlmr.motion import DIALECTS
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: "\ufeff" + t,
+        lambda t: re.sub(r"((?:JOINT|ROOT) \w+)\n\{", r"\1 {", t),
+        lambda t: re.sub(r"\n\}", " }", t),
+        lambda t: t.replace("Frame Time:", "FrameTime:").replace("Frames:", "Frames :"),
+        lambda t: t.replace("\n", "\r\n").replace("MOTION", "  MOTION  "),
+        lambda t: t.replace("JOINT Neck\n", "JOINT Neck\n").replace("ToeBase", "MOTION_toe"),
+    ],
+)
+def test_bvh_as_other_tools_write_it(tmp_path, change):
+    good, other = tmp_path / "good.bvh", tmp_path / "other.bvh"
+    good.write_text(cmu_like(10.0))
+    other.write_bytes(change(cmu_like(10.0)).encode())
+    assert other.read_bytes() != good.read_bytes()
+    one, two = Bvh(good), Bvh(other)
+    assert (one.parents, one.channels, one.fps) == (two.parents, two.channels, two.fps)
+    assert [name.replace("MOTION_toe", "ToeBase") for name in two.names] == one.names
+    assert np.array_equal(one.values, two.values)
+    assert np.array_equal(one.offsets, two.offsets)
 
+
+@pytest.mark.parametrize(
+    ("written", "rate"),
+    [("0.0333333", 30), ("0.0333", 30), ("0.033", 30.30303), ("0.008333", 120), ("8.333333e-03", 120),
+     ("0.0166667", 60), (".04", 25), ("0.033367", 29.969731), ("0.0417", 24), ("1", 1), ("2.5", 0.4)],
+)  # fmt: skip
+def test_rates_are_read_as_they_are_meant(tmp_path, written, rate):
+    (tmp_path / "a.bvh").write_text(cmu_like(0.0).replace("0.0333333", written))
+    assert Bvh(tmp_path / "a.bvh").fps == rate
+
+
+def test_names_of_ones_own(tmp_path):
     path = tmp_path / "mine.bvh"
     path.write_text(cmu_like(10.0).replace("Hips", "Root"))
     names = {**DIALECTS["cmu"], "pelvis": "Root"}
-    assert len(read_bvh(path, BODY, names=names)) == 2
+    assert len(read_bvh(path, BODY, names=names)) == 3
     with pytest.raises(ValueError, match="body 'anny24_lo369' has no joint 'tail'"):
         read_bvh(path, BODY, names={**names, "tail": "Neck"})
     with pytest.raises(ValueError, match="must name the body's root"):

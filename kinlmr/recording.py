@@ -1,0 +1,110 @@
+"""One recording of motion, and what its readers share: rates, the root's place, and the sides that names tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kinlmr.body import Body
+from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """One recording of T frames: rotations (T, J, 3) as axis-angle, the root's translation (T, 3) in metres.
+
+    ``translation`` is the place of the root joint in the world, whatever file it was read from; `origin` turns it into
+    what a body is moved by. ``cuts`` are frames that do not follow from the one before (dirt in the source): no clip
+    may cross them. ``action`` says what is done, ``subject`` who does it.
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    fps: float
+    rotations: Tensor
+    translation: Tensor
+    cuts: tuple[int, ...] = ()
+    action: str = ""
+    subject: str = ""
+
+    def __len__(self) -> int:
+        return len(self.rotations)
+
+    def origin(self, body: Body, shape: Tensor | None = None) -> Tensor:
+        """The place of the body's origin (T, 3): ``body(matrices, shape, motion.origin(body, shape))`` puts the root
+        joint where the recording has it. shape (S) or fewer numbers; None for the mean shape."""
+        return self.translation - root_at_rest(body, shape).to(self.translation)
+
+
+def root_at_rest(body: Body, shape: Tensor | None = None) -> Tensor:
+    """The root joint's place (3) at rest, from the body's origin. shape (S) or fewer numbers; None: the mean."""
+    places = body.J
+    if shape is not None:
+        places = places + shape.to(places) @ body.J_shapedirs[: len(shape)]
+    return places.view(-1, 3)[body.parents.index(-1)]
+
+
+def same_rate(one: float, two: float) -> bool:
+    """Whether two rates are one: 29.99 and 30 frames per second are, for frame times are written with few digits."""
+    return abs(one / two - 1) < 1e-3
+
+
+def resampled(motion: Motion, fps: float) -> Motion:
+    """The recording at another rate: every k-th frame, or by the shortest turn between two. Cuts stay sharp."""
+    if not fps > 0:
+        raise ValueError(f"fps is {fps}, expected a rate above zero, in frames per second")
+    if same_rate(motion.fps, fps):
+        return replace(motion, fps=fps)
+    ratio = motion.fps / fps
+    count = int((len(motion) - 1) / ratio + 1e-6) + 1
+    at = torch.arange(count, dtype=torch.float64) * ratio
+    low = (at + 1e-6).floor().long().clamp_max(len(motion) - 1)
+    high = (low + 1).clamp_max(len(motion) - 1)
+    high = torch.where(torch.isin(high, torch.tensor(motion.cuts, dtype=torch.long)), low, high)
+    part = (at - low).float()[:, None, None]
+    one, two = (axis_angle_to_matrix(motion.rotations[index]) for index in (low, high))
+    between = one @ axis_angle_to_matrix(part * matrix_to_axis_angle(one.mT @ two))
+    places = torch.lerp(motion.translation[low], motion.translation[high], part[:, 0])
+    first = {int(np.ceil(cut / ratio - 1e-6)) for cut in motion.cuts}
+    cuts = tuple(sorted(cut for cut in first if cut < count))
+    return replace(motion, fps=fps, rotations=matrix_to_axis_angle(between), translation=places, cuts=cuts)
+
+
+# --------------------------------------------------------------------------------------------------------------- sides
+
+# left_hip, LeftHip, lefthip, mixamorig:LeftUpLeg; HandLeft
+_WORD = re.compile(r"(?i:(?<![a-z])(?:left|right))|(?<=[a-z])(?:Left|Right)(?![a-z])")
+# l_hip, L_Hip, LHip, hip_l, hip.L, Bip01_L_Thigh; ElbowL. L5 is a vertebra.
+_LETTER = re.compile(r"(?<![A-Za-z0-9])[lrLR](?=[_. -]|[A-Z][a-z]|$)|(?<=[a-z])[LR]$")
+_SWAPPED = {"l": "r", "r": "l", "L": "R", "R": "L"}
+
+
+def sides(names: Sequence[str]) -> list[tuple[str, str]]:
+    """For each name its side ("left", "right", or "" for the middle) and the rest of it.
+
+    >>> sides(["LeftHip", "r_knee", "spine1", "lfoot", "rfoot"])
+    [('left', 'Hip'), ('right', '_knee'), ('', 'spine1'), ('left', 'foot'), ('right', 'foot')]
+    """
+    found = []
+    for name in names:
+        match = _WORD.search(name) or _LETTER.search(name)
+        if match:
+            rest, letter = name[: match.start()] + name[match.end() :], match[0][0]
+        elif name[:1] in _SWAPPED and _SWAPPED[name[0]] + name[1:] in names:
+            rest, letter = name[1:], name[0]
+        else:
+            rest, letter = name, ""
+        found.append(({"l": "left", "r": "right"}.get(letter.lower(), ""), rest))
+    return found
+
+
+def plain_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names as SMPL's joints are written: L_Hip, left_hip and LHip are all left_hip."""
+    return tuple(
+        "_".join(filter(None, (side, rest.strip("_. -").replace(" ", "_").lower()))) for side, rest in sides(names)
+    )
