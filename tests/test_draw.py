@@ -39,25 +39,20 @@ def posed(body):
 
 
 def slow(points, faces, height, width):
-    """Each face at each pixel's middle, one by one: depth (F, H, W), infinite outside, and how near an edge is."""
+    """Each face at each pixel's middle, by its corners' shares: depth (F, H, W), infinite outside; how near an edge."""
     depth = np.full((len(faces), height, width), np.inf)
     margin = np.full((len(faces), height, width), -np.inf)
+    py, px = np.mgrid[0.5:height, 0.5:width]
     for f, face in enumerate(faces):
         (ax, ay, az), (bx, by, bz), (cx, cy, cz) = points[face]
         double = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
         if abs(double) < 1e-6:
             continue
-        for y in range(height):
-            for x in range(width):
-                px, py = x + 0.5, y + 0.5
-                w = np.array([
-                    (bx - px) * (cy - py) - (by - py) * (cx - px),
-                    (cx - px) * (ay - py) - (cy - py) * (ax - px),
-                    (ax - px) * (by - py) - (ay - py) * (bx - px),
-                ]) / double  # fmt: skip
-                margin[f, y, x] = w.min()
-                if w.min() >= 0:
-                    depth[f, y, x] = w @ [az, bz, cz]
+        a = ((bx - px) * (cy - py) - (by - py) * (cx - px)) / double
+        b = ((cx - px) * (ay - py) - (cy - py) * (ax - px)) / double
+        c = ((ax - px) * (by - py) - (ay - py) * (bx - px)) / double
+        margin[f] = np.minimum(np.minimum(a, b), c)
+        depth[f] = np.where(margin[f] >= 0, a * az + b * bz + c * cz, np.inf)
     return depth, margin
 
 
