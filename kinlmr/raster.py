@@ -32,6 +32,7 @@ def rasterise(points: Array, faces: Array, height: int, width: int) -> tuple[Arr
     corners, double, x0, y0, x1, y1 = (values[kept] for values in (corners, double, x0, y0, x1, y1))
     start, ahead = corners, np.roll(corners, -1, 1)
     rise = ahead[..., 1] - start[..., 1]
+    rise[np.abs(rise) < 1e-12] = 0  # level edges: the box's rows do for them
     slope = (ahead[..., 0] - start[..., 0]) / np.where(rise == 0, np.inf, rise)
     cross = start[..., 0] + (y0[:, None] + 0.5 - start[..., 1]) * slope  # where edges cross the face's first row
     side = rise * np.sign(double)[:, None]
@@ -56,7 +57,7 @@ def rasterise(points: Array, faces: Array, height: int, width: int) -> tuple[Arr
             for at, step in ((begins, begin_steps), (ends, end_steps))
         )
         begin, end = np.ceil(from_left.max(0) - 0.5 - EDGE), np.floor(to_right.min(0) - 0.5 + EDGE)
-        begin, end = np.maximum(begin, x0[face]), np.minimum(end, x1[face])
+        begin, end = np.minimum(np.maximum(begin, x0[face]), x1[face] + 1), np.minimum(end, x1[face])
         count = np.maximum(end - begin + 1, 0).astype(np.int64)
         column = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         z = z0[face] + step_z[0, face] * (begin - x0[face]) + step_z[1, face] * row

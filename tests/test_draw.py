@@ -118,6 +118,17 @@ def test_faces_that_share_an_edge_leave_no_gap():
         assert whole.sum() == pytest.approx(162, abs=12)
 
 
+@pytest.mark.parametrize("rise", [0.0, 1e-310, 1e-17, 1e-13, 1e-9])
+def test_edges_that_are_nearly_level(rise):
+    points = np.array(
+        [[-1e9, 4.25, 0], [1e12, 4.25 + rise, 0], [1e3, 15.25, 0], [13, -7.0, 1], [0, -rise, 1], [9, rise, 1]]
+    )
+    assert_sees_the_nearest(raster.rasterise, points[3:], ONE)
+    assert len(raster.rasterise(points[:3], ONE, H, W)[0]) > 0
+    level = np.array([[2.0, 4.25, 0], [20, 4.25 + rise, 0], [11, 15.25, 0]])
+    assert_sees_the_nearest(raster.rasterise, level, ONE)
+
+
 def test_work_in_pieces_is_the_same_work(posed, monkeypatch):
     points = draw.weak(posed[0], (0.9, 0, 0), (32, 32, 64))
     whole = raster.rasterise(points, posed[1], 64, 64)
