@@ -1,0 +1,381 @@
+"""Exports, each read back by another library to 0.1 mm; and what is refused."""
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from bodies import family
+from hypothesis import given
+from hypothesis import strategies as st
+
+import kinlmr
+from kinlmr import export
+from kinlmr.assets import assemble
+from kinlmr.rotations import axis_angle_to_matrix, quaternion_to_matrix
+
+FPS, FRAMES = 25.0, 6
+
+
+@functools.cache
+def body_of(name):
+    return kinlmr.load_body(name) if name.startswith("anny") else assemble(family(name), name)
+
+
+def motion_of(body, seed=0, frames=FRAMES):
+    """Rotations of any angle (T, J, 3, 3), shape (S), translation (T, 3), in float64."""
+    rng = np.random.default_rng(seed)
+    turns = axis_angle_to_matrix(torch.from_numpy(rng.normal(0, 1.5, (frames, len(body.joints), 3))))
+    shape, places = rng.normal(0, 1, body.shape_width), rng.normal(0, 2, (frames, 3))
+    return turns, torch.from_numpy(shape), torch.from_numpy(places)
+
+
+def posed(body, rotations, shape, translation):
+    """What every reader must find: joints (T, J, 3), vertices (T, N, 3)."""
+    mesh = body.to(torch.float64)(rotations, shape, translation, want=("joints", "vertices"))
+    return mesh.joints.numpy(), mesh.vertices.numpy()
+
+
+def assert_within(found, truth, millimetres=0.1):
+    assert found.shape == truth.shape
+    assert np.linalg.norm(found - truth, axis=-1).max() < millimetres / 1000
+
+
+@pytest.fixture(scope="module")
+def body():
+    return body_of("anny24_lo369")
+
+
+# ----------------------------------------------------------------------------------------------------------------- GLB
+
+
+def read_glb(path):
+    """Every person's joints (T, J, 3) and skinned vertices (T, N, 3) at the animation's keys, and the keys' times."""
+    pygltflib = pytest.importorskip("pygltflib")
+    file = pygltflib.GLTF2().load(str(path))
+    blob = file.binary_blob()
+    kinds = {5121: np.uint8, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
+    widths = {"SCALAR": 1, "VEC3": 3, "VEC4": 4, "MAT4": 16}
+
+    def values(index):
+        entry = file.accessors[index]
+        view = file.bufferViews[entry.bufferView]
+        kind, width = kinds[entry.componentType], widths[entry.type]
+        array = np.frombuffer(blob, kind, entry.count * width, view.byteOffset).reshape(entry.count, width)
+        for bound, some in ((entry.min, np.min), (entry.max, np.max)):
+            assert not bound or np.array_equal(np.array(bound, np.float32), some(array, 0))
+        return array.astype(np.float64) if kind is np.float32 else array.astype(int)
+
+    (animation,), above = file.animations, {}
+    for parent, node in enumerate(file.nodes):
+        above.update(dict.fromkeys(node.children or [], parent))
+    tracks = {(c.target.node, c.target.path): animation.samplers[c.sampler] for c in animation.channels}
+    people = []
+    for node in file.nodes:
+        if node.skin is None:
+            continue
+        skin, (primitive,) = file.skins[node.skin], file.meshes[node.mesh].primitives
+        times = values(tracks[skin.joints[0], "rotation"].input)[:, 0]
+        world = {}
+
+        def place(joint, frames, world=world):
+            if joint not in world:
+                local = np.tile(np.eye(4), (frames, 1, 1))
+                quaternions = values(tracks[joint, "rotation"].output)
+                assert np.allclose(np.linalg.norm(quaternions, axis=1), 1, atol=1e-6)
+                assert ((quaternions[1:] * quaternions[:-1]).sum(1) >= 0).all()
+                local[:, :3, :3] = quaternion_to_matrix(torch.from_numpy(np.roll(quaternions, 1, 1))).numpy()
+                moved = tracks.get((joint, "translation"))
+                local[:, :3, 3] = values(moved.output) if moved else file.nodes[joint].translation
+                world[joint] = place(above[joint], frames) @ local if joint in above else local
+            return world[joint]
+
+        bones = np.stack([place(joint, len(times)) for joint in skin.joints], 1)
+        bind = values(skin.inverseBindMatrices).reshape(-1, 4, 4).swapaxes(1, 2)
+        at = primitive.attributes
+        points = np.column_stack([values(at.POSITION), np.ones(file.accessors[at.POSITION].count)])
+        influences, weights = values(at.JOINTS_0), values(at.WEIGHTS_0)
+        assert np.allclose(weights.sum(1), 1, atol=1e-6)
+        assert np.allclose(np.linalg.norm(values(at.NORMAL), axis=1), 1, atol=1e-5)
+        faces = values(primitive.indices).reshape(-1, 3)
+        vertices = np.einsum("nk,tnkij,nj->tni", weights, (bones @ bind)[:, influences], points)[..., :3]
+        people.append((bones[..., :3, 3], vertices, faces, times, [file.nodes[joint].name for joint in skin.joints]))
+    return people
+
+
+def test_the_four_strongest_joints_share_a_vertex(tmp_path):
+    arrays = family("mano")
+    arrays["weights"] = np.random.default_rng(0).random(arrays["weights"].shape) + 0.01
+    arrays["weights"] /= arrays["weights"].sum(1, keepdims=True)
+    body = assemble(arrays, "smooth")
+    export.save_glb(tmp_path / "hand.glb", body, *motion_of(body))
+    weak = np.argsort(arrays["weights"], 1)[:, :-4]
+    np.put_along_axis(arrays["weights"], weak, 0, 1)
+    arrays["weights"] /= arrays["weights"].sum(1, keepdims=True)
+    del arrays["posedirs"]
+    ((_, vertices, *_),) = read_glb(tmp_path / "hand.glb")
+    assert_within(vertices, posed(assemble(arrays, "four"), *motion_of(body))[1])
+
+
+@pytest.mark.parametrize("name", ["anny24_lo369", "anny24_lo1229"])
+def test_glb_is_read_back_and_skinned(tmp_path, name):
+    body = body_of(name)
+    motion = motion_of(body)
+    export.save_glb(tmp_path / "body.glb", body, *motion, FPS)
+    ((joints, vertices, faces, times, names),) = read_glb(tmp_path / "body.glb")
+    truth = posed(body, *motion)
+    assert_within(joints, truth[0])
+    assert_within(vertices, truth[1])
+    assert (faces == body.faces.numpy()).all()
+    assert np.allclose(times, np.arange(FRAMES) / FPS)
+    assert names == list(body.joints)
+
+
+def test_that_law_can_fail(tmp_path, body):
+    rotations, shape, translation = motion_of(body)
+    export.save_glb(tmp_path / "body.glb", body, rotations, shape, translation)
+    ((joints, vertices, *_),) = read_glb(tmp_path / "body.glb")
+    for other in ((rotations.mT, shape, translation), (rotations, shape, translation + 2e-4)):
+        with pytest.raises(AssertionError):
+            assert_within(joints, posed(body, *other)[0])
+    with pytest.raises(AssertionError):
+        assert_within(vertices, posed(body, rotations, shape + 0.1, translation)[1])
+
+
+def test_people_who_come_and_go_are_one_glb(tmp_path, body):
+    motions = [motion_of(body, seed, frames) for seed, frames in ((1, 5), (2, 1), (3, 8))]
+    rotations, shapes, places = map(list, zip(*motions, strict=True))
+    export.save_glb(tmp_path / "three.glb", body, rotations, shapes, places, FPS, start=[0, 4, 2])
+    for found, motion, start in zip(read_glb(tmp_path / "three.glb"), motions, (0, 4, 2), strict=True):
+        assert_within(found[0], posed(body, *motion)[0])
+        assert_within(found[1], posed(body, *motion)[1])
+        assert np.allclose(found[3], (start + np.arange(len(motion[0]))) / FPS)
+    for wrong in ({"shape": shapes[:2]}, {"translation": places[0]}, {"start": [0]}):
+        with pytest.raises(ValueError, match="one entry per person"):
+            export.save_glb(tmp_path / "no.glb", body, rotations, **wrong)
+    with pytest.raises(ValueError, match="one entry per person"):
+        export.save_glb(tmp_path / "no.glb", body, [])
+
+
+def test_a_glb_of_a_body_with_pose_directions(tmp_path):
+    """Pose directions have no place in a skin: joints are the body's, vertices those of the body without them."""
+    body = body_of("smplh")
+    rotations, shape, places = motion_of(body)
+    export.save_glb(tmp_path / "body.glb", body, rotations, shape, places)
+    ((joints, vertices, *_),) = read_glb(tmp_path / "body.glb")
+    assert_within(joints, posed(body, rotations, shape, places)[0])
+    plain = assemble({k: v for k, v in family("smplh").items() if k != "posedirs"}, "plain")
+    assert_within(vertices, posed(plain, rotations, shape, places)[1])
+
+
+SCRIPT = """
+const {validateBytes} = require('gltf-validator');
+const bytes = new Uint8Array(require('fs').readFileSync(process.argv[1]));
+validateBytes(bytes).then(report => console.log(JSON.stringify(report.issues)));
+"""
+
+
+def test_the_khronos_validator_finds_nothing(tmp_path, body):
+    node = shutil.which("node")
+    if not node or subprocess.run([node, "-e", "require('gltf-validator')"], capture_output=True).returncode:
+        pytest.skip("npm's gltf-validator is not there (NODE_PATH says where)")
+    motions = [motion_of(body, seed, 4) for seed in (1, 2)]
+    export.save_glb(tmp_path / "two.glb", body, *map(list, zip(*motions, strict=True)), FPS, start=[0, 3])
+    done = subprocess.run([node, "-e", SCRIPT, str(tmp_path / "two.glb")], capture_output=True, text=True, check=True)
+    issues = json.loads(done.stdout)
+    assert {key: issues[key] for key in ("numErrors", "numWarnings")} == {"numErrors": 0, "numWarnings": 0}, issues
+
+
+# ----------------------------------------------------------------------------------------------------------- the others
+
+
+@pytest.mark.filterwarnings("ignore:Rest pose suggests:UserWarning")  # for bodies that lie or stand on their heads
+def test_bvh_is_read_back(tmp_path, body):
+    pybvh = pytest.importorskip("pybvh")
+    motion = motion_of(body)
+    export.save_bvh(tmp_path / "body.bvh", body, *motion, FPS)
+    file = pybvh.read_bvh_file(tmp_path / "body.bvh")
+    order = [file.joint_names.index(name) for name in body.joints]
+    assert_within(file.joint_positions()[:, order], posed(body, *motion)[0])
+    assert file.fps == pytest.approx(FPS)
+
+
+def test_amass_is_read_back(tmp_path, body):
+    motion = motion_of(body)
+    export.save_amass(tmp_path / "body.npz", body, *motion, FPS, gender="female")
+    with np.load(tmp_path / "body.npz") as file:
+        data = dict(file)
+    assert data["poses"].shape == (FRAMES, 72)
+    assert (float(data["mocap_framerate"]), str(data["gender"])) == (FPS, "female")
+    turns = axis_angle_to_matrix(torch.from_numpy(data["poses"].reshape(FRAMES, 24, 3)))
+    found = posed(body, turns, torch.from_numpy(data["betas"]), torch.from_numpy(data["trans"]))
+    for one, truth in zip(found, posed(body, *motion), strict=True):
+        assert_within(one, np.stack([truth[..., 0], -truth[..., 2], truth[..., 1]], -1))  # z up
+
+
+def test_amass_for_readers_of_smplh(tmp_path, body):
+    rotations, shape, translation = motion_of(body)
+    rotations[:, 22:] = torch.eye(3, dtype=torch.float64)
+    export.save_amass(tmp_path / "body.npz", body, rotations, shape, translation, FPS, smplh=True)
+    with np.load(tmp_path / "body.npz") as file:
+        assert file["poses"].shape == (FRAMES, 156)
+        assert not file["poses"][:, 66:].any()
+    (read,) = kinlmr.motion.load_motion(tmp_path / "body.npz", body, FPS)
+    turned = body.to(torch.float64)(axis_angle_to_matrix(read.rotations.double()), shape).joints.numpy()
+    truth = posed(body, rotations, shape, None)[0]
+    assert_within(turned, truth)
+    with pytest.raises(ValueError, match="SMPL's 24 joints"):
+        export.save_amass(tmp_path / "no.npz", body_of("mano"), *motion_of(body_of("mano")), smplh=True)
+
+
+@pytest.mark.parametrize("name", ["anny24_lo369", "smplh", "smplx"])
+def test_smpl_is_read_back(tmp_path, name):
+    codec = pytest.importorskip("smplcodec").codec.SMPLCodec
+    body = body_of(name)
+    motion = motion_of(body)
+    export.save_smpl(tmp_path / "body.smpl", body, *motion, FPS, gender="male")
+    file = codec.from_file(tmp_path / "body.smpl")
+    assert (file.codec_version, file.frame_count, file.frame_rate, file.gender.name) == (2, FRAMES, FPS, "MALE")
+    assert file.smpl_version.name == ("SMPL" if len(body.joints) == 24 else name.upper())
+    turns = axis_angle_to_matrix(torch.from_numpy(file.full_pose).double())
+    numbers, places = (torch.from_numpy(x).double() for x in (file.shape_parameters, file.body_translation))
+    for one, truth in zip(posed(body, turns, numbers, places), posed(body, *motion), strict=True):
+        assert_within(one, truth)
+
+
+def test_trc_is_read_back(tmp_path, body):
+    trc = pytest.importorskip("trc")
+    motion = motion_of(body)
+    named = kinlmr.load_body("anny24_lo369", points="coco17")
+    truth = named.to(torch.float64)(*motion, want=("joints", "points"))
+    for want, names in (("joints", body.joints), ("points", named.points.names)):
+        export.save_trc(tmp_path / "body.trc", named, *motion, FPS, want=want)
+        file = trc.TRCData()
+        file.load(tmp_path / "body.trc")
+        assert file["Markers"] == [name.replace(" ", "_") for name in names]
+        assert (file["NumFrames"], file["DataRate"], file["Units"]) == (FRAMES, FPS, "mm")
+        assert np.allclose(file["Time"], np.arange(FRAMES) / FPS, atol=1e-6)
+        found = np.array([file[frame][1] for frame in file["Frame#"]]) / 1000
+        assert_within(found, getattr(truth, want).numpy())
+    with pytest.raises(ValueError, match="want is"):
+        export.save_trc(tmp_path / "no.trc", body, *motion, want="vertices")
+
+
+def test_json_is_read_back(tmp_path, body):
+    motion = motion_of(body)
+    export.save_json(tmp_path / "body.json", body, *motion, FPS)
+    content = json.loads((tmp_path / "body.json").read_text())
+    turns = axis_angle_to_matrix(torch.tensor(content["axis_angle"], dtype=torch.float64))
+    numbers, places = (torch.tensor(content[key], dtype=torch.float64) for key in ("shape", "translation"))
+    for one, truth in zip(posed(body, turns, numbers, places), posed(body, *motion), strict=True):
+        assert_within(one, truth)
+    assert_within(np.array(content["places"]), posed(body, *motion)[0])
+    assert (content["fps"], content["frames"], tuple(content["joints"])) == (FPS, FRAMES, body.joints)
+
+
+# ---------------------------------------------------------------------------------------------------------------- input
+
+SAVE = {"glb": export.save_glb, "bvh": export.save_bvh, "npz": export.save_amass, "smpl": export.save_smpl,
+        "trc": export.save_trc, "json": export.save_json}  # fmt: skip
+EVERY = pytest.mark.parametrize("ending", SAVE)
+
+
+@EVERY
+def test_what_may_be_left_out_or_given_otherwise(tmp_path, body, ending):
+    """No shape and translation are the mean shape and none; arrays and float32 do; shapes by frame are averaged."""
+    path = tmp_path / f"body.{ending}"
+
+    def written(*args):
+        SAVE[ending](path, body, *args)
+        return path.read_bytes()
+
+    rotations, shape, translation = motion_of(body)
+    zero = torch.zeros(body.shape_width, dtype=torch.float64), torch.zeros(FRAMES, 3, dtype=torch.float64)
+    if ending != "npz" and ending != "smpl" and ending != "json":  # these hold as many shape numbers as were given
+        assert written(rotations) == written(rotations, *zero)
+    assert written(rotations, shape, translation) == written(rotations.numpy(), shape.numpy(), translation.numpy())
+    by_frame = shape + torch.tensor([-1.0, 1, -2, 2, 0, 0])[:, None].double() / 4
+    assert by_frame.mean(0).allclose(shape, atol=1e-15)
+    if ending == "trc":
+        assert written(rotations, shape, translation) == written(rotations, by_frame, translation)
+    assert written(rotations.float(), shape.float().requires_grad_(), translation.float())
+    assert written(rotations[:1], shape[:3], translation[:1])
+
+
+@given(st.integers(0, 10**6))
+def test_a_body_before_a_camera_is_turned_upright(seed):
+    body = body_of("anny24_lo369").to(torch.float64)
+    rotations, shape, translation = motion_of(body, seed, 2)
+    turned, moved = export.upright(body, rotations, shape, translation)
+    there = posed(body, rotations, shape, translation)[0] * [1, -1, -1]
+    assert_within(posed(body, turned, shape, moved)[0], there)
+
+
+@EVERY
+def test_written_whole_or_not_at_all(tmp_path, body, ending, monkeypatch):
+    path = tmp_path / f"body.{ending}"
+    path.write_bytes(b"before")
+
+    def full(_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        SAVE[ending](path, body, *motion_of(body))
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(path.name, b"before")]
+
+
+def broken(values, index, value):
+    values = values.clone()
+    values[index] = value
+    return values
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r, s, t: (r[:, :5], s, t), r"rotations have shape \(T, 24, 3, 3\)"),
+        (lambda r, s, t: (r[:0], s, t[:0]), "T >= 1"),
+        (lambda r, s, t: (r[0], s, t), r"not \(24, 3, 3\)"),
+        (lambda r, s, t: (broken(r, (3, 2, 1, 1), float("nan")), s, t), "rotations are not finite in frame 3"),
+        (lambda r, s, t: (broken(r, (2, 4), 2 * torch.eye(3).double()), s, t), "frame 2, left_knee: not a rotation"),
+        (lambda r, s, t: (broken(r, (1, 0), -torch.eye(3).double()), s, t), "frame 1, pelvis: not a rotation"),
+        (lambda r, s, t: (r, torch.cat([s, s]), t), r"shape is \(10\) or \(6, 10\), not \(20,\)"),
+        (lambda r, s, t: (r, s.expand(4, -1), t), r"not \(4, 10\)"),
+        (lambda r, s, t: (r, broken(s, 0, float("inf")), t), "shape are not finite"),
+        (lambda r, s, t: (r, s, t[:3]), r"translation has shape \(6, 3\), not \(3, 3\)"),
+        (lambda r, s, t: (r, s, broken(t, (5, 1), float("nan"))), "translation are not finite in frame 5"),
+        (lambda r, s, t: (r, s, t, 0.0), "fps is a number above 0, not 0.0"),
+        (lambda r, s, t: (r, s, t, float("nan")), "fps is a number above 0"),
+    ],
+)
+def test_bad_input_is_refused_with_its_reason(tmp_path, body, ending, change, message):
+    with pytest.raises(ValueError, match=message):
+        SAVE[ending](tmp_path / f"body.{ending}", body, *change(*motion_of(body)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@EVERY
+def test_names_end_as_their_format_does(tmp_path, body, ending):
+    with pytest.raises(ValueError, match=rf"fbx: the name must end in \.{ending}"):
+        SAVE[ending](tmp_path / "body.fbx", body, *motion_of(body))
+    with pytest.raises(ValueError, match="does not exist"):
+        SAVE[ending](tmp_path / "no" / f"body.{ending}", body, *motion_of(body))
+
+
+def test_bodies_that_a_format_cannot_hold(tmp_path):
+    hand = body_of("mano")
+    with pytest.raises(ValueError, match="24, 52 or 55 joints"):
+        export.save_smpl(tmp_path / "hand.smpl", hand, *motion_of(hand))
+    faceless = assemble({k: v for k, v in family("mano").items() if k != "f"}, "faceless")
+    with pytest.raises(ValueError, match="has no faces"):
+        export.save_glb(tmp_path / "hand.glb", faceless, *motion_of(faceless))
+    for save, ending in ((export.save_amass, "npz"), (export.save_smpl, "smpl")):
+        body = body_of("anny24_lo369")
+        with pytest.raises(ValueError, match="gender is one of neutral, male, female, not 'x'"):
+            save(tmp_path / f"body.{ending}", body, *motion_of(body), gender="x")
