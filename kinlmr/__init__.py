@@ -2,15 +2,16 @@
 
 Shapes are written in these letters everywhere: B batch, T frames, F features, J joints, R numbers per rotation,
 S shape numbers, V iterations, P parts, H hidden size, M numbers of memory, N vertices, K keypoints.
-Metres and radians inside; what is not says so.
+Metres and radians; where it is something else, the docstring says so.
 """
 
-from kinlmr import camera, clips, losses, metrics, motion, rotations
+from kinlmr import camera, clips, draw, export, keypoints, losses, metrics, motion, rotations
 from kinlmr.assets import load_body, save_body
 from kinlmr.body import Body, Mesh
-from kinlmr.build import build
+from kinlmr.builder import build
 from kinlmr.camera import project
 from kinlmr.checkpoint import load, save
+from kinlmr.database import read_database
 from kinlmr.model import LMR, Estimate, State
 from kinlmr.plan import Plan, compile
 from kinlmr.rotations import ROTATIONS, Rotation
@@ -34,6 +35,9 @@ __all__ = [
     "camera",
     "clips",
     "compile",
+    "draw",
+    "export",
+    "keypoints",
     "load",
     "load_body",
     "load_skeleton",
@@ -41,6 +45,7 @@ __all__ = [
     "metrics",
     "motion",
     "project",
+    "read_database",
     "rotations",
     "save",
     "save_body",

@@ -153,9 +153,11 @@ def assemble(arrays: Mapping[str, Array], file: str, columns: Sequence[int] | No
             raise ValueError(
                 f"{file}: kintree_table numbers its joints {order.tolist()}, expected 0 .. {len(order) - 1}"
             )
-    kind = SKELETONS.get(len(tree))
-    usual = load_skeleton(kind).joints if kind else tuple(f"joint{i}" for i in range(len(tree)))
-    names = _text(arrays, "joint_names", usual)
+    unnamed = tuple(f"joint{i}" for i in range(len(tree)))
+    known = load_skeleton(SKELETONS[len(tree)]) if len(tree) in SKELETONS else None
+    if known and np.array_equal(np.asarray(tree)[1:], [known.joints.index(p) for p in known.parents[1:] if p]):
+        unnamed = known.joints
+    names = _text(arrays, "joint_names", unnamed)
     if len(names) != len(tree):
         raise ValueError(f"{file}: {len(names)} joint_names for {len(tree)} joints")
     parents = _parents(_whole(tree, "the kinematic tree", file), names, file)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kinlmr.build import build
+from kinlmr.builder import build
 from kinlmr.files import read_npz, write_atomic
 from kinlmr.model import LMR
 from kinlmr.plan import compile

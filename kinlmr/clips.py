@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -18,12 +18,15 @@ import torch
 from torch import Generator, Tensor
 
 from kinlmr.body import Body
+from kinlmr.camera import to_crop
+from kinlmr.keypoints import normalise
 from kinlmr.motion import Motion
 from kinlmr.recording import same_rate, sides
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_quaternion, quaternion_to_matrix
 
 SPEEDS = 0.75, 1.33  # how slow and how fast a recording is played
-MARGIN = 1.2  # the box's side over the extent of the points that are seen
+FOCAL = 1000.0  # pixels; the person stands FOCAL pixels right of and below the picture's corner
+MIXED, BENT = 0.25, 0.1  # chance that a limb comes from another clip; radians by which every joint is bent
 
 
 class Noise(NamedTuple):
@@ -33,15 +36,24 @@ class Noise(NamedTuple):
     missing  chance that a point is not found in a frame
     hidden   how often a limb vanishes, for 0.2 to 1 second
     swapped  how often left and right are taken for one another, for 1 to 4 frames
+    drift    slow error of every point, of up to one turn a second
+    cut      chance that a clip's picture ends above the feet, at the knees or at the waist
+    occluded chance that a clip's points behind the trunk are hidden
+    guess    chance that a clip's hidden points are guessed, with low confidence, rather than left out
     """
 
+    drift: float = 0.0
+    cut: float = 0.0
+    occluded: float = 0.0
+    guess: float = 0.0
     jitter: float = 0.01
     missing: float = 0.02
     hidden: float = 0.5
     swapped: float = 0.1
 
 
-USUAL, OFF = Noise(), Noise(0.0, 0.0, 0.0, 0.0)
+USUAL, OFF = Noise(), Noise(jitter=0.0, missing=0.0, hidden=0.0, swapped=0.0)
+WIDE = Noise(drift=0.015, cut=0.25, occluded=0.6, guess=0.5)
 
 
 class Clips(NamedTuple):
@@ -138,7 +150,7 @@ def draw(
     """Draw clips, each action as often as any other. ``augment``: re-time, mirror and turn them, and vary the shape."""
     device = source.quaternions.device
     rand = lambda *size: torch.rand(*size, generator=generator, device=generator.device).to(device)  # noqa: E731
-    action = (rand(batch) * len(source.count)).long().clamp_max(len(source.count) - 1)
+    action = torch.multinomial(source.count.sqrt(), batch, True, generator=generator)
     start = source.starts[source.first[action] + (rand(batch) * source.count[action]).long()]
     speed = SPEEDS[0] + (SPEEDS[1] - SPEEDS[0]) * rand(batch) if augment else torch.ones(batch, device=device)
     at = speed[:, None] * torch.arange(frames, device=device)
@@ -149,7 +161,31 @@ def draw(
         rotations = torch.where(
             (rand(batch) < 0.5)[:, None, None, None, None], mirror(rotations, source.joints), rotations
         )
+        rotations = _varied(rotations, source.joints, rand, lambda *n: torch.randn(*n, generator=generator))
     return see(rotations, body, source.fps, generator, noise, augment)._replace(start=start)
+
+
+MIX = (
+    ("left_collar", "left_shoulder", "left_elbow", "left_wrist", "left_hand"),
+    ("right_collar", "right_shoulder", "right_elbow", "right_wrist", "right_hand"),
+    ("left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "left_foot", "right_foot"),
+    ("spine1", "spine2", "spine3", "neck", "head"),
+)
+
+
+def _varied(
+    rotations: Tensor, joints: Sequence[str], rand: Callable[..., Tensor], normal: Callable[..., Tensor]
+) -> Tensor:
+    """Limbs mixed between the clips of a batch, and every joint bent a little, the same through a clip."""
+    batch = len(rotations)
+    for limb in MIX:
+        at = [joints.index(name) for name in limb]
+        mixed = (rand(batch) < MIXED)[:, None, None, None, None]
+        other = rotations[rand(batch).argsort()][:, :, at]
+        rotations[:, :, at] = torch.where(mixed, other, rotations[:, :, at])
+    bend = BENT * normal(batch, 1, len(joints), 3).to(rotations)
+    bend[:, :, 0] = 0
+    return rotations @ axis_angle_to_matrix(bend)
 
 
 def whole(motion: Motion, body: Body, yaw: float, generator: Generator, noise: Noise = USUAL) -> Clips:
@@ -198,7 +234,7 @@ def see(rotations: Tensor, body: Body, fps: float, generator: Generator, noise: 
     if augment:
         yaw, turn = 2 * torch.pi * rand(batch, 1), 0.2 * normal(batch, 1)
         pitch, roll = 0.1 + 0.15 * normal(batch, 1), 0.05 * normal(batch, 1)
-        distance = 2.5 + 3.5 * rand(batch, 1, 1)
+        distance = 2.5 * 8.0 ** rand(batch, 1, 1)
     time = torch.arange(frames, device=rotations.device) / fps
     rotations = torch.cat(
         [_camera(yaw + turn * time, pitch, roll)[:, :, None] @ rotations[:, :, :1], rotations[:, :, 1:]], 2
@@ -206,22 +242,13 @@ def see(rotations: Tensor, body: Body, fps: float, generator: Generator, noise: 
 
     mesh = body(rotations, shape[:, None], want=("joints", "points"))
     joints, points = (x - mesh.joints[:, :, :1] for x in (mesh.joints, mesh.points))
-    image = points[..., :2] / (points[..., 2:] + distance[..., None])
-    seen, confidence = disturb(image, body.points.names, fps, generator, noise)
-    low, high = (
-        torch.where(confidence[..., None] > 0, seen, sign * torch.inf).aminmax(dim=2, keepdim=True)[which]
-        for sign, which in ((1, 0), (-1, 1))
-    )
-    enough = ((confidence > 0).sum(-1) >= 2)[..., None, None]  # one point has no extent: then the true ones'
-    low, high = (
-        torch.where(enough, box, true)
-        for box, true in zip((low, high), image.aminmax(dim=2, keepdim=True), strict=True)
-    )
-    middle, side = (low + high) / 2, MARGIN * (high - low).amax(-1, keepdim=True).clamp_min(1e-6)
-    units = lambda p: 2 * (p - middle) / side  # noqa: E731
-    visible, place = (confidence > 0).to(seen)[..., None], torch.zeros(batch, dtype=torch.long, device=seen.device)
-    features = torch.cat([units(seen) * visible, confidence[..., None]], -1).flatten(2)
-    return Clips(features, rotations, shape, joints, torch.cat([units(image), torch.ones_like(visible)], -1), place)
+    image = FOCAL * points[..., :2] / (points[..., 2:] + distance[..., None]) + FOCAL
+    found, confidence = disturb(image, points, body.points.names, fps, generator, noise)
+    features, box, _ = normalise(torch.cat([found, confidence[..., None]], -1))
+    truth = to_crop(image, torch.where(box[..., 2:] > 0, box, 1))
+    known = (box[..., None, 2:] > 0).to(truth).expand_as(truth[..., :1])
+    place = torch.zeros(batch, dtype=torch.long, device=image.device)
+    return Clips(features, rotations, shape, joints, torch.cat([truth, known], -1), place)
 
 
 def _camera(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:
@@ -239,9 +266,10 @@ LIMBS = [tuple(f"{side}_{name}" for name in names) for names in (HAND, FOOT) for
 
 
 def disturb(
-    image: Tensor, names: Sequence[str], fps: float, generator: Generator, noise: Noise
+    image: Tensor, points: Tensor, names: Sequence[str], fps: float, generator: Generator, noise: Noise
 ) -> tuple[Tensor, Tensor]:
-    """A detector's view of true points: image (B, T, K, 2) -> points as found (B, T, K, 2), confidence (B, T, K).
+    """A detector's view of true points: image (B, T, K, 2), points (B, T, K, 3) in metres -> points as found
+    (B, T, K, 2), confidence (B, T, K).
 
     Without noise the points come back as they are, with confidence one.
     """
@@ -250,11 +278,14 @@ def disturb(
     batch, frames, count, _ = image.shape
     on = generator.device
     rand = lambda *size: torch.rand(*size, generator=generator, device=on).to(image)  # noqa: E731
+    normal = lambda *size: torch.randn(*size, generator=generator, device=on).to(image)  # noqa: E731
     low, high = image.aminmax(dim=2, keepdim=True)
     extent = (high - low).amax(-1, keepdim=True)
     wild = torch.where(rand(batch, frames, count, 1) < 0.02, 5.0, 1.0)
-    error = noise.jitter * wild * torch.randn(image.shape, generator=generator, device=on).to(image)
+    error = noise.jitter * wild * normal(*image.shape)
     confidence = (1 - 5 * error.norm(dim=-1) + 0.05 * (rand(batch, frames, count) - 1)).clamp(0.05, 1)
+    if noise.drift:
+        error = error + noise.drift * rand(batch, 1, 1, 1) * _slow(image, fps, rand, normal)
     found = image + error * extent
 
     swapped = _spells(batch, frames, 2, noise.swapped / 2, (1, 4), fps, generator).to(image.device)  # arms, legs
@@ -267,8 +298,47 @@ def disturb(
     confidence = torch.where(swap, confidence[:, :, other], confidence)
 
     spells = _spells(batch, frames, 4, noise.hidden / 4, (0.2 * fps, fps), fps, generator).to(image.device)
-    hidden = (spells[..., None] & member).any(2) | (rand(batch, frames, count) < noise.missing)
+    hidden = (spells[..., None] & member).any(2)
+    guessed = rand(batch, 1, 1) < noise.guess
+    if noise.occluded:
+        trunk = torch.tensor([i for i, name in enumerate(names) if name.endswith(("shoulder", "hip"))])
+        inner, outer = image[:, :, trunk].aminmax(dim=2, keepdim=True)
+        behind = ((image > inner) & (image < outer)).all(-1) & (
+            points[..., 2] > points[:, :, trunk, 2].mean(2, True) + 0.08
+        )
+        behind = behind & torch.ones(count, dtype=torch.bool).index_fill(0, trunk, False)
+        half = rand(batch, frames, 1) < 0.9
+        hidden = hidden | (behind & half & (rand(batch, 1, 1) < noise.occluded))
+    if noise.cut:
+        first = torch.where(rand(batch, 1, 1) < noise.cut, 0.3 + 0.65 * rand(batch, 1, 1), 2.0)
+        line = low[:, :1, :, 1] + first * extent[:, :1, :, 0]
+        out = image[..., 1] > line
+        hidden = hidden | out
+        found = torch.where(
+            out[..., None] & guessed[..., None],
+            torch.stack([found[..., 0], torch.minimum(found[..., 1], line + 0.05 * extent[..., 0])], -1),
+            found,
+        )
+    if noise.guess:
+        slow = 0.06 * _slow(image, fps, rand, normal)
+        found = torch.where((hidden & guessed)[..., None], found + slow * extent, found)
+        confidence = torch.where(
+            hidden & guessed,
+            (0.3 * rand(batch, 1, count) ** 2 + 0.02 * rand(batch, frames, count)).clamp_min(0.005),
+            confidence,
+        )
+        hidden = hidden & ~guessed
+    hidden = hidden | (rand(batch, frames, count) < noise.missing)
     return found, torch.where(hidden, 0.0, confidence)
+
+
+def _slow(image: Tensor, fps: float, rand: Callable[..., Tensor], normal: Callable[..., Tensor]) -> Tensor:
+    """A slow random walk about a constant error, of deviation one: (B, T, K, 2)."""
+    batch, frames, count, _ = image.shape
+    time = torch.arange(frames, device=image.device)[:, None, None] / fps
+    phase = 2 * torch.pi * time * rand(batch, 1, count, 2)
+    a, b, c = normal(3, batch, 1, count, 2)
+    return (a * phase.sin() + b * phase.cos() + c) / 2**0.5
 
 
 def _spells(

@@ -1,4 +1,4 @@
-"""Keypoints: the sets that detectors and datasets use, by name, and points compiled onto a body.
+"""Keypoints: the sets that detectors and datasets use, by name; pixels to features; points compiled onto a body.
 
 A keypoint of a body is linear in its vertices and joints at rest: a row of weights over both. Compiled, it needs no
 vertex at all. This room knows no body: `kinlmr.body` and `kinlmr.assets` hand it what it needs.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,6 +77,90 @@ def _keypoints() -> dict[str, Any]:
     text = (resources.files("kinlmr") / "bodies" / "keypoints.json").read_text("utf-8")
     content: dict[str, Any] = json.loads(text)
     return content
+
+
+# ------------------------------------------------------------------------------------------------------- features
+
+FPS = 30.0  # the rate that `normalise` expects, and the shipped models with it
+MARGIN = 1.2  # the box's side over the extent of the points
+FOLLOW, GROW, SHRINK = 0.1, 0.2, 0.02  # how much of the way to this frame's own box the box goes in a frame
+SURE = 0.25  # points less sure than this share of the frame's surest do not shape the box
+
+
+class Track(NamedTuple):
+    """What `normalise` remembers of the last frame: its box (B, 3) as (cx, cy, side), its keypoints (B, K, 3)."""
+
+    box: Tensor
+    keypoints: Tensor
+
+
+def check_keypoints(keypoints: Tensor) -> None:
+    """Refuse keypoints (..., T, K, 3) that no detector gives in pixels."""
+    if keypoints.ndim < 3 or keypoints.shape[-1] != 3:
+        raise ValueError(
+            f"keypoints have shape (T, K, 3) or (B, T, K, 3): x, y, confidence; not {tuple(keypoints.shape)}"
+        )
+    if torch.compiler.is_compiling():
+        return
+    seen = keypoints[..., 2] > 0
+    places = keypoints[..., :2][seen]
+    if not (places.isfinite().all() and keypoints[..., 2][~keypoints[..., 2].isnan()].isfinite().all()):
+        *_, frame, point, _ = (~keypoints.isfinite() & seen[..., None]).nonzero()[0].tolist()
+        raise ValueError(
+            f"keypoint {point} of frame {frame} is {keypoints.flatten(0, -3)[frame % len(keypoints.flatten(0, -3)), point].tolist()}, not finite, "
+            "but its confidence is not 0; set the confidence of points that were not found to 0"
+        )
+    if len(places) > 1 and places.abs().max() < 2:
+        raise ValueError(
+            f"the keypoints lie between {places.min():.2f} and {places.max():.2f}, as if they were normalised to 0..1; kinlmr takes "
+            "pixels: multiply x by the picture's width and y by its height"
+        )
+
+
+def normalise(keypoints: Tensor, track: Track | None = None) -> tuple[Tensor, Tensor, Track]:
+    """Pixels to a model's features, causally: the same for whole clips, chunks and single frames.
+
+    keypoints (B, T, K, 3) as x, y in pixels and confidence, of `FPS` frames a second; a confidence of 0 is not seen, and
+    its x and y may be anything. track: from the last chunk, None at first
+    -> features (B, T, 3 K): x, y in units of the box, -1 to 1, and confidence, zeros for a point not seen; box (B, T, 3) as
+    (cx, cy, side) in pixels, zeros until somebody was seen; track
+
+    The box moves with the points that this frame and the last one share, and slowly towards the box around this
+    frame's own points; so it stays when points vanish. A person who is somewhere else starts it again.
+    """
+    check_keypoints(keypoints)
+    confidence = keypoints[..., 2:].clamp(0, 1)
+    seen = confidence > 0
+    points = torch.where(seen, keypoints[..., :2], 0)
+    frame = torch.cat([points, torch.where(seen, confidence, 0)], -1)
+    if track is None:
+        track = Track(frame.new_zeros(len(frame), 3), torch.zeros_like(frame[:, 0]))
+
+    sure = confidence > SURE * confidence.amax(2, keepdim=True)
+    low = torch.where(sure, points, torch.inf).amin(2)
+    high = torch.where(sure, points, -torch.inf).amax(2)
+    extent = (high - low).amax(-1, keepdim=True)
+    found = (sure.sum(2) >= 2) & (extent > 0)
+    own = torch.cat([(low + high) / 2, MARGIN * extent], -1)
+    own = torch.where(found, own, 0)
+
+    before = torch.cat([track.keypoints[:, None], frame[:, :-1]], 1)
+    shared = frame[..., 2:] * before[..., 2:]
+    shift = (shared * (frame[..., :2] - before[..., :2])).sum(2) / shared.sum(2).clamp_min(1e-9)
+
+    box, boxes = track.box, []
+    for now, ok, move in zip(own.unbind(1), found.unbind(1), shift.unbind(1), strict=True):
+        moved = torch.cat([box[:, :2] + move, box[:, 2:]], 1)
+        side = moved[:, 2:]
+        away = ((now - moved)[:, :2].abs().amax(1, keepdim=True) > side / 2) | (now[:, 2:] > 2 * side)
+        rate = torch.cat([torch.full_like(moved[:, :2], FOLLOW), torch.where(now[:, 2:] > side, GROW, SHRINK)], 1)
+        box = torch.where(ok, torch.where(away, now, moved + rate * (now - moved)), moved)
+        boxes.append(box)
+    box = torch.stack(boxes, 1)
+    units = 2 * (points - box[:, :, None, :2]) / box[:, :, None, 2:].clamp_min(1e-9)
+    shown = seen & (box[:, :, None, 2:] > 0)
+    features = torch.where(shown, torch.cat([units.clamp(-4, 4), confidence], -1), 0)
+    return features.flatten(2), box, Track(boxes[-1], frame[:, -1])
 
 
 # ------------------------------------------------------------------------------------------------------ on a body

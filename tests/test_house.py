@@ -17,21 +17,24 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 FLOORS = [
-    {"skeleton", "files", "cells"},
-    {"plan", "rotations", "camera", "keypoints", "losses", "schedule", "skinning"},
-    {"engine", "bvh", "body", "metrics"},
-    {"assets"},
+    {"skeleton", "files", "cells", "raster", "glb"},
+    {"plan", "rotations", "camera", "database", "draw", "keypoints", "losses", "products", "skinning"},
+    {"schedule", "bvh", "body", "metrics"},
+    {"engine", "assets", "recording"},
+    {"retarget"},
     {"motion"},
-    {"clips"},
+    {"clips", "export"},
     {"model"},
-    {"build"},
+    {"builder"},
     {"checkpoint"},
+    {"recover"},
     {"__init__"},
 ]
 
 PUBLIC = """
     LMR ROTATIONS Body Estimate Mesh Part Plan Rotation Skeleton State
-    build camera clips compile load load_body load_skeleton losses metrics motion project rotations save save_body
+    build camera clips compile draw export keypoints load load_body load_skeleton losses metrics motion project
+    read_database recover rotations save save_body
 """
 
 
@@ -73,7 +76,7 @@ def test_floors():
 
 
 @pytest.mark.parametrize(
-    "extra", [("skeleton", "import torch"), ("engine", "from kinlmr import build"), ("model", "import networkx")]
+    "extra", [("skeleton", "import torch"), ("engine", "from kinlmr import builder"), ("model", "import networkx")]
 )
 def test_the_law_of_floors_can_fail(extra):
     files = sources()
