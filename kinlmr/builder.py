@@ -68,8 +68,8 @@ def build(
         cell = _named("cell", cell, CELLS)
     _named("camera_input", camera_input, {"previous": 0, "initial": 0})
     _named("shape_input", shape_input, {"previous": 0, "mean": 0})
-    for name, number, least in (("features", features, 1), ("iterations", iterations, 1), ("layers", layers, 1),
-                                ("shape", shape, 0), ("shape_hidden", shape_hidden, 1), ("camera", camera, 0)):  # fmt: skip
+    positive = {"features": features, "iterations": iterations, "layers": layers, "shape_hidden": shape_hidden}
+    for name, number, least in (*((*item, 1) for item in positive.items()), ("shape", shape, 0), ("camera", camera, 0)):
         _whole(name, number, least)
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1), not {dropout!r}")
@@ -92,8 +92,8 @@ def build(
 
     options: dict[str, Any] = dict(
         features=features, hidden=_sizes(hidden, plan.parts), iterations=iterations, cell=cell.name, layers=layers,
-        shape=shape, shape_hidden=shape_hidden, camera=camera, camera_input=camera_input, shape_input=shape_input, learn_start=learn_start,
-        dropout=dropout, allow_nan=allow_nan,
+        shape=shape, shape_hidden=shape_hidden, camera=camera, camera_input=camera_input, shape_input=shape_input,
+        learn_start=learn_start, dropout=dropout, allow_nan=allow_nan,
     )  # fmt: skip
     return LMR(plan, rotation, cell, Estimate(*(value.to(torch.get_default_dtype()) for value in start)), options)
 

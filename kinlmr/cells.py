@@ -20,7 +20,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
 FEW, LARGE = 4, 2**18  # rows, numbers: a CPU reads weights too large for its cache faster when they stand on the left
 
 
@@ -49,7 +48,7 @@ def product(x: Tensor, weight: Tensor, added: Tensor) -> Tensor:
     if added.ndim < x.ndim:
         added = added.unsqueeze(-2)
     add_product = torch.addmm if weight.ndim == 2 else torch.baddbmm
-    if weight.numel() > LARGE and x.shape[-2] <= FEW and not torch.compiler.is_compiling() and not x.is_cuda:
+    if not torch.compiler.is_compiling() and x.shape[-2] <= FEW and weight.numel() > LARGE and not x.is_cuda:
         return add_product(added.mT, weight, x.mT).mT
     return add_product(added, x, weight.mT)
 
@@ -73,7 +72,7 @@ def gru_scan(gates: Tensor, memory: Tensor, weight: Tensor, bias: Tensor) -> tup
     states = torch.empty(*gates.shape[:-3], frames + 1, rows, size, dtype=gates.dtype, device=gates.device)
     states[..., 0, :, :] = memory[0]
     gates[..., : 2 * size] += bias[..., None, None, : 2 * size]
-    share = bias[..., None, None, 2 * size :].expand(*gates.shape[:-1], size).contiguous()
+    share = torch.empty_like(states[..., 1:, :, :]).copy_(bias[..., None, None, 2 * size :])
     to_rz, to_n = weight.mT.split((2 * size, size), -1)
     add_product = torch.Tensor.addmm_ if weight.ndim == 2 else torch.Tensor.baddbmm_
     slices = [x.unbind(-3) for x in (states, gates[..., : 2 * size], *gates.chunk(3, -1), share)]

@@ -1,9 +1,9 @@
 """The engine: runs the nodes of a schedule over frames and iterations, staggered by blocks of frames.
 
 A node (section 3.2 of the paper) reads the frame's features and slots of its estimate, and adds a residual to its own
-slot: theta_p + head(cell([features, theta_p, beta, theta_g ...])). Everything is causal, so iteration v of a frame needs
-of other frames only its own memory of the frame before. Therefore the V iterations can work at the same time, each one
-block of C frames behind the last. Which frames iteration v works on at tick m, for T = 4, V = 3 and C = 1:
+slot: theta_p + head(cell([features, theta_p, beta, theta_g ...])). Everything is causal: of other frames an iteration
+needs only its own memory of the frame before. Therefore the V iterations can work at the same time, each one block of
+C frames behind the last. Which frame each iteration works on at every tick, for T = 4, V = 3 and C = 1:
 
     tick          0   1   2   3   4   5
     iteration 0   0   1   2   3
@@ -12,9 +12,9 @@ block of C frames behind the last. Which frames iteration v works on at tick m, 
 
 With C = 2 the columns are blocks: 0-1, 2-3, and there are 4 ticks. In general there are ceil(T / C) + V - 1.
 
-What a block's inputs say to a cell's gates is known before the cell starts, so it is one product for all C frames of all
-iterations at work, A of them, and B clips; only the recurrent weights are used frame by frame. C = 1 gives the most
-work to a tick, C = T the fewest ticks. A stream is T = 1.
+What a block's inputs say to a cell's gates is known before the cell starts, so it is one product for all C frames of
+the A iterations at work and of B clips; only the recurrent weights are used frame by frame. C = 1 lets the iterations
+overlap most, C = T not at all. One frame alone, as in a stream, needs no ticks (`_frame`).
 
 Rows of a tick lie as (C, A, B), the iteration furthest ahead in its work (the highest v, on the oldest block) first.
 """
@@ -22,8 +22,8 @@ Rows of a tick lie as (C, A, B), the iteration furthest ahead in its work (the h
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -34,7 +34,7 @@ from kinlmr.cells import Cell, product
 from kinlmr.products import gates, linear, scan, traced
 from kinlmr.schedule import Node, Packed, Schedule, pack
 
-ROWS = 128  # of a block: more would not make its products faster
+ROWS = 128  # of a block (frames times clips): more would not make its products faster
 CHUNK = 128  # rows for which the features' share of the gates is computed at once, at least
 
 
@@ -47,8 +47,9 @@ class Options(NamedTuple):
 
 
 def choose_block(batch: int, frames: int) -> int:
-    """C for B clips of T frames. Long blocks keep a cell's weights in the cache and make products large; but the first and
-    the last V - 1 blocks run with fewer iterations, and more than `ROWS` rows only cost memory. Blocks of equal length.
+    """C for B clips of T frames, such that blocks have equal lengths. Long blocks keep a cell's weights in the cache
+    and make products large; but the first and last V - 1 ticks have fewer iterations at work, and more than `ROWS`
+    rows only cost memory.
 
     >>> choose_block(1, 300), choose_block(32, 16), choose_block(1, 1)
     (34, 4, 1)
@@ -93,7 +94,7 @@ def _frame(
     iterations: a stream reads these weights once a frame.
     """
     exact, first = start.dtype, start.split(schedule.widths)
-    slots = [slot.expand(len(features), -1) for slot in first]
+    slots = [slot.expand(features.shape[0], -1) for slot in first]
     shares = [_features_share(w, features[:, 0]) for w in packs]
     recurrent = [
         [
@@ -126,8 +127,7 @@ def _sweep(
     schedule: Schedule, batches: list[list[Node]], packs: list[Packed], features: Tensor, start: Tensor,
     before: list[Tensor], lengths: Tensor | None, options: Options,
 ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
-    """before: of each batch of nodes, memory (vectors, layers, [n,] V, B, H) -> estimates (V or 1, B, T, D), memory
-    after."""
+    """before: each batch's memory (vectors, layers, [n,] V, B, H) -> estimates (V or 1, B, T, D), memory after."""
     batch, frames, _ = features.shape
     last = schedule.iterations - 1
     block = options.block or choose_block(1 if traced() else batch, frames)
@@ -150,7 +150,10 @@ def _sweep(
         active = range(high, low - 1, -1)
         if tick <= last:  # iteration `tick` starts
             memory = [torch.cat([b[..., tick : tick + 1, :, :], m], -3) for b, m in zip(before, memory, strict=True)]
-        ends = _ends(active, tick, block, frames, lengths, batch)
+        limits = features.new_full((batch,), frames, dtype=torch.int64) if lengths is None else lengths
+        begins = [(tick - v) * block for v in active]
+        whole = lengths is None and begins[-1] + block <= frames
+        ends = None if whole else torch.cat([(limits - begin).clamp(0, block) for begin in begins])  # (A B)
 
         slots = [slot.flatten(0, 2) for slot in estimate.split(schedule.widths, -1)]
         for i, (nodes, weights) in enumerate(zip(batches, packs, strict=True)):
@@ -176,16 +179,15 @@ def _sweep(
     return rearrange(torch.stack(kept), "v t b d -> v b t d"), [torch.cat(m, -3) for m in ended]
 
 
-def _shares(packs: list[Packed], phi: Tensor, block: int) -> Any:
+def _shares(packs: list[Packed], phi: Tensor, block: int) -> Iterator[list[Tensor]]:
     """For each block the features' share of every node's gates ([n,] C, B, G), computed for some blocks at once."""
     frames, batch, _ = phi.shape
     chunk = block * max(1, CHUNK // max(1, block * batch))
     for begin in range(0, frames, chunk):
         rows = phi[begin : begin + chunk]
-        tables = []
-        for w in packs:
-            tables.append(_features_share(w, rows.flatten(0, 1)).unflatten(-2, (-1, block, batch)).unbind(-4))
-        yield from (list(tables) for tables in zip(*tables, strict=True))
+        form = len(rows) // block, block, batch
+        tables = [_features_share(w, rows.flatten(0, 1)).unflatten(-2, form).unbind(-4) for w in packs]
+        yield from map(list, zip(*tables, strict=True))
 
 
 def _features_share(weights: Packed, x: Tensor) -> Tensor:
@@ -222,7 +224,7 @@ def _shape_network(gates: Tensor, weights: Packed, rate: float) -> Tensor:
 
 def _recurrent(
     cell: Cell, y: Tensor, weights: Packed, memory: Tensor, ends: Tensor | None, block: int
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """The stacked layers of a cell over a block: y ([n,] C A B, G), memory (vectors, layers, [n,] A, B, H) -> the top
     layer's output ([n,] C A B, H), memory after."""
     shape, after = memory.shape[-3:-1], []
@@ -234,17 +236,6 @@ def _recurrent(
         after.append(end.unflatten(-2, shape))
         y = y.flatten(-3, -2)
     return y, torch.stack(after, 1)
-
-
-def _ends(
-    active: Sequence[int], tick: int, block: int, frames: int, lengths: Tensor | None, batch: int
-) -> Tensor | None:
-    """After how many of its block's frames each clip ends, (A B); None where all go on."""
-    begins = [(tick - v) * block for v in active]
-    if lengths is None and begins[-1] + block <= frames:
-        return None
-    limit = torch.full((batch,), frames) if lengths is None else lengths
-    return torch.cat([(limit - begin).clamp(0, block) for begin in begins])
 
 
 def _unpack_memory(schedule: Schedule, batches: list[list[Node]], memory: Tensor) -> list[Tensor]:

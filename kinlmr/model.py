@@ -31,8 +31,8 @@ class State(NamedTuple):
 
 
 class RecurrentNode(nn.Module):
-    """A recurrent node: ``rnn``, with the parameters of torch.nn.GRU (or LSTM, RNN), and a linear ``head`` that makes the
-    residual. ``rnn`` only holds them (torch.compile refuses models with an nn.GRU in them); the engine computes.
+    """A recurrent node: ``rnn``, with the parameters of torch.nn.GRU (or LSTM, RNN), and a linear ``head``, which makes
+    the residual. ``rnn`` is a ParameterDict because torch.compile refuses models that hold an nn.GRU.
     """
 
     def __init__(self, cell: Cell, reads: int, hidden: int, layers: int, writes: int) -> None:
@@ -90,10 +90,16 @@ class LMR(nn.Module):
     `kinlmr.build` makes one from names and numbers, and says what the options mean. Parameters are named as in
     ``parts.left_arm.rnn.weight_ih_l0`` and have torch.nn's own shapes and gate order. ``options`` holds what `build`
     was told, as plain JSON. Forward writes nothing to the module: state goes in and comes out.
+
+    The engine reads the parameters of the nodes' modules and never calls these modules: hooks and wrappers belong on
+    the whole LMR (on a part they are refused). Live loops run under `torch.inference_mode()`; otherwise autograd keeps
+    every frame. ``block`` overrides how many frames the engine takes together (`engine.choose_block`).
     """
 
     order: Tensor
     restore: Tensor
+    shape: ShapeNode | None
+    camera: RecurrentNode | None
     block: int | None = None
 
     def __init__(self, plan: Plan, rotation: Rotation, cell: Cell, start: Estimate, options: Mapping[str, Any]) -> None:
@@ -111,16 +117,20 @@ class LMR(nn.Module):
             for slot, (name, size, read) in enumerate(zip(names, sizes, plan.reads, strict=True))
         ]
 
-        def module(node: Node) -> nn.Module | None:
-            reads, width = options["features"] + sum(self.widths[slot] for slot in node.reads), self.widths[node.slot]
-            if not width:
-                return None
-            if node.cell is None:
-                return ShapeNode(reads, node.hidden, width, options["dropout"])
-            return RecurrentNode(node.cell, reads, node.hidden, layers, width)
-
-        self.parts = nn.ModuleDict({name: module(node) for name, node in zip(plan.parts, nodes[:parts], strict=True)})
-        self.shape, self.camera = module(nodes[shape]), module(nodes[camera])
+        reads = [options["features"] + sum(self.widths[slot] for slot in node.reads) for node in nodes]
+        cells = [
+            RecurrentNode(cell, reads[i], node.hidden, layers, self.widths[i])
+            if self.widths[i] and i != shape
+            else None
+            for i, node in enumerate(nodes)
+        ]
+        self.parts = nn.ModuleDict(zip(plan.parts, cells, strict=False))  # type: ignore[arg-type]
+        self.shape = (
+            ShapeNode(reads[shape], options["shape_hidden"], self.widths[shape], options["dropout"])
+            if self.widths[shape]
+            else None
+        )
+        self.camera = cells[camera]
         self.start = Start(start, options["learn_start"])
         levels = (
             *(tuple(nodes[i] for i in level) for level in plan.levels),

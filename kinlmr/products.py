@@ -23,22 +23,23 @@ Log = dict[int, list[tuple[Tensor, Tensor]]]
 class Weight(NamedTuple):
     """A weight ([n,] out, in) and its bias ([n,] out) or None, for `linear`, `gates` and `scan`.
 
-    In backward each product logs (gradient of its result, its input) under the number of the running backward, and
-    returns an empty gradient for ``token``. Autograd so computes the token's own backward, which turns the log into
-    the gradients of weight and bias, after all of them.
+    In backward each product logs (gradient of its result, its input) under the number of the running backward call, and
+    returns an empty gradient for ``token``. After the last of them autograd runs the token's backward, which turns the
+    log into the gradients of weight and bias.
     """
 
     weight: Tensor
-    bias: Tensor | None
+    bias: Tensor
     token: Tensor
     log: Log
 
 
 def shared(weight: Tensor, bias: Tensor | None = None) -> Weight:
-    """A weight that many products will use."""
+    """A weight that many products will use; without a bias (for `gates`), an empty one."""
     log: Log = {}
     plain = traced() or not torch.is_grad_enabled()
-    return Weight(weight, bias, weight if plain else _Gradients.apply(log, weight, bias), log)
+    token = weight if plain else _Gradients.apply(log, weight, bias)
+    return Weight(weight, weight.new_empty(0) if bias is None else bias, token, log)
 
 
 def traced() -> bool:
@@ -51,7 +52,7 @@ def linear(x: Tensor, w: Weight) -> Tensor:
     x = x.to(w.weight.dtype)
     if traced() or not torch.is_grad_enabled():
         return product(x, w.weight, w.bias)
-    return _Linear.apply(x, w.weight.detach(), w.bias.detach(), w.token, w.log)  # type: ignore[union-attr, no-any-return]
+    return _Linear.apply(x, w.weight.detach(), w.bias.detach(), w.token, w.log)
 
 
 def gates(shares: list[Tensor], x: Tensor, w: Weight) -> Tensor:
@@ -60,19 +61,19 @@ def gates(shares: list[Tensor], x: Tensor, w: Weight) -> Tensor:
     x = x.to(w.weight.dtype)
     if traced():
         return product(x, w.weight, torch.stack(shares, -3).flatten(-4, -2))
-    return _Gates.apply(x, w.weight.detach(), w.token, w.log, *shares)  # type: ignore[no-any-return]
+    return _Gates.apply(x, w.weight.detach(), w.token, w.log, *shares)
 
 
 def scan(cell: Cell, gates: Tensor, memory: Tensor, w: Weight, ends: Tensor | None) -> tuple[Tensor, Tensor]:
     """A cell over C frames of R rows, each row a clip in an iteration.
 
-    gates ([n,] C, R, G), the input's share, is overwritten; memory (vectors, [n,] R, H); ends (R): after how many of the
-    frames a row's memory is wanted, None: after all
+    gates ([n,] C, R, G), the input's share, is overwritten; memory (vectors, [n,] R, H); ends (R): after how many
+    frames each row's memory is wanted, None: after all
     -> outputs h ([n,] C, R, H), memory (vectors, [n,] R, H)
     """
     if cell.scan and gates.shape[-3] > 1 and not traced() and w.weight.dtype == gates.dtype:
-        weight, bias = w.weight.detach(), w.bias.detach()  # type: ignore[union-attr]
-        return _Scan.apply(cell, gates, memory, weight, bias, w.token, w.log, ends)  # type: ignore[no-any-return]
+        weight, bias = w.weight.detach(), w.bias.detach()
+        return _Scan.apply(cell, gates, memory, weight, bias, w.token, w.log, ends)
     states = [memory]
     for frame in gates.unbind(-3):
         states.append(cell.step(frame, linear(states[-1][0], w).to(gates.dtype), states[-1]))

@@ -90,8 +90,8 @@ def pack(
 ) -> Packed:
     """The weights of a batch as they are now, for features of width F and T frames, in another type if it is given.
 
-    Those of one node are used as they lie; but the slots' columns are copied if they lie far apart in the input weight, or
-    are read at many ticks.
+    Those of one node are used as they are; but the slots' columns are copied if they lie far apart in the input weight
+    or are read at many ticks.
     """
     nodes = []
     for node, module in zip(batch, modules, strict=True):

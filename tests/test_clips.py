@@ -236,5 +236,3 @@ def test_bad_input():
         clips.bank([replace(MOTIONS[0], rotations=MOTIONS[0].rotations * torch.nan)], 16)
     with pytest.raises(ValueError, match="has no keypoints"):
         clips.draw(clips.bank(MOTIONS, 8), kinlmr.load_body("anny24_lo369"), 2, 8, seeded())
-
-

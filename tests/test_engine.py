@@ -1,7 +1,7 @@
 """The engine's laws: equal to the plain reference in values and gradients, however it is cut, packed or interrupted."""
 
+import contextlib
 import copy
-import pickle
 
 import pytest
 import torch
@@ -12,8 +12,12 @@ from strategies import skeletons
 from test_model import SMALL, Step, clip, lively, reference_of
 
 import kinlmr
-from kinlmr import State, engine
+from kinlmr import State, products
+from kinlmr.cells import CELLS
+from kinlmr.schedule import Schedule
 from kinlmr.skeleton import installed
+
+GRU = CELLS["gru"]
 
 
 def weighted(tensors, seed=0):
@@ -36,26 +40,34 @@ def assert_gradients_equal_reference(model, features, tolerance):
         assert (one - two).abs().max() <= tolerance * (1 + two.abs().max()), name
 
 
-@settings(max_examples=15)
+@contextlib.contextmanager
+def batched(together):
+    """Nodes of one level as one batch, as on a GPU, or each alone, as on a CPU."""
+    alone = Schedule.batches
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Schedule, "batches", lambda self, **_: alone(self, together))
+        yield
+
+
+@settings(max_examples=25)
 @given(
     skeleton=skeletons(most=8),
     cell=st.sampled_from(["gru", "lstm"]),
     layers=st.integers(1, 2),
     iterations=st.integers(1, 4),
-    frames=st.integers(1, 4),
+    frames=st.integers(1, 5),
     inputs=st.tuples(st.sampled_from(["previous", "initial"]), st.sampled_from(["previous", "mean"])),
-    rows=st.integers(1, 9),
+    block=st.integers(1, 6),
+    together=st.booleans(),
     data=st.data(),
 )
-def test_gradients_equal_the_plain_reference(skeleton, cell, layers, iterations, frames, inputs, rows, data):
+def test_gradients_equal_the_plain_reference(skeleton, cell, layers, iterations, frames, inputs, block, together, data):
     hidden = {part.name: data.draw(st.integers(1, 3)) for part in skeleton.parts} | {"camera": 3}
     options = dict(hidden=hidden, cell=cell, layers=layers, iterations=iterations, learn_start=True)
     model = kinlmr.build(skeleton, features=5, shape=2, camera_input=inputs[0], shape_input=inputs[1], **options)
-    before, engine.ROWS = engine.ROWS, rows  # however many frames are looked at together
-    try:
+    model.block = block
+    with batched(together):
         assert_gradients_equal_reference(lively(model), clip(frames=frames), 1e-10)
-    finally:
-        engine.ROWS = before
 
 
 @pytest.mark.parametrize("name", installed())
@@ -67,26 +79,39 @@ def test_shipped_skeletons_in_float32(name):
     assert_gradients_equal_reference(model, clip(2, 3, 34, torch.float32), 1e-5)
 
 
-def test_the_law_of_gradients_can_fail(monkeypatch):
-    model = lively(kinlmr.build("smpl.yaml", **SMALL))
-    back = engine.KINDS["gru"].back
-
+def test_the_law_of_gradients_can_fail():
     def wrong(*args):
-        straight = back(*args)
-        args[-1].mul_(1.001)  # the adjoint of what the memory says
-        return straight
+        inputs, recurrent, memory = GRU.scan_backward(*args)
+        return inputs, 1.001 * recurrent, memory
 
-    monkeypatch.setitem(engine.KINDS, "gru", engine.KINDS["gru"]._replace(back=wrong))
+    model = lively(kinlmr.build("smpl.yaml", **SMALL | {"cell": GRU._replace(scan_backward=wrong)}))
     with pytest.raises(AssertionError):
         assert_gradients_equal_reference(model, clip(), 1e-10)
 
 
+@settings(max_examples=20)
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3), st.data())
+def test_a_scan_equals_its_steps(frames, rows, hidden, data):
+    """Values and gradients of a block, each row's memory taken where its clip ends."""
+    ends = data.draw(st.none() | st.lists(st.integers(0, frames), min_size=rows, max_size=rows).map(torch.tensor))
+    gates, memory = clip(frames, rows, 3 * hidden), clip(1, rows, hidden, seed=1)
+    weight, bias = clip(1, 3 * hidden, hidden, seed=2)[0], clip(1, 1, 3 * hidden, seed=3)[0, 0]
+    both = []
+    for cell in (GRU, GRU._replace(scan=None)):
+        inputs = [x.clone().requires_grad_() for x in (gates, memory, weight, bias)]
+        out = products.scan(cell, inputs[0] + 0, inputs[1], products.shared(*inputs[2:]), ends)
+        both.append((*out, *torch.autograd.grad(weighted(out), inputs, allow_unused=True)))
+    assert_same(*([torch.zeros(1) if x is None else x for x in one] for one in both), 1e-10)
+
+
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("every", [False, True])
-def test_gradients_of_padded_clips_with_a_state(cell, every):
-    """By hand equal to autograd's, which torch.func takes."""
+@pytest.mark.parametrize("block", [1, 2, 5])
+def test_gradients_of_padded_clips_with_a_state(cell, every, block):
+    """The scans' own equal to autograd's, which torch.func takes."""
     model = lively(kinlmr.build("smpl_chain.yaml", cell=cell, layers=2, dropout=0.0, **SMALL))
-    lengths, memory = torch.tensor([2, 5, 4]), clip(3, *model.state_size)
+    model.block = block
+    lengths, memory = torch.tensor([2, 5, 0]), clip(3, *model.state_size)
     parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
 
     def loss(parameters, features, memory):
@@ -174,47 +199,7 @@ def test_vmap_over_clips():
         )
 
 
-# ------------------------------------------------------------------------------------------ parameters, side by side
-
-
-def assert_laid(model, features=5):
-    """Every parameter lies in its stack, and an edit of one in place is seen."""
-    for stacks in model.schedule.stacks:
-        for stack in stacks:
-            inside = {model.get_parameter(".".join(path)).untyped_storage().data_ptr() for path in stack.paths}
-            assert inside <= ({stack.laid.untyped_storage().data_ptr()} if stack.paths else set())
-    x = clip(features=features).to(model.start.pose)
-    before = model(x)
-    with torch.no_grad():
-        model.parts["head"].head.bias.add_(1.0)
-    moved = (model(x).pose - before.pose).abs().amax((0, 1, 3)) > 0.5
-    with torch.no_grad():
-        model.parts["head"].head.bias.sub_(1.0)
-    assert moved[model.plan.skeleton.joints.index("head")]
-
-
-def test_parameters_stay_laid_through_all_that_moves_them():
-    model = lively(kinlmr.build("smpl.yaml", **SMALL))
-    assert_laid(model)
-    expected = model(clip())
-    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), copy.deepcopy(model).float().double()):
-        assert_laid(other)
-        assert_same(other(clip()), expected, 1e-5)
-    other = lively(kinlmr.build("smpl.yaml", **SMALL), seed=1)
-    other.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
-    assert_laid(other)
-    assert_same(other(clip()), expected, 1e-12)
-    other.parts["head"].rnn.weight_hh_l0 = torch.nn.Parameter(model.parts["head"].rnn.weight_hh_l0.detach().clone())
-    with pytest.raises(AssertionError):
-        assert_laid(other)
-    assert_same(other(clip()), expected, 1e-12)  # parted, and still right
-    weighted(other(clip())).backward()
-    assert other.parts["head"].rnn.weight_hh_l0.grad.abs().max() > 0
-
-
-def test_a_pickle_holds_every_parameter_once():
-    model = kinlmr.build("smpl.yaml", features=64, hidden=64)
-    assert len(pickle.dumps(model)) < 1.1 * sum(4 * p.numel() for p in model.parameters()) + 100_000
+# ------------------------------------------------------------------------------------------ where the parameters are
 
 
 def test_an_edit_between_forward_and_backward_is_noticed():
@@ -263,7 +248,7 @@ def test_a_part_that_was_replaced_or_is_shared_is_used_as_it_is_now():
     assert model.parts["left_leg"].rnn.weight_hh_l0.grad is model.parts["right_leg"].rnn.weight_hh_l0.grad
 
 
-def test_groups_of_different_types():
+def test_nodes_of_different_types():
     model = kinlmr.build("smpl.yaml", **SMALL)
     x = clip(dtype=torch.float32)
     expected = model(x)
@@ -302,7 +287,6 @@ def test_bfloat16_products(trained, how):
     other = copy.deepcopy(model)
     if how == "weights":
         assert other.weights_as(torch.bfloat16) is other
-        assert_laid(other, 64)
         estimate, state = other(x, state=other.initial_state(4))
     else:
         with torch.autocast("cpu", torch.bfloat16):

@@ -1,0 +1,233 @@
+"""Parameters are any module's: contiguous, each owning what it shows, named and ordered as torch's, never stale."""
+
+import copy
+import io
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from laws import assert_same
+from test_engine import weighted
+from test_model import SMALL, clip, lively, reference_of
+from torch import nn
+from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
+
+import kinlmr
+from kinlmr.cells import Cell
+
+HEAD = "parts.head.head.weight"
+
+
+def small(seed=0, dtype=torch.float64, **options):
+    return lively(kinlmr.build("smpl.yaml", **SMALL | options), dtype, seed)
+
+
+def assert_fresh(model, path=HEAD):
+    """The model computes with its parameters as they are now, whoever changed them and however."""
+    assert_same(model(clip()), reference_of(model, clip()), 1e-12)
+    holder, _, name = path.rpartition(".")
+    getattr(model.get_submodule(holder), name).data.add_(0.5)
+    assert_same(model(clip()), reference_of(model, clip()), 1e-12)
+
+
+def test_every_parameter_owns_what_it_shows():
+    model = small()
+    for name, parameter in model.named_parameters():
+        assert parameter.is_contiguous(), name
+        assert parameter.storage_offset() == 0, name
+        assert parameter.untyped_storage().nbytes() == parameter.nbytes, name
+    assert len({p.untyped_storage().data_ptr() for p in model.parameters()}) == len(list(model.parameters()))
+    buffer = io.BytesIO()
+    torch.save(model.parts["head"].state_dict(), buffer)
+    assert len(buffer.getvalue()) < sum(p.nbytes for p in model.parts["head"].parameters()) + 5000
+
+
+def test_names_stand_in_torchs_order():
+    for cell, kind in (("gru", nn.GRU), ("lstm", nn.LSTM)):
+        model = kinlmr.build("smpl.yaml", **SMALL, cell=cell, layers=2)
+        expected = [name for name, _ in kind(3, 4, 2).named_parameters()]
+        assert list(model.parts["head"].rnn.state_dict()) == expected
+
+
+def test_an_edit_by_any_way_is_seen():
+    model = small()
+    for path in (HEAD, "camera.rnn.weight_ih_l0", "shape.fc1.weight", "parts.root.rnn.bias_hh_l0"):
+        assert_fresh(model, path)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), copy.deepcopy(model).float().double()):
+        assert_fresh(other)
+    assert_same(reference_of(model, clip()), model(clip()), 1e-12)  # none of the copies shares a parameter
+    model.load_state_dict(copy.deepcopy(small(1).state_dict()), assign=True)
+    assert_fresh(model)
+    model.share_memory()
+    assert all(p.is_shared() for p in model.parameters())
+    assert_fresh(model.to(torch.float64))
+    assert all(p.is_shared() for p in model.parameters())
+
+
+def test_the_law_of_freshness_can_fail(monkeypatch):
+    model = small()
+    weights = copy.deepcopy(model)
+    monkeypatch.setattr(type(model), "nodes", lambda _: nodes)
+    nodes = {name: weights.get_submodule(name) for name in ("shape", "camera")}
+    nodes = {f"parts.{name}": weights.parts[name] for name in model.parts} | nodes
+    with pytest.raises(AssertionError):
+        assert_fresh(model)
+
+
+def test_a_vector_of_all_parameters_and_back():
+    model, other = small(), small(1)
+    vector_to_parameters(parameters_to_vector(model.parameters()), other.parameters())
+    assert_same(other(clip()), model(clip()), 1e-12)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.Adam(p, 1e-2, foreach=True),
+        lambda p: torch.optim.AdamW(p, 1e-2, fused=True),
+        lambda p: torch.optim.SGD(p, 1e-2, momentum=0.9, foreach=True),
+        lambda p: torch.optim.LBFGS(p, 0.1, max_iter=4),
+    ],
+)
+def test_optimizers_train_it(make):
+    model, x = small(), clip()
+    optimizer = make(list(model.parameters()))
+
+    def closure():
+        optimizer.zero_grad()
+        loss = sum(value.square().mean() for value in model(x))
+        loss.backward()
+        return loss
+
+    before = closure().item()
+    for _ in range(3):
+        optimizer.step(closure)
+    assert closure().item() < before
+    assert_fresh(model)
+
+
+def test_safetensors_stores_and_loads_it(tmp_path):
+    library = pytest.importorskip("safetensors.torch")
+    model, other = small(), small(1)
+    library.save_file(model.state_dict(), tmp_path / "a.safetensors")
+    other.load_state_dict(library.load_file(tmp_path / "a.safetensors"))
+    assert_same(other(clip()), model(clip()), 0.0)
+    other = small(2)
+    library.save_model(model, str(tmp_path / "b.safetensors"))
+    library.load_model(other, str(tmp_path / "b.safetensors"))
+    assert_same(other(clip()), model(clip()), 0.0)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_pruned_and_normalised_weights_train_for_more_than_a_step():
+    model = small()
+    prune.l1_unstructured(model.parts["head"].head, "weight", amount=0.5)
+    torch.nn.utils.weight_norm(model.parts["root"].head)
+    torch.nn.utils.parametrizations.weight_norm(model.camera.head)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    for step in range(3):
+        optimizer.zero_grad()
+        weighted(model(clip(seed=step))).backward()
+        for name in ("parts.head.head.weight_orig", "parts.root.head.weight_v"):
+            assert model.get_parameter(name).grad.abs().max() > 0
+        optimizer.step()
+        head = model.parts["root"].head
+        v, g = head.weight_v, head.weight_g
+        tensors = model.state_dict() | {
+            "parts.root.head.weight": g * v / v.norm(dim=1, keepdim=True),
+            HEAD: model.parts["head"].head.weight_orig * model.parts["head"].head.weight_mask,
+            "camera.head.weight": model.camera.head.weight,
+        }
+        assert_same(model(clip()), reference_of(model, clip(), tensors), 1e-12)
+
+
+def test_what_would_be_ignored_is_refused():
+    model = small()
+    model.parts["head"].head = nn.Sequential(nn.Linear(4, 12), nn.ReLU()).double()
+    with pytest.raises(ValueError, match=r"parts\.head\.head is a Sequential; .* would be ignored"):
+        model(clip())
+    model = small()
+    model.parts["left_leg"] = nn.GRU(4, 4)
+    with pytest.raises(ValueError, match=r"parts\.left_leg is a GRU without rnn"):
+        model(clip())
+    model = small()
+    handle = model.camera.head.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"camera\.head has a hook .* put the hook .* on the whole LMR"):
+        model(clip())
+    handle.remove()
+    seen = []
+    model.register_forward_hook(lambda *_: seen.append(1))
+    assert_fresh(model)
+    assert seen
+
+
+@pytest.mark.filterwarnings("ignore")  # torch deprecates quantization here
+def test_dynamic_quantization_is_refused_by_name():
+    quantized = torch.ao.quantization.quantize_dynamic(small(dtype=torch.float32), {nn.Linear})
+    with pytest.raises(ValueError, match=r"parts\.root\.head is a Linear; .* would be ignored"):
+        quantized(clip(dtype=torch.float32))
+
+
+def test_a_new_kind_of_cell_is_one_record():
+    cell = Cell("rnn", gates=1, vectors=1, step=lambda inputs, recurrent, memory: (inputs + recurrent).tanh()[None])
+    model = lively(kinlmr.build("smpl_single.yaml", features=5, hidden=4, shape=0, camera=0, iterations=1, cell=cell))
+    x = clip().requires_grad_()
+    rnn = nn.RNN(5 + 144, 4, batch_first=True).double()
+    rnn.load_state_dict(model.parts["body"].rnn.state_dict())
+    start = model.start.pose[model.order].flatten().expand(*x.shape[:2], -1)
+    expected = (start + model.parts["body"].head(rnn(torch.cat([x, start], -1))[0])).unflatten(-1, (24, 6))
+    expected = expected[:, :, model.restore]
+    assert_same([model(x).pose], [expected], 1e-12)
+    gradients = [torch.autograd.grad(weighted([y]), x)[0] for y in (model(x).pose, expected)]
+    assert_same(*([g] for g in gradients), 1e-12)
+
+
+FSDP = """
+import sys, torch, torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+import kinlmr
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=int(sys.argv[3]))
+torch.manual_seed(0)
+model = kinlmr.build("smpl.yaml", features=6, hidden=8)
+x = torch.randn(2, 3, 6)
+def loss(model):
+    return sum(value.square().mean() for value in model(x))
+plain = {}
+loss(model).backward()
+plain = {name: p.grad.clone() for name, p in model.named_parameters()}
+expected = loss(model).item()
+model.zero_grad()
+mesh = dist.init_device_mesh("cpu", (dist.get_world_size(),))
+fully_shard(model, mesh=mesh)
+value = loss(model)
+value.backward()
+assert abs(value.item() - expected) < 1e-6, (value.item(), expected)
+for name, p in model.named_parameters():
+    assert isinstance(p, DTensor), name
+    assert torch.allclose(p.grad.full_tensor(), plain[name], atol=1e-6), name
+torch.optim.SGD(model.parameters(), 0.1).step()
+assert loss(model).item() < expected
+dist.destroy_process_group()
+print("sharded")
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_fully_shard_trains_it(processes, tmp_path):
+    """FSDP2 on the CPU, over gloo."""
+    root = str(Path(kinlmr.__file__).parents[1])
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", FSDP.replace("dist.init_device_mesh", "dist.device_mesh.init_device_mesh"),
+             str(tmp_path / "store"), str(rank), str(processes)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root,
+        )
+        for rank in range(processes)
+    ]  # fmt: skip
+    for run in runs:
+        out, error = run.communicate(timeout=120)
+        assert out.strip().endswith("sharded"), error[-2000:]
