@@ -2,8 +2,8 @@
 
     python benchmarks/engine.py [--hidden 512] [--features 2048] [--threads 1] [--rounds 9] [--growth] [--json J]
 
-All contenders run in one process, one after another in every round; each figure is the median over rounds, each ratio
-the median of that round's naive time over that round's time. Naive (benchmarks/baselines.py) computes the same numbers
+All contenders run in one process, one after another in every round; each figure is the median over rounds of the
+process's CPU time (on CUDA, of the wall clock), each ratio the median of that round's naive time over that round's. Naive (benchmarks/baselines.py) computes the same numbers
 from the same parameters. Floors are multiply-adds over the rate of a product of 1024 x 1024 here, and in a stream the
 weights' bytes over the rate of reading them, both measured in the same run. Memory is what autograd saves
 for backward, and the growth of the process over one forward pass (on CUDA, the allocator's). --growth tells how
@@ -28,9 +28,10 @@ from baselines import Naive, SingleRNN, Vibe
 from torch import Tensor, nn
 
 import kinlmr
+from kinlmr.engine import choose_block
 from kinlmr.skeleton import Part, Skeleton
 
-CLIPS, STREAMS = ((32, 16), (1, 16), (1, 300)), (1, 8)
+CLIPS, STREAMS = ((32, 16), (16, 16), (8, 64), (1, 16), (1, 300)), (1, 8)
 
 
 def contenders(hidden: int, features: int, device: str) -> dict[str, nn.Module]:
@@ -78,34 +79,41 @@ def interleaved(
     jobs: dict[str, Callable[[], None]], rounds: int, repeat: int, device: str, base: str = "naive"
 ) -> dict[str, Any]:
     """Milliseconds of each job, and the ratio of the base's to it: medians over rounds."""
-    sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    sync, clock = _clock(device)
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for round in range(rounds + 1):
         for name, job in jobs.items():
             sync()
-            began = time.perf_counter()
+            began = clock()
             for _ in range(repeat):
                 job()
             sync()
             if round:  # the first warms up
-                times[name].append((time.perf_counter() - began) / repeat * 1e3)
+                times[name].append((clock() - began) / repeat * 1e3)
     ratio = lambda name: statistics.median(n / t for n, t in zip(times[base], times[name], strict=True))  # noqa: E731
     return {n: {"ms": statistics.median(t), "ratio": ratio(n)} for n, t in times.items()}
+
+
+def _clock(device: str) -> tuple[Callable[[], None], Callable[[], float]]:
+    """What waits for the device, and its clock: on a CPU the process's own seconds, which other jobs disturb less."""
+    if device.startswith("cuda"):
+        return torch.cuda.synchronize, time.perf_counter
+    return lambda: None, time.process_time
 
 
 def rates(device: str) -> tuple[float, float]:
     """Multiply-adds per ms of a 1024 x 1024 product, and bytes read per ms from 256 MB: the best of 20."""
     a, b = torch.randn(2, 1024, 1024, device=device)
     big = torch.randn(2**26, device=device)
-    sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    sync, clock = _clock(device)
     best = [float("inf")] * 2
     for _ in range(20):
         for i, job in enumerate((lambda: a @ b, lambda: big.sum())):
             sync()
-            began = time.perf_counter()
+            began = clock()
             job()
             sync()
-            best[i] = min(best[i], (time.perf_counter() - began) * 1e3)
+            best[i] = min(best[i], (clock() - began) * 1e3)
     return 1024**3 / best[0], 2**28 / best[1]
 
 
@@ -175,7 +183,8 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
         for kind, job in (("forward", forward), ("forward+backward", backward)):
             jobs = {name: lambda job=job, n=network, x=x: job(n, x) for name, network in found.items()}
             floor = max(batch * frames * adds / per_ms, weight_bytes / bytes_per_ms) * (3 if job is backward else 1)
-            rows.append(row(f"{batch} x {frames}, {kind}", interleaved(jobs, args.rounds, 1, args.device), floor))
+            case = f"{batch} x {frames} (C = {choose_block(batch, frames)}), {kind}"
+            rows.append(row(case, interleaved(jobs, args.rounds, 1, args.device), floor))
     for batch in STREAMS:
         x = torch.randn(batch, args.features, device=args.device)
         steps = {name: streamer(network) for name, network in found.items()}
