@@ -3,7 +3,8 @@
     python benchmarks/engine.py [--hidden 512] [--features 2048] [--threads 1] [--rounds 9] [--growth] [--json J]
 
 All contenders run in one process, one after another in every round; each figure is the median over rounds of the
-process's CPU time (on CUDA, of the wall clock), each ratio the median of that round's naive time over that round's. Naive (benchmarks/baselines.py) computes the same numbers
+process's CPU time (on CUDA, of the wall clock), each ratio the median of that round's naive time over that round's.
+Naive (benchmarks/baselines.py) computes the same numbers
 from the same parameters. Floors are multiply-adds over the rate of a product of 1024 x 1024 here, and in a stream the
 weights' bytes over the rate of reading them, both measured in the same run. Memory is what autograd saves
 for backward, and the growth of the process over one forward pass (on CUDA, the allocator's). --growth tells how

@@ -14,6 +14,7 @@ from kinlmr.checkpoint import load, save
 from kinlmr.database import read_database
 from kinlmr.model import LMR, Estimate, State
 from kinlmr.plan import Plan, compile
+from kinlmr.recover import Recovery, recover
 from kinlmr.rotations import ROTATIONS, Rotation
 from kinlmr.skeleton import Part, Skeleton
 from kinlmr.skeleton import load as load_skeleton
@@ -28,6 +29,7 @@ __all__ = [
     "Mesh",
     "Part",
     "Plan",
+    "Recovery",
     "Rotation",
     "Skeleton",
     "State",
@@ -46,6 +48,7 @@ __all__ = [
     "motion",
     "project",
     "read_database",
+    "recover",
     "rotations",
     "save",
     "save_body",

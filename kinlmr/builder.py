@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ import torch
 from kinlmr import rotations
 from kinlmr.cells import CELLS, Cell
 from kinlmr.files import read_npz
+from kinlmr.keypoints import FPS, keypoint_sets
 from kinlmr.model import LMR, Estimate
 from kinlmr.plan import compile
 from kinlmr.rotations import ROTATIONS, Rotation
@@ -24,7 +26,10 @@ def build(
     skeleton: str | os.PathLike[str] | Skeleton = "smpl.yaml",
     *,
     rotation: str | Rotation = "6d",
-    features: int = 2048,
+    features: int | None = None,
+    keypoints: str | None = None,
+    fps: float = FPS,
+    body: str = "anny24",
     hidden: int | Mapping[str, int] = 512,
     iterations: int = 3,
     cell: str | Cell = "gru",
@@ -42,7 +47,11 @@ def build(
     """An LMR for a skeleton: a YAML file, the name of an installed one, or a Skeleton.
 
     rotation      how a joint's rotation is written: a name in ROTATIONS or a Rotation record
-    features      F, numbers per frame
+    features      F, numbers per frame; None: 3 per keypoint, or 2048
+    keypoints     the keypoint set that the model sees, such as "coco17"; None: features of another kind, and then
+                  ``options`` holds no fps and no body either
+    fps, body     with keypoints: how many frames a second, and the body that is posed, as `kinlmr.load_body` takes it;
+                  `kinlmr.recover` goes by them
     hidden        H of every cell, or one per part by name (and for "camera"; without it, the largest of the parts)
     iterations    V, how often the estimate is refined
     cell, layers  "gru" or "lstm" or a `kinlmr.cells.Cell`, and how many layers of it
@@ -68,6 +77,7 @@ def build(
         cell = _named("cell", cell, CELLS)
     _named("camera_input", camera_input, {"previous": 0, "initial": 0})
     _named("shape_input", shape_input, {"previous": 0, "mean": 0})
+    features = _features(features, keypoints)
     positive = {"features": features, "iterations": iterations, "layers": layers, "shape_hidden": shape_hidden}
     for name, number, least in (*((*item, 1) for item in positive.items()), ("shape", shape, 0), ("camera", camera, 0)):
         _whole(name, number, least)
@@ -95,7 +105,23 @@ def build(
         shape=shape, shape_hidden=shape_hidden, camera=camera, camera_input=camera_input, shape_input=shape_input,
         learn_start=learn_start, dropout=dropout, allow_nan=allow_nan,
     )  # fmt: skip
+    if keypoints is not None:
+        if isinstance(fps, bool) or not isinstance(fps, int | float) or not (math.isfinite(fps) and fps > 0):
+            raise ValueError(f"fps must be a positive number of frames a second, not {fps!r}")
+        options |= {"keypoints": keypoints, "fps": float(fps), "body": str(body)}
     return LMR(plan, rotation, cell, Estimate(*(value.to(torch.get_default_dtype()) for value in start)), options)
+
+
+def _features(features: int | None, keypoints: str | None) -> int:
+    """F: three numbers for every point of the set, where there is one."""
+    if keypoints is None:
+        return 2048 if features is None else features
+    points = _named("keypoint set", keypoints, keypoint_sets())
+    if features not in (None, 3 * len(points)):
+        raise ValueError(
+            f"{keypoints} has {len(points)} points, so {3 * len(points)} features, not {features!r}; leave features out"
+        )
+    return 3 * len(points)
 
 
 def _sizes(hidden: int | Mapping[str, int], parts: Iterable[str]) -> dict[str, int]:

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from torch import Tensor, broadcast_shapes, cat
 
+LEAST = 0.1  # crop units per metre: the smallest s that `fit` answers
+TRUST = 0.003  # what every point of the camera known before weighs beside a point seen with confidence one
+
 
 def project(points: Tensor, camera: Tensor) -> Tensor:
     """Equation 1: x = s X_xy + t. points (..., K, 3), camera (..., 3) as (s, tx, ty) -> crop units (..., K, 2).
@@ -33,6 +36,28 @@ def perspective(points: Tensor, translation: Tensor, focal: Tensor | float) -> T
     moved = points + translation[..., None, :]
     focal = focal[..., None, None] if isinstance(focal, Tensor) else focal
     return focal * moved[..., :2] / moved[..., 2:]
+
+
+def fit(points: Tensor, image: Tensor, weight: Tensor, camera: Tensor) -> Tensor:
+    """The camera that brings points onto the image by least squares, in closed form; s >= `LEAST`.
+
+    points (..., K, 3), image (..., K, 2) in crop units, weight (..., K) such as confidence, zero for a point not seen;
+    camera (..., 3), what is known before -> (..., 3). The camera known before pulls a little (`TRUST`), so it decides
+    what too few points leave open, and is the answer where none is seen. Where the weight is zero, image may hold
+    anything finite.
+    """
+    _check(image, "image", 2)
+    camera = cat([camera[..., :1].clamp_min(LEAST), camera[..., 1:]], -1)
+    weight, before = weight[..., None], project(points, camera)
+    total = weight + TRUST
+    image = before + weight / total * (image - before)
+    share = total / total.sum(-2, keepdim=True)
+    flat = points[..., :2]
+    middle, target = ((share * x).sum(-2, keepdim=True) for x in (flat, image))
+    spread = (share * (flat - middle).square()).sum((-2, -1)).clamp_min(1e-9)
+    s = (share * (flat - middle) * (image - target)).sum((-2, -1)) / spread
+    s = s.clamp_min(LEAST)[..., None]
+    return cat([s, target[..., 0, :] - s * middle[..., 0, :]], -1)
 
 
 def to_crop(pixels: Tensor, box: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,23 @@ from kinlmr.files import read_npz, write_atomic
 from kinlmr.model import LMR
 from kinlmr.plan import compile
 from kinlmr.rotations import ROTATIONS
-from kinlmr.skeleton import Skeleton, parse
+from kinlmr.skeleton import Skeleton, nearest, parse
 
 FORMAT = 1
-META = "kinlmr"
+META = PACKAGE = "kinlmr"
+TYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SOFT = ("allow_nan", "dropout", "learn_start")  # options that two models of the same weights may differ in
 
 
-def save(model: LMR, path: str | os.PathLike[str]) -> None:
+def save(model: LMR, path: str | os.PathLike[str], half: bool = False) -> None:
     """Write a model: every parameter and buffer under its name, and as JSON the format, skeleton and options.
 
     ``.npz`` needs nothing; ``.safetensors`` needs that package. The file appears whole or not at all.
+    half: store float16, rounded, in half the room; `load` then gives back the model's own type.
     """
     if not isinstance(model, LMR):
         raise TypeError(f"save takes an LMR, not {type(model).__name__}; of a wrapped one, the model inside")
-    meta = {
+    meta: dict[str, Any] = {
         "format": FORMAT,
         "skeleton": model.plan.skeleton.to_yaml(),
         "rotation": model.rotation.name,
@@ -44,20 +47,38 @@ def save(model: LMR, path: str | os.PathLike[str]) -> None:
             "checkpoint's of one; save model.float(), and call weights_as again after loading"
         )
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    if half:
+        meta["dtype"] = str(next(iter(kinds))).removeprefix("torch.")
+        tensors = {name: value.half() for name, value in tensors.items()}
+        if large := [name for name, value in tensors.items() if not value.isfinite().all()]:
+            raise ValueError(
+                f"{os.fspath(path)}: {large[0]} has numbers beyond 65504, float16's largest; save with half=False"
+            )
     write_atomic(path, _packed(tensors, json.dumps(meta), os.fspath(path)))
 
 
 def load(path: str | os.PathLike[str], into: LMR | None = None) -> LMR:
     """The model of a checkpoint, on the CPU; or ``into``, after its weights were replaced by the checkpoint's.
 
-    A checkpoint of another skeleton or with other options than ``into`` is refused, and ``into`` left as it was.
+    path: a file, or the name of a model that comes with kinlmr (`shipped`), such as "anny24-coco17", which comes in
+    evaluation mode. A checkpoint of another skeleton or with other options than ``into`` is refused, and ``into`` left
+    as it was.
     """
     name = os.fspath(path)
+    if not Path(name).suffix and not Path(name).is_file():
+        if name not in shipped():
+            raise FileNotFoundError(
+                f"{name}: no such checkpoint, and no model of that name comes with kinlmr; there are "
+                f"{', '.join(shipped()) or 'none'}{nearest(name, shipped())}"
+            )
+        with resources.as_file(resources.files(PACKAGE) / "weights" / f"{name}.npz") as file:
+            return load(file, into).eval()
     tensors, text = _unpacked(path)
     try:
         meta = json.loads(text)
         version, rotation, options = meta["format"], str(meta["rotation"]), dict(meta["options"])
         skeleton = parse(str(meta["skeleton"]), f"{name} (its skeleton)")
+        dtype = TYPES[meta["dtype"]] if "dtype" in meta else None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{name}: not a kinlmr checkpoint, or a damaged one ({error})") from None
     if version != FORMAT:
@@ -77,8 +98,16 @@ def load(path: str | os.PathLike[str], into: LMR | None = None) -> LMR:
     kinds = {value.dtype for value in tensors.values()}
     if len(kinds) != 1 or not next(iter(kinds)).is_floating_point:
         raise ValueError(f"{name}: tensors of {', '.join(map(str, kinds))}; a model has one floating type")
+    if dtype is not None:
+        tensors = {key: value.to(dtype) for key, value in tensors.items()}
     model.load_state_dict(tensors, assign=into is None)
     return model
+
+
+def shipped() -> tuple[str, ...]:
+    """The names of the models that come with kinlmr."""
+    folder = resources.files(PACKAGE) / "weights"
+    return tuple(sorted(f.name[:-4] for f in folder.iterdir() if f.name.endswith(".npz"))) if folder.is_dir() else ()
 
 
 def _empty(name: str, skeleton: Skeleton, rotation: str, options: Mapping[str, Any]) -> LMR:

@@ -31,6 +31,37 @@ def keypoint_sets() -> dict[str, tuple[str, ...]]:
     return {name: tuple(map(named, points)) for name, points in _keypoints()["sets"].items()}
 
 
+def convert(keypoints: Tensor | Array, source: str, target: str) -> Tensor:
+    """Keypoints of one set as another: (..., K, 3) as x, y, confidence -> (..., K of the target, 3).
+
+    Points go by what they are made of, else by name. A mean that the source lacks, such as body25's neck, is computed,
+    as sure as the least sure of its points; any other point that it lacks is zero, with confidence 0.
+    """
+    sets = _keypoints()["sets"]
+    for name in (source, target):
+        if name not in sets:
+            raise ValueError(f"unknown keypoint set {name!r}; there are {', '.join(sets)}{nearest(name, sets)}")
+    x = torch.as_tensor(keypoints)
+    if x.ndim < 2 or x.shape[-2:] != (len(sets[source]), 3):
+        raise ValueError(
+            f"{source} has {len(sets[source])} points: expected (..., {len(sets[source])}, 3), not {tuple(x.shape)}"
+        )
+    made_of = lambda point: (point,) if isinstance(point, str) else tuple(next(iter(point.values())))  # noqa: E731
+    names = keypoint_sets()[source]
+    place = dict(zip(names, range(len(names)), strict=True)) | {made_of(p): i for i, p in enumerate(sets[source])}
+    found = []
+    for name, point in zip(keypoint_sets()[target], sets[target], strict=True):
+        parts = made_of(point)
+        if parts in place:
+            found.append(x[..., place[parts], :])
+        elif all(part in place for part in parts):
+            held = torch.stack([x[..., place[part], :] for part in parts])
+            found.append(torch.cat([held[..., :2].mean(0), held[..., 2:].amin(0)], -1))
+        else:
+            found.append(x[..., place[name], :] if name in place else torch.zeros_like(x[..., 0, :]))
+    return torch.stack(found, -2)
+
+
 def set_rows(name: str, body: str, joints: Sequence[str], vertices: int) -> tuple[Tensor, Tensor]:
     """A named set on a body of that name and those joints: K rows over its vertices (K, N) and its joints (K, J).
 
@@ -102,28 +133,30 @@ def check_keypoints(keypoints: Tensor) -> None:
         )
     if torch.compiler.is_compiling():
         return
-    seen = keypoints[..., 2] > 0
-    places = keypoints[..., :2][seen]
-    if not (places.isfinite().all() and keypoints[..., 2][~keypoints[..., 2].isnan()].isfinite().all()):
-        *_, frame, point, _ = (~keypoints.isfinite() & seen[..., None]).nonzero()[0].tolist()
+    seen = ~(keypoints[..., 2] <= 0)
+    wrong = ~keypoints.isfinite().all(-1) & seen
+    if wrong.any():
+        *clip, frame, point = place = tuple(wrong.nonzero()[0].tolist())
+        where = f"frame {frame} of clip {clip[0]}" if clip else f"frame {frame}"
         raise ValueError(
-            f"keypoint {point} of frame {frame} is {keypoints.flatten(0, -3)[frame % len(keypoints.flatten(0, -3)), point].tolist()}, not finite, "
-            "but its confidence is not 0; set the confidence of points that were not found to 0"
+            f"point {point} of {where} is {keypoints[place].tolist()}: not finite, but its confidence is not 0; "
+            "set the confidence of points that were not found to 0"
         )
+    places = keypoints[..., :2][keypoints[..., 2] > 0]
     if len(places) > 1 and places.abs().max() < 2:
         raise ValueError(
-            f"the keypoints lie between {places.min():.2f} and {places.max():.2f}, as if they were normalised to 0..1; kinlmr takes "
-            "pixels: multiply x by the picture's width and y by its height"
+            f"the keypoints lie between {places.min():.2f} and {places.max():.2f}, as if they were normalised to 0..1; "
+            "kinlmr takes pixels: multiply x by the picture's width and y by its height"
         )
 
 
 def normalise(keypoints: Tensor, track: Track | None = None) -> tuple[Tensor, Tensor, Track]:
     """Pixels to a model's features, causally: the same for whole clips, chunks and single frames.
 
-    keypoints (B, T, K, 3) as x, y in pixels and confidence, of `FPS` frames a second; a confidence of 0 is not seen, and
-    its x and y may be anything. track: from the last chunk, None at first
-    -> features (B, T, 3 K): x, y in units of the box, -1 to 1, and confidence, zeros for a point not seen; box (B, T, 3) as
-    (cx, cy, side) in pixels, zeros until somebody was seen; track
+    keypoints (B, T, K, 3) as x, y in pixels and confidence, of `FPS` frames a second; a confidence of 0 is not seen,
+    and its x and y may be anything. track: from the last chunk, None at first
+    -> features (B, T, 3 K): x, y in units of the box, -1 to 1, and confidence, zeros for a point not seen;
+    box (B, T, 3) as (cx, cy, side) in pixels, zeros until somebody was seen; track
 
     The box moves with the points that this frame and the last one share, and slowly towards the box around this
     frame's own points; so it stays when points vanish. A person who is somewhere else starts it again.

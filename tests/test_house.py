@@ -32,7 +32,7 @@ FLOORS = [
 ]
 
 PUBLIC = """
-    LMR ROTATIONS Body Estimate Mesh Part Plan Rotation Skeleton State
+    LMR ROTATIONS Body Estimate Mesh Part Plan Recovery Rotation Skeleton State
     build camera clips compile draw export keypoints load load_body load_skeleton losses metrics motion project
     read_database recover rotations save save_body
 """

@@ -64,7 +64,8 @@ def test_names_and_rows_are_one_for_one():
 
 def test_sizes_of_the_keypoint_sets():
     sizes = {name: len(points) for name, points in keypoint_sets().items()}
-    assert sizes == {"smpl24": 24, "coco17": 17, "mediapipe33": 33, "body25": 25, "h36m17": 17, "lsp14": 14}
+    assert sizes == {"smpl24": 24, "coco17": 17, "mediapipe33": 33, "body25": 25, "h36m17": 17,
+                     "halpe26": 26, "lsp14": 14}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", keypoint_sets())

@@ -1,0 +1,248 @@
+"""From a detector's keypoints to a posed body: whole clips, chunks or single frames, at any rate.
+
+A model runs at its own rate, 30 frames a second. Keypoints of another rate are interpolated at the model's ticks, each
+of which lies between two frames and needs no later one. A frame between two ticks gets an estimate of its own: the
+model looks at it from where the last tick left it, and forgets that it did. So every frame is answered at once,
+without delay, and a frame on a tick has the numbers that it has at 30 frames a second.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from kinlmr.assets import load_body
+from kinlmr.body import Body
+from kinlmr.camera import LEAST, fit, to_translation
+from kinlmr.files import Array
+from kinlmr.keypoints import Track, check_keypoints, keypoint_sets, normalise
+from kinlmr.model import LMR, State
+
+T = TypeVar("T")
+
+SAME = 0.01  # rates this near, such as 29.97 and 30, are taken for one
+EXACT = 1e-6  # of a tick: a frame this near is on it
+USUAL = 0.9, 0.0, 0.0  # the camera known before, of a model without one
+
+
+class Recovery(NamedTuple):
+    """A person in every frame, in the camera's frame: x right, y down, z forward. Leading axes as the keypoints' were.
+
+    rotations (..., T, J, 3, 3), each relative to its joint's parent, the root's to the camera; shape (..., T, S);
+    camera (..., T, 3) as (s, tx, ty) in units of the box (see `kinlmr.camera`), for the body as
+    ``body(rotations, shape)`` poses it; box (..., T, 3) as (cx, cy, side) in pixels, zeros until somebody was seen.
+    """
+
+    rotations: Tensor
+    shape: Tensor
+    camera: Tensor
+    box: Tensor
+
+    def translation(self, size: Tensor | Sequence[float], focal: Tensor | float) -> Tensor:
+        """Where the body stands, for ``body(rotations, shape, translation)``: (..., T, 3) in metres.
+
+        size: the image's (width, height), focal: of its camera, both in pixels. NaN until somebody was seen.
+        """
+        place = to_translation(self.camera, self.box, torch.as_tensor(size).to(self.box), focal)
+        return torch.where(self.box[..., 2:] > 0, place, torch.nan)
+
+
+class Stream(NamedTuple):
+    """What `recover` remembers of B people between frames; each row of its tensors is one of them.
+
+    model and track: as of the last tick; keypoints (B, K, 3): of the last frame; phase (B): how long ago the last tick
+    was when that frame came, in ticks.
+    """
+
+    model: State
+    track: Track
+    keypoints: Tensor
+    phase: Tensor
+
+
+@torch.no_grad()
+def recover(model: LMR, keypoints: Tensor | Array, fps: float, state: Stream | None = None) -> tuple[Recovery, Stream]:
+    """Pose, shape and camera of every frame, causally: the same for whole clips, chunks and single frames.
+
+    model      of `kinlmr.load`, or of `kinlmr.build` with ``keypoints=``
+    keypoints  (T, K, 3) of a person or (B, T, K, 3) of several: x, y in pixels and confidence, in the order of the
+               model's set (`kinlmr.keypoints.convert` brings others there); a confidence of 0 is not seen, and its x
+               and y may be anything
+    fps        frames a second. Any rate; within 1 % of the model's there is no resampling, and it is fastest
+    state      from the call before, None at first
+    -> `Recovery`, and the state for the next call. No gradients.
+
+    A frame without keypoints is estimated from what was seen before.
+    """
+    rate = _check_model(model)
+    ratio = rate / _checked_rate(fps)
+    x = torch.as_tensor(keypoints).to(model.start.pose)
+    _check_points(x, model.options["keypoints"])
+    x = torch.where(x[..., 2:] > 0, x, 0)
+    rows = x if x.ndim == 4 else x[None]
+    if state is None:
+        nothing = torch.zeros_like(rows[:, 0])
+        track = Track(rows.new_zeros(len(rows), 3), nothing)
+        phase = torch.full((len(rows),), 1 - ratio, dtype=torch.float64, device=rows.device)
+        state = Stream(model.initial_state(len(rows)), track, nothing, phase)
+    _check_state(state, rows)
+
+    if abs(1 / ratio - 1) <= SAME:
+        seen, state = _run(model, rows, state)
+        state = state._replace(keypoints=rows[:, -1], phase=torch.zeros_like(state.phase))
+    else:
+        frames = []
+        for frame in rows.unbind(1):
+            one, state = _resampled(model, frame, ratio, state)
+            frames.append(one)
+        seen = _Seen(*(torch.cat(parts, 1) for parts in zip(*frames, strict=True)))
+
+    body = _body(model.options["body"], model.options["keypoints"], x.device, x.dtype)
+    _check_body(model, body)
+    recovery = _placed(model, body, seen)
+    return recovery if x.ndim == 4 else Recovery(*(part[0] for part in recovery)), state
+
+
+# --------------------------------------------------------------------------------------------------------------- frames
+
+
+class _Seen(NamedTuple):
+    """Frames as the model saw and estimated them, each (B, T, ...)."""
+
+    features: Tensor
+    box: Tensor
+    pose: Tensor
+    shape: Tensor
+    camera: Tensor
+
+
+def _run(model: LMR, keypoints: Tensor, state: Stream) -> tuple[_Seen, Stream]:
+    """Keypoints (B, T, K, 3) at the model's ticks."""
+    features, box, track = normalise(keypoints, state.track)
+    estimate, after = model(features, state=state.model)
+    return _Seen(features, box, *estimate), state._replace(model=after, track=track)
+
+
+def _resampled(model: LMR, frame: Tensor, ratio: float, state: Stream) -> tuple[_Seen, Stream]:
+    """One frame (B, K, 3), which comes ``ratio`` ticks after the last: the ticks up to it, and the frame itself."""
+    phase = state.phase + ratio
+    ticks = (phase + EXACT).floor()
+    now, seen = state, None
+    for tick in range(1, int(ticks.max()) + 1):
+        share = ((tick - state.phase) / ratio).clamp(0, 1).to(frame)
+        seen, after = _run(model, _between(state.keypoints, frame, share)[:, None], now)
+        now = _chosen(ticks >= tick, after, now)
+    phase = phase - ticks
+    apart = phase > EXACT
+    if seen is None or apart.any():
+        looked, _ = _run(model, frame[:, None], now)
+        seen = looked if seen is None else _chosen(apart, looked, seen)
+    return seen, now._replace(keypoints=frame, phase=phase)
+
+
+def _between(before: Tensor, after: Tensor, share: Tensor) -> Tensor:
+    """Keypoints (B, K, 3) of a moment between two frames: the mean of both, weighted by nearness and confidence."""
+    share = share[:, None, None]
+    one, two = (1 - share) * before[..., 2:], share * after[..., 2:]
+    total = one + two
+    places = (one * before[..., :2] + two * after[..., :2]) / torch.where(total > 0, total, 1)
+    return torch.cat([places, total], -1)
+
+
+def _chosen(where: Tensor, yes: T, no: T) -> T:
+    """By rows: where (B), and two tensors or tuples of them alike."""
+    if isinstance(yes, Tensor) and isinstance(no, Tensor):
+        return torch.where(where.view(-1, *[1] * (yes.ndim - 1)), yes, no)  # type: ignore[return-value]
+    return type(yes)(*(_chosen(where, a, b) for a, b in zip(yes, no, strict=True)))  # type: ignore[call-overload]
+
+
+def _placed(model: LMR, body: Body, seen: _Seen) -> Recovery:
+    """The camera by least squares of the body's points on those that were seen.
+
+    The model's own camera, which is for the body about its root joint, decides what they leave open.
+    """
+    rotations = model.rotation.to_matrix(seen.pose)
+    mesh = body(rotations, seen.shape, want=("joints", "points"))
+    own = seen.camera if seen.camera.shape[-1] == 3 else seen.box.new_tensor(USUAL).expand_as(seen.box)
+    s = own[..., :1].clamp_min(LEAST)
+    own = torch.cat([s, own[..., 1:] - s * mesh.joints[..., 0, :2]], -1)
+    image = seen.features.unflatten(-1, (-1, 3))
+    camera = fit(mesh.points, image[..., :2], image[..., 2], own)
+    return Recovery(rotations, seen.shape, camera, seen.box)
+
+
+@functools.cache
+def _body(name: str, points: str, device: torch.device, dtype: torch.dtype) -> Body:
+    return load_body(name, points=points).to(device, dtype)
+
+
+# --------------------------------------------------------------------------------------------------------------- checks
+
+
+def _check_model(model: LMR) -> float:
+    """The model's rate."""
+    if not isinstance(model, LMR):
+        raise TypeError(f"recover takes an LMR, not {type(model).__name__}; of a wrapped one, the model inside")
+    if "keypoints" not in model.options:
+        raise ValueError(
+            "the model does not say which keypoints it takes; build it with keypoints='coco17' or another set, and "
+            "load its weights into it"
+        )
+    if model.training and model.options["dropout"]:
+        raise ValueError("the model is in training mode, and drops numbers at random; call model.eval() first")
+    return float(model.options["fps"])
+
+
+def _checked_rate(fps: Any) -> float:
+    try:
+        rate = float(fps)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not (math.isfinite(rate) and rate > 0):
+        raise ValueError(
+            f"fps is {fps!r}; give the keypoints' frames per second, a positive number such as 25 or 29.97"
+        )
+    return rate
+
+
+def _check_points(keypoints: Tensor, points: str) -> None:
+    check_keypoints(keypoints)
+    if keypoints.ndim > 4 or not keypoints.shape[-3]:
+        raise ValueError(
+            f"keypoints have shape (T, K, 3) or (B, T, K, 3) with at least one frame, not {tuple(keypoints.shape)}"
+        )
+    sets = {name: len(names) for name, names in keypoint_sets().items()}
+    if (count := keypoints.shape[-2]) != sets[points]:
+        alike = [name for name, size in sets.items() if size == count]
+        mend = f"kinlmr.keypoints.convert(keypoints, {alike[0]!r}, {points!r}) brings one to the other" if alike else (
+            "there are " + ", ".join(f"{name} ({size})" for name, size in sets.items())
+        )  # fmt: skip
+        raise ValueError(
+            f"the keypoints have {count} points, the model takes {points} with {sets[points]}; sets of {count} points: "
+            f"{', '.join(alike) or 'none'}; {mend}"
+        )
+
+
+def _check_state(state: Stream, rows: Tensor) -> None:
+    if not isinstance(state, Stream):
+        raise TypeError(f"state is what recover returned, or None, not {type(state).__name__}")
+    if state.keypoints.shape != rows[:, 0].shape:
+        raise ValueError(
+            f"the state is of {len(state.keypoints)} people with {state.keypoints.shape[1]} points, the keypoints of "
+            f"{len(rows)} with {rows.shape[2]}; start with state None"
+        )
+
+
+def _check_body(model: LMR, body: Body) -> None:
+    joints, shape = model.plan.skeleton.joints, model.options["shape"]
+    if body.joints != joints or shape > body.shape_width:
+        raise ValueError(
+            f"the model poses {len(joints)} joints ({joints[0]}, ...) with {shape} shape numbers, its body "
+            f"{body.name!r} has {len(body.joints)} ({body.joints[0]}, ...) and {body.shape_width}; build it with the "
+            "body= of its skeleton"
+        )
