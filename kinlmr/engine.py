@@ -34,7 +34,7 @@ from kinlmr.cells import Cell, product
 from kinlmr.products import gates, linear, scan, traced
 from kinlmr.schedule import Node, Packed, Schedule, pack
 
-ROWS = 128  # of a block (frames times clips): more would not make its products faster
+ROWS = 128  # of a block (frames times clips): more do not make its products faster
 CHUNK = 128  # rows for which the features' share of the gates is computed at once, at least
 
 
@@ -46,15 +46,16 @@ class Options(NamedTuple):
     dropout: float = 0.0
 
 
-def choose_block(batch: int, frames: int) -> int:
+def choose_block(batch: int, frames: int, training: bool = False) -> int:
     """C for B clips of T frames, such that blocks have equal lengths. Long blocks keep a cell's weights in the cache
-    and make products large; but the first and last V - 1 ticks have fewer iterations at work, and more than `ROWS`
-    rows only cost memory.
+    and make products large; but the first and last V - 1 ticks have fewer iterations at work, and the features' share
+    of all gates is kept for V blocks: without gradients, which need more memory anyhow, blocks are half as large.
 
-    >>> choose_block(1, 300), choose_block(32, 16), choose_block(1, 1)
-    (34, 4, 1)
+    >>> choose_block(1, 300), choose_block(32, 16), choose_block(32, 16, training=True), choose_block(1, 1)
+    (34, 2, 4, 1)
     """
-    longest = min(max(16, 2 * math.isqrt(frames)), max(1, ROWS // max(batch, 1)))
+    rows = ROWS if training else ROWS // 2
+    longest = min(max(16, 2 * math.isqrt(frames)), max(1, rows // max(batch, 1)))
     return -(-frames // -(-frames // longest))
 
 
@@ -130,10 +131,11 @@ def _sweep(
     """before: each batch's memory (vectors, layers, [n,] V, B, H) -> estimates (V or 1, B, T, D), memory after."""
     batch, frames, _ = features.shape
     last = schedule.iterations - 1
-    block = options.block or choose_block(1 if traced() else batch, frames)
+    block = options.block or choose_block(1 if traced() else batch, frames, torch.is_grad_enabled())
     blocks = -(-frames // block)
     phi = rearrange(features, "b t f -> t b f")
-    phi = pad(phi, (0, 0, 0, 0, 0, blocks * block - frames))
+    if blocks * block > frames:
+        phi = pad(phi, (0, 0, 0, 0, 0, blocks * block - frames))
     first, first_slots = start.expand(block, 1, batch, -1), start.split(schedule.widths)
     entering = _shares(packs, phi, block)
 
@@ -185,8 +187,8 @@ def _shares(packs: list[Packed], phi: Tensor, block: int) -> Iterator[list[Tenso
     chunk = block * max(1, CHUNK // max(1, block * batch))
     for begin in range(0, frames, chunk):
         rows = phi[begin : begin + chunk]
-        form = len(rows) // block, block, batch
-        tables = [_features_share(w, rows.flatten(0, 1)).unflatten(-2, form).unbind(-4) for w in packs]
+        x, form = rows.flatten(0, 1), (len(rows) // block, block, batch)
+        tables = [_features_share(w, x).unflatten(-2, form).unbind(-4) for w in packs]
         yield from map(list, zip(*tables, strict=True))
 
 
