@@ -35,7 +35,7 @@ from kinlmr.products import gates, linear, scan, traced
 from kinlmr.schedule import Node, Packed, Schedule, pack
 
 ROWS = 128  # of a block (frames times clips): more do not make its products faster
-CHUNK = 128  # rows for which the features' share of the gates is computed at once, at least
+CHUNK = 96  # rows for which the features' share of the gates is computed at once, at least
 
 
 class Options(NamedTuple):
