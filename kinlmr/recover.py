@@ -143,7 +143,7 @@ def _between(before: Tensor, after: Tensor, share: Tensor) -> Tensor:
     share = share[:, None, None]
     one, two = (1 - share) * before[..., 2:], share * after[..., 2:]
     total = one + two
-    places = (one * before[..., :2] + two * after[..., :2]) / torch.where(total > 0, total, 1)
+    places = torch.lerp(before[..., :2], after[..., :2], two / torch.where(total > 0, total, 1))
     return torch.cat([places, total], -1)
 
 
