@@ -38,13 +38,13 @@ def perspective(points: Tensor, translation: Tensor, focal: Tensor | float) -> T
     return focal * moved[..., :2] / moved[..., 2:]
 
 
-def fit(points: Tensor, image: Tensor, weight: Tensor, camera: Tensor) -> Tensor:
-    """The camera that brings points onto the image by least squares, in closed form; s >= `LEAST`.
+def fit(points: Tensor, image: Tensor, weight: Tensor, camera: Tensor, scale: Tensor | None = None) -> Tensor:
+    """The camera that brings points onto the image by least squares, in closed form; s >= `LEAST`, or the scale given.
 
     points (..., K, 3), image (..., K, 2) in crop units, weight (..., K) such as confidence, zero for a point not seen;
-    camera (..., 3), what is known before -> (..., 3). The camera known before pulls a little (`TRUST`), so it decides
-    what too few points leave open, and is the answer where none is seen. Where the weight is zero, image may hold
-    anything finite.
+    camera (..., 3), what is known before; scale (...) -> (..., 3). The camera known before pulls a little (`TRUST`),
+    so it decides what too few points leave open, and is the answer where none is seen. Where the weight is zero, image
+    may hold anything finite.
     """
     _check(image, "image", 2)
     camera = cat([camera[..., :1].clamp_min(LEAST), camera[..., 1:]], -1)
@@ -54,9 +54,10 @@ def fit(points: Tensor, image: Tensor, weight: Tensor, camera: Tensor) -> Tensor
     share = total / total.sum(-2, keepdim=True)
     flat = points[..., :2]
     middle, target = ((share * x).sum(-2, keepdim=True) for x in (flat, image))
-    spread = (share * (flat - middle).square()).sum((-2, -1)).clamp_min(1e-9)
-    s = (share * (flat - middle) * (image - target)).sum((-2, -1)) / spread
-    s = s.clamp_min(LEAST)[..., None]
+    if scale is None:
+        spread = (share * (flat - middle).square()).sum((-2, -1)).clamp_min(1e-9)
+        scale = ((share * (flat - middle) * (image - target)).sum((-2, -1)) / spread).clamp_min(LEAST)
+    s = scale[..., None]
     return cat([s, target[..., 0, :] - s * middle[..., 0, :]], -1)
 
 

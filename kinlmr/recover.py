@@ -21,12 +21,13 @@ from kinlmr.body import Body
 from kinlmr.camera import LEAST, fit, to_translation
 from kinlmr.files import Array
 from kinlmr.keypoints import Track, check_keypoints, keypoint_sets, normalise
-from kinlmr.model import LMR, State
+from kinlmr.model import LMR, Estimate, State
 
 T = TypeVar("T")
 
 SAME = 0.01  # rates this near, such as 29.97 and 30, are taken for one
 EXACT = 1e-6  # of a tick: a frame this near is on it
+STEADY, AWAY = 0.2, 1.5  # how much of the way the span goes in a tick; a change by such a factor is taken at once
 USUAL = 0.9, 0.0, 0.0  # the camera known before, of a model without one
 
 
@@ -55,12 +56,13 @@ class Recovery(NamedTuple):
 class Stream(NamedTuple):
     """What `recover` remembers of B people between frames; each row of its tensors is one of them.
 
-    model and track: as of the last tick; keypoints (B, K, 3): of the last frame; phase (B): how long ago the last tick
-    was when that frame came, in ticks.
+    model, track and span (B), pixels per metre: as of the last tick; keypoints (B, K, 3): of the last frame; phase (B):
+    how long ago the last tick was when that frame came, in ticks.
     """
 
     model: State
     track: Track
+    span: Tensor
     keypoints: Tensor
     phase: Tensor
 
@@ -85,62 +87,53 @@ def recover(model: LMR, keypoints: Tensor | Array, fps: float, state: Stream | N
     _check_points(x, model.options["keypoints"])
     x = torch.where(x[..., 2:] > 0, x, 0)
     rows = x if x.ndim == 4 else x[None]
+    body = _body(model.options["body"], model.options["keypoints"], x.device, x.dtype)
+    _check_body(model, body)
     if state is None:
         nothing = torch.zeros_like(rows[:, 0])
         track = Track(rows.new_zeros(len(rows), 3), nothing)
         phase = torch.full((len(rows),), 1 - ratio, dtype=torch.float64, device=rows.device)
-        state = Stream(model.initial_state(len(rows)), track, nothing, phase)
+        state = Stream(model.initial_state(len(rows)), track, rows.new_zeros(len(rows)), nothing, phase)
     _check_state(state, rows)
 
     if abs(1 / ratio - 1) <= SAME:
-        seen, state = _run(model, rows, state)
+        seen, state = _run(model, body, rows, state)
         state = state._replace(keypoints=rows[:, -1], phase=torch.zeros_like(state.phase))
     else:
         frames = []
         for frame in rows.unbind(1):
-            one, state = _resampled(model, frame, ratio, state)
+            one, state = _resampled(model, body, frame, ratio, state)
             frames.append(one)
-        seen = _Seen(*(torch.cat(parts, 1) for parts in zip(*frames, strict=True)))
+        seen = Recovery(*(torch.cat(parts, 1) for parts in zip(*frames, strict=True)))
 
-    body = _body(model.options["body"], model.options["keypoints"], x.device, x.dtype)
-    _check_body(model, body)
-    recovery = _placed(model, body, seen)
-    return recovery if x.ndim == 4 else Recovery(*(part[0] for part in recovery)), state
+    return seen if x.ndim == 4 else Recovery(*(part[0] for part in seen)), state
 
 
 # --------------------------------------------------------------------------------------------------------------- frames
 
 
-class _Seen(NamedTuple):
-    """Frames as the model saw and estimated them, each (B, T, ...)."""
-
-    features: Tensor
-    box: Tensor
-    pose: Tensor
-    shape: Tensor
-    camera: Tensor
-
-
-def _run(model: LMR, keypoints: Tensor, state: Stream) -> tuple[_Seen, Stream]:
+def _run(model: LMR, body: Body, keypoints: Tensor, state: Stream) -> tuple[Recovery, Stream]:
     """Keypoints (B, T, K, 3) at the model's ticks."""
     features, box, track = normalise(keypoints, state.track)
     estimate, after = model(features, state=state.model)
-    return _Seen(features, box, *estimate), state._replace(model=after, track=track)
+    rotations = model.matrices(estimate)
+    camera, span = _camera(body, rotations, estimate, features, box, state.span)
+    return Recovery(rotations, estimate.shape, camera, box), state._replace(model=after, track=track, span=span)
 
 
-def _resampled(model: LMR, frame: Tensor, ratio: float, state: Stream) -> tuple[_Seen, Stream]:
+def _resampled(model: LMR, body: Body, frame: Tensor, ratio: float, state: Stream) -> tuple[Recovery, Stream]:
     """One frame (B, K, 3), which comes ``ratio`` ticks after the last: the ticks up to it, and the frame itself."""
     phase = state.phase + ratio
     ticks = (phase + EXACT).floor()
     now, seen = state, None
     for tick in range(1, int(ticks.max()) + 1):
         share = ((tick - state.phase) / ratio).clamp(0, 1).to(frame)
-        seen, after = _run(model, _between(state.keypoints, frame, share)[:, None], now)
+        seen, after = _run(model, body, _between(state.keypoints, frame, share)[:, None], now)
         now = _chosen(ticks >= tick, after, now)
     phase = phase - ticks
     apart = phase > EXACT
     if seen is None or apart.any():
-        looked, _ = _run(model, frame[:, None], now)
+        looked, _ = _run(model, body, frame[:, None], now)
         seen = looked if seen is None else _chosen(apart, looked, seen)
     return seen, now._replace(keypoints=frame, phase=phase)
 
@@ -150,7 +143,7 @@ def _between(before: Tensor, after: Tensor, share: Tensor) -> Tensor:
     share = share[:, None, None]
     one, two = (1 - share) * before[..., 2:], share * after[..., 2:]
     total = one + two
-    places = (one * before[..., :2] + two * after[..., :2]) / torch.where(total > 0, total, 1)
+    places = torch.lerp(before[..., :2], after[..., :2], two / torch.where(total > 0, total, 1))
     return torch.cat([places, total], -1)
 
 
@@ -161,19 +154,29 @@ def _chosen(where: Tensor, yes: T, no: T) -> T:
     return type(yes)(*(_chosen(where, a, b) for a, b in zip(yes, no, strict=True)))  # type: ignore[call-overload]
 
 
-def _placed(model: LMR, body: Body, seen: _Seen) -> Recovery:
-    """The camera by least squares of the body's points on those that were seen.
+def _camera(
+    body: Body, rotations: Tensor, estimate: Estimate, features: Tensor, box: Tensor, span: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The camera (B, T, 3) by least squares of the body's points on those that were seen, and the span after it.
 
-    The model's own camera, which is for the body about its root joint, decides what they leave open.
+    The model's own camera, which is for the body about its root joint, decides what they leave open. The span, pixels
+    per metre, is smoothed while points are seen: a person's distance changes slowly.
     """
-    rotations = model.rotation.to_matrix(seen.pose)
-    mesh = body(rotations, seen.shape, want=("joints", "points"))
-    own = seen.camera if seen.camera.shape[-1] == 3 else seen.box.new_tensor(USUAL).expand_as(seen.box)
+    mesh = body(rotations, estimate.shape, want=("joints", "points"))
+    own = estimate.camera if estimate.camera.shape[-1] == 3 else box.new_tensor(USUAL).expand_as(box)
     s = own[..., :1].clamp_min(LEAST)
     own = torch.cat([s, own[..., 1:] - s * mesh.joints[..., 0, :2]], -1)
-    image = seen.features.unflatten(-1, (-1, 3))
-    camera = fit(mesh.points, image[..., :2], image[..., 2], own)
-    return Recovery(rotations, seen.shape, camera, seen.box)
+    image, weight = features.unflatten(-1, (-1, 3)).split((2, 1), -1)
+    found = mesh.points, image, weight[..., 0], own
+    free, side = fit(*found)[..., 0], box[..., 2]
+    spans = []
+    for now, seen in zip((free * side).unbind(1), (weight > 0).any(2)[..., 0].unbind(1), strict=True):
+        near = (now < AWAY * span) & (span < AWAY * now)
+        span = torch.where(seen, torch.where(near, span + STEADY * (now - span), now), span)
+        spans.append(span)
+    known = torch.stack(spans, 1)
+    scale = torch.where((side > 0) & (known > 0), known / side.clamp_min(1e-9), free)
+    return fit(*found, scale), span
 
 
 @functools.cache
@@ -231,11 +234,8 @@ def _check_points(keypoints: Tensor, points: str) -> None:
 def _check_state(state: Stream, rows: Tensor) -> None:
     if not isinstance(state, Stream):
         raise TypeError(f"state is what recover returned, or None, not {type(state).__name__}")
-    if state.keypoints.shape != rows[:, 0].shape:
-        raise ValueError(
-            f"the state is of {len(state.keypoints)} people with {state.keypoints.shape[1]} points, the keypoints of "
-            f"{len(rows)} with {rows.shape[2]}; start with state None"
-        )
+    if (people := len(state.keypoints)) != len(rows):
+        raise ValueError(f"the state is of {people} people, the keypoints of {len(rows)}; start with state None")
 
 
 def _check_body(model: LMR, body: Body) -> None:

@@ -11,6 +11,7 @@ from laws import assert_same
 from strategies import skeletons
 
 import kinlmr
+from kinlmr import checkpoint
 
 SMALL = dict(features=5, hidden=4, shape=2)
 KINDS = pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
@@ -220,3 +221,100 @@ def test_weights_of_several_types_are_not_saved(tmp_path, ending):
         kinlmr.save(model, tmp_path / f"model{ending}")
     kinlmr.save(model.float(), tmp_path / f"model{ending}")
     assert kinlmr.load(tmp_path / f"model{ending}").weights_as(torch.bfloat16).start.pose.dtype == torch.float32
+
+
+# ------------------------------------------------------------------------------------------- models that know their input
+
+
+def test_a_model_names_its_keypoints(tmp_path):
+    path = tmp_path / "model.npz"
+    model = kinlmr.build("smpl.yaml", keypoints="body25", fps=25, body="anny24_lo369", hidden=4)
+    assert model.options["features"] == 75
+    kinlmr.save(model, path)
+    options = kinlmr.load(path).options
+    assert (options["keypoints"], options["fps"], options["body"]) == ("body25", 25.0, "anny24_lo369")
+    assert kinlmr.build("smpl.yaml", keypoints="coco17", features=51, hidden=4).options["body"] == "anny24"
+    for wrong, message in (
+        (dict(keypoints="coco"), "unknown keypoint set 'coco'; there are .*did you mean 'coco17'"),
+        (dict(keypoints="coco17", features=34), "coco17 has 17 points, so 51 features, not 34; leave features out"),
+        (dict(keypoints="coco17", fps=0), "fps must be a positive number of frames a second, not 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kinlmr.build("smpl.yaml", hidden=4, **wrong)
+
+
+def test_a_checkpoint_that_does_not_name_them_goes_into_a_model_that_does(tmp_path):
+    path = tmp_path / "model.npz"
+    kinlmr.save(kinlmr.build("smpl.yaml", features=51, hidden=4), path)
+    assert "keypoints" not in kinlmr.load(path).options
+    named = kinlmr.load(path, kinlmr.build("smpl.yaml", keypoints="coco17", hidden=4))
+    kinlmr.save(named, path)
+    with pytest.raises(ValueError, match="keypoints is 'coco17' there, 'h36m17' here"):
+        kinlmr.load(path, kinlmr.build("smpl.yaml", keypoints="h36m17", hidden=4))
+
+
+@KINDS
+def test_half_the_room(suffix, tmp_path):
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors")
+    model = kinlmr.build("smpl.yaml", features=5, hidden=32)
+    kinlmr.save(model, tmp_path / f"full{suffix}")
+    for kind in (torch.float32, torch.float64):
+        kinlmr.save(model.to(kind), tmp_path / f"half{suffix}", half=True)
+        half = kinlmr.load(tmp_path / f"half{suffix}")
+        for name, value in model.state_dict().items():
+            assert half.state_dict()[name].dtype == kind
+            assert torch.equal(half.state_dict()[name], value.half().to(kind))
+    assert (tmp_path / f"half{suffix}").stat().st_size < 0.6 * (tmp_path / f"full{suffix}").stat().st_size
+    model.camera.head.bias.data[0] = 1e6
+    with pytest.raises(ValueError, match=r"camera\.head\.bias has numbers beyond 65504.*half=False"):
+        kinlmr.save(model, tmp_path / f"half{suffix}", half=True)
+
+
+def test_unknown_types_are_refused(tmp_path):
+    path = tmp_path / "model.npz"
+    kinlmr.save(kinlmr.build("smpl.yaml", **SMALL), path, half=True)
+    with np.load(path) as file:
+        meta = str(file["kinlmr"])
+    rewritten(path, kinlmr=np.array(meta.replace('"dtype": "float32"', '"dtype": "int8"')))
+    with pytest.raises(ValueError, match="not a kinlmr checkpoint, or a damaged one"):
+        kinlmr.load(path)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_shipped_models_are_found_by_name(zipped, tmp_path, monkeypatch):
+    """In a package of another name, as a folder and as a zip."""
+    package = f"package_of_models_{zipped:d}"
+    (tmp_path / package / "weights").mkdir(parents=True)
+    (tmp_path / package / "__init__.py").write_text("")
+    model = kinlmr.build("smpl.yaml", keypoints="coco17", hidden=4, shape_hidden=4)
+    kinlmr.save(model, tmp_path / package / "weights" / "tiny-coco17.npz", half=True)
+    where = tmp_path
+    if zipped:
+        where = tmp_path / "package.zip"
+        with zipfile.ZipFile(where, "w") as archive:
+            for file in sorted((tmp_path / package).rglob("*")):
+                archive.write(file, file.relative_to(tmp_path))
+    monkeypatch.syspath_prepend(str(where))
+    monkeypatch.setattr(checkpoint, "PACKAGE", package)
+    assert checkpoint.shipped() == ("tiny-coco17",)
+    loaded = kinlmr.load("tiny-coco17")
+    assert loaded.options["keypoints"] == "coco17"
+    assert not loaded.training
+    with pytest.raises(
+        FileNotFoundError, match="tiny-coco71: no such checkpoint, .*there are tiny-coco17; did you mean"
+    ):
+        kinlmr.load("tiny-coco71")
+    kinlmr.save(kinlmr.build("mano.yaml", **SMALL), tmp_path / "mine.npz")
+    (tmp_path / "mine.npz").rename(tmp_path / "tiny-coco17")
+    monkeypatch.chdir(tmp_path)
+    assert kinlmr.load("tiny-coco17").plan.skeleton.name == "mano"  # a file goes first
+
+
+def test_a_package_without_weights(tmp_path, monkeypatch):
+    (tmp_path / "package_without_models").mkdir()
+    (tmp_path / "package_without_models" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(checkpoint, "PACKAGE", "package_without_models")
+    with pytest.raises(FileNotFoundError, match="there are none"):
+        kinlmr.load("anny24-coco17")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinlmr.assets import assemble
-from kinlmr.keypoints import compile_points, keypoint_sets, set_rows
+from kinlmr.keypoints import check_keypoints, compile_points, convert, keypoint_sets, set_rows
 from kinlmr.rotations import axis_angle_to_matrix
 
 
@@ -76,3 +76,65 @@ def test_every_point_of_a_set_is_a_mean(name):
     if name not in ("smpl24", "lsp14"):
         with pytest.raises(ValueError, match=r"body 'mine' has no joint and no surface point '\w+', which"):
             set_rows(name, "mine", joints, 369)
+
+
+# ---------------------------------------------------------------------------------------------------------- conversion
+
+
+def seen(name, seed=0):
+    """Keypoints (2, K, 3) of a set in pixels, all of them seen."""
+    x = torch.rand(2, len(keypoint_sets()[name]), 3, generator=torch.Generator().manual_seed(seed))
+    return x * torch.tensor([640, 480, 0.9]) + torch.tensor([0, 0, 0.1])
+
+
+@pytest.mark.parametrize("target", keypoint_sets())
+@pytest.mark.parametrize("source", keypoint_sets())
+def test_points_keep_their_names(source, target):
+    """A name of both sets is the same point; one that the source cannot give is zero, its confidence too."""
+    x = seen(source)
+    found = dict(zip(keypoint_sets()[target], convert(x, source, target).unbind(1), strict=True))
+    given = dict(zip(keypoint_sets()[source], x.unbind(1), strict=True))
+    assert len(found) == len(keypoint_sets()[target])
+    means = {"neck": "shoulder", "mid_shoulder": "shoulder", "mid_hip": "hip"}
+    for name, point in found.items():
+        if name in given and name != "neck":
+            assert torch.equal(point, given[name])
+        elif name in means and f"left_{means[name]}" in given:
+            continue
+        else:
+            assert name in given or not point.any()
+
+
+def test_means_are_computed_and_as_sure_as_the_least_sure():
+    x = seen("coco17")
+    x[1, 5] = torch.tensor([torch.nan, torch.nan, 0.0])
+    left, right = x[:, 5], x[:, 6]
+    for target, name in (("body25", "neck"), ("halpe26", "neck"), ("lsp14", "mid_shoulder")):
+        found = convert(x, "coco17", target)[:, keypoint_sets()[target].index(name)]
+        assert torch.allclose(found[0, :2], (left + right)[0, :2] / 2)
+        assert torch.equal(found[:, 2], torch.minimum(left[:, 2], right[:, 2]))
+    x = seen("body25")
+    assert torch.equal(convert(x, "body25", "lsp14")[:, 12], x[:, 1])
+    assert torch.equal(convert(x.numpy(), "body25", "halpe26")[:, 18], x[:, 1])
+
+
+def test_conversions_that_cannot_be():
+    with pytest.raises(
+        ValueError, match="unknown keypoint set 'coco'; there are smpl24, coco17, .*did you mean 'coco17'"
+    ):
+        convert(seen("coco17"), "coco", "body25")
+    with pytest.raises(ValueError, match=r"body25 has 25 points: expected \(\.\.\., 25, 3\), not \(2, 17, 3\)"):
+        convert(seen("coco17"), "body25", "coco17")
+
+
+def test_a_fault_is_named_by_its_place():
+    x = seen("coco17").repeat(3, 1, 1).view(2, 3, 17, 3)
+    check_keypoints(x)
+    x[1, 2, 4, :2] = torch.nan
+    with pytest.raises(ValueError, match=r"point 4 of frame 2 of clip 1 is \[nan, nan, .*not finite"):
+        check_keypoints(x)
+    x[1, 2, 4, 2] = 0
+    check_keypoints(x)
+    x[1, 2, 4, 2] = torch.nan
+    with pytest.raises(ValueError, match="point 4 of frame 2 of clip 1"):
+        check_keypoints(x)

@@ -1,0 +1,352 @@
+import io
+import pickle
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from laws import assert_rotations, assert_same
+
+import kinlmr
+from kinlmr import recover as room
+from kinlmr.checkpoint import shipped
+from kinlmr.keypoints import keypoint_sets
+
+RATES = (12, 24, 25, 29.97, 30, 50, 60, 120, 240)
+recover, Recovery, Stream = room.recover, room.Recovery, room.Stream
+
+
+def small(keypoints="coco17", **options):
+    """A random model of the small free body, upright before the camera, that answers to what it sees."""
+    torch.manual_seed(0)
+    pose = torch.eye(3).repeat(24, 1, 1)
+    pose[0] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
+    camera = (0.9, 0.0, 0.0)[: options.get("camera", 3)]
+    options["start"] = kinlmr.ROTATIONS["6d"].from_matrix(pose), torch.zeros(10), torch.tensor(camera)
+    model = kinlmr.build(
+        "smpl.yaml", keypoints=keypoints, body="anny24_lo369", hidden=8, shape_hidden=8, iterations=2, **options
+    )
+    for node in model.nodes().values():
+        node.head.weight.data.mul_(3)
+    return model.eval()
+
+
+MODEL = small()
+BODY = kinlmr.load_body("anny24_lo369", points="coco17")
+
+
+def walker(frames, fps=30.0, people=1, seed=0):
+    """Keypoints (B, T, 17, 3) in pixels of bodies that swing their limbs and drift to the right."""
+    generator = torch.Generator().manual_seed(seed)
+    time = (torch.arange(frames) / fps)[:, None, None]
+    swing, phase = torch.rand(2, people, 1, 24, 3, generator=generator)
+    turns = 0.5 * swing * (6 * phase + 4 * time).sin()
+    turns[:, :, 0] = torch.tensor([torch.pi, 0.0, 0.0])
+    points = BODY(kinlmr.rotations.axis_angle_to_matrix(turns), want=("points",)).points[..., :2]
+    drift = torch.stack([60 * time[..., 0], 0 * time[..., 0]], -1)
+    confidence = 0.5 + 0.5 * torch.rand(people, frames, 17, 1, generator=generator)
+    return torch.cat([300 + 150 * points + drift, confidence], -1)
+
+
+def pieces(model, keypoints, fps, cuts):
+    """What comes of chunks that end at these frames, and the last state."""
+    found, state = [], None
+    for low, high in zip((0, *cuts), (*cuts, keypoints.shape[-3]), strict=True):
+        if high > low:
+            one, state = recover(model, keypoints[..., low:high, :, :], fps, state)
+            found.append(one)
+    axis = keypoints.ndim - 4
+    return Recovery(*(torch.cat(x, axis + 1) if axis == 0 else torch.cat(x) for x in zip(*found, strict=True))), state
+
+
+def assert_chunks(model, keypoints, fps, cuts):
+    """Cut anywhere, the numbers are the same."""
+    whole, last = recover(model, keypoints, fps)
+    parts, state = pieces(model, keypoints, fps, cuts)
+    assert_same(whole, parts, 1e-5)
+    assert_same([last.model.memory, *last.track, *last[2:]], [state.model.memory, *state.track, *state[2:]], 1e-4)
+
+
+def assert_sound(recovery, frames):
+    """Rotations, numbers, and a camera in front of the body."""
+    assert recovery.rotations.shape == (*frames, 24, 3, 3)
+    assert [x.shape for x in recovery[1:]] == [(*frames, 10), (*frames, 3), (*frames, 3)]
+    assert_rotations(recovery.rotations, 1e-4)
+    assert all(x.isfinite().all() for x in recovery)
+    assert (recovery.camera[..., 0] > 0).all()
+
+
+@settings(max_examples=8)
+@given(st.sampled_from(RATES), st.lists(st.integers(0, 16), max_size=4), st.integers(0, 9))
+def test_whole_clips_and_chunks_are_the_same(fps, cuts, seed):
+    assert_chunks(MODEL, walker(16, fps, 2, seed), fps, sorted(cuts))
+
+
+@pytest.mark.parametrize("fps", RATES)
+def test_whole_clips_and_single_frames_are_the_same(fps):
+    keypoints = walker(12, fps)[0]
+    assert_chunks(MODEL, keypoints, fps, range(1, 12))
+    assert_sound(recover(MODEL, keypoints, fps)[0], (12,))
+
+
+@pytest.mark.parametrize("broken", ["phase", "keypoints", "span", "track", "model"])
+def test_the_law_of_chunks_can_fail(broken, monkeypatch):
+    def forgetful(model, keypoints, fps, state=None):
+        kept = state and state._replace(**{broken: getattr(fresh, broken)})
+        return recover_well(model, keypoints, fps, kept)
+
+    recover_well = recover
+    _, fresh = recover(MODEL, torch.zeros(1, 1, 17, 3), 50)
+    monkeypatch.setitem(globals(), "recover", forgetful)
+    with pytest.raises(AssertionError):
+        assert_chunks(MODEL, walker(12, 50), 50, [7])
+
+
+def test_rates_near_the_models_are_not_resampled():
+    keypoints = walker(20)
+    exact = recover(MODEL, keypoints, 30)[0]
+    for fps in (29.97, Fraction(30000, 1001), np.float32(30), 29.8, 30.2):
+        assert_same(recover(MODEL, keypoints, fps)[0], exact, 0.0)
+
+
+@pytest.mark.parametrize("times", [2, 4, 8])
+def test_a_frame_on_a_tick_is_what_it_is_at_30(times):
+    keypoints = walker(5 * times, 30.0 * times)
+    fast, slow = recover(MODEL, keypoints, 30 * times)[0], recover(MODEL, keypoints[:, ::times], 30)[0]
+    assert_same([x[:, ::times] for x in fast], slow, 1e-5)
+
+
+@pytest.mark.parametrize("fps", [25, 48.5])
+def test_a_person_at_rest_is_the_same_at_any_rate(fps):
+    keypoints = walker(1).expand(1, 40, 17, 3)
+    last = [[x[:, -1] for x in recover(MODEL, keypoints, rate)[0]] for rate in (fps, 30)]
+    assert_same(*last, 0.05)  # a random model still sways a little
+
+
+def test_later_frames_change_nothing():
+    keypoints = walker(20, 50)
+    later = keypoints.clone()
+    later[:, 11:, :, :2] += 40
+    assert_same(*([x[:, :11] for x in recover(MODEL, k, 50)[0]] for k in (keypoints, later)), 0.0)
+
+
+def test_rows_are_people():
+    """People know nothing of one another, and a state may be taken apart by rows, pickled, and joined."""
+    keypoints = walker(14, 50, 3)
+    keypoints[1, :6, :, 2] = 0
+    together, _ = recover(MODEL, keypoints, 50)
+    for row in range(3):
+        assert_same([x[row] for x in together], recover(MODEL, keypoints[row], 50)[0], 1e-5)
+    one, two = recover(MODEL, keypoints[:1, :8], 50)[1], recover(MODEL, keypoints[2:, 3:8], 50)[1]
+    one, two = (pickle.loads(pickle.dumps(state)) for state in (one, two))
+    join = lambda a, b: torch.cat([a, b]) if isinstance(a, torch.Tensor) else type(a)(*map(join, a, b))  # noqa: E731
+    joined, _ = recover(MODEL, keypoints[[0, 2], 8:], 50, join(one, two))
+    assert_same([x[0] for x in joined], [x[0, 8:] for x in together], 1e-5)
+    late, _ = recover(MODEL, keypoints[2, 3:], 50)
+    assert_same([x[1] for x in joined], [x[5:] for x in late], 1e-5)
+
+
+def test_arrays_and_other_types():
+    keypoints = walker(6)[0]
+    exact = recover(MODEL, keypoints, 30)[0]
+    for same in (keypoints.numpy(), keypoints.double(), keypoints.numpy().astype(np.float64)):
+        assert_same(recover(MODEL, same, 30)[0], exact, 1e-6)
+    assert recover(MODEL, keypoints.round().int(), 30)[0].camera.dtype == torch.float32
+    assert not any(x.requires_grad for x in exact)
+
+
+def test_a_model_without_a_camera():
+    assert_sound(recover(small(camera=0), walker(5), 30)[0], (1, 5))
+
+
+# --------------------------------------------------------------------------------------------------------------- camera
+
+
+def test_the_camera_stands_where_least_squares_puts_it():
+    """The body of the estimate lies on the keypoints better than under any camera near this one."""
+    keypoints = walker(1)
+    found, _ = recover(MODEL, keypoints, 30)
+    points = BODY(found.rotations, found.shape, want=("points",)).points
+    seen = kinlmr.camera.to_crop(keypoints[..., :2], found.box)
+    error = lambda c: float((keypoints[..., 2:] * (kinlmr.project(points, c) - seen).square()).sum())  # noqa: E731
+    for axis in range(3):
+        for change in (-0.02, 0.02):
+            other = found.camera.clone()
+            other[..., axis] += change
+            assert error(found.camera) < error(other)
+
+
+def test_translation_brings_the_body_to_the_keypoints():
+    """From afar, the pinhole sees it where the camera of the box does."""
+    found, _ = recover(MODEL, walker(4), 30)
+    size, focal = (640, 480), 50_000.0
+    place = found.translation(size, focal)
+    posed = BODY(found.rotations, found.shape, place, want=("points",)).points
+    far = kinlmr.camera.perspective(posed, torch.zeros(3), focal) + torch.tensor(size) / 2
+    points = BODY(found.rotations, found.shape, want=("points",)).points
+    near = kinlmr.camera.from_crop(kinlmr.project(points, found.camera), found.box)
+    assert torch.allclose(far, near, atol=1.5)
+    assert (place[..., 2] > 0).all()
+
+
+def test_distance_is_steady_but_follows_a_jump():
+    generator = torch.Generator().manual_seed(1)
+    keypoints = walker(1).expand(1, 60, 17, 3).clone()
+    keypoints[..., :2] += 4 * torch.randn(1, 60, 17, 2, generator=generator)
+    depth = recover(MODEL, keypoints, 30)[0].translation((640, 480), 1000.0)[0, 20:, 2]
+    loose = pieces(MODEL, keypoints, 30, [])[0]
+    points = BODY(loose.rotations, loose.shape, want=("points",)).points
+    seen = kinlmr.camera.to_crop(keypoints[..., :2], loose.box)
+    free = kinlmr.camera.fit(points, seen, keypoints[..., 2], loose.camera)
+    free = kinlmr.camera.to_translation(free, loose.box, torch.tensor([640.0, 480.0]), 1000.0)[0, 20:, 2]
+    assert depth.diff().abs().mean() < 0.4 * free.diff().abs().mean()
+    keypoints[:, 30:, :, :2] *= 4
+    jumped = recover(MODEL, keypoints, 30)[0].translation((640, 480), 1000.0)[0, :, 2]
+    assert jumped[31] < 0.6 * jumped[29]
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize("fps", [24, 30, 50])
+def test_nobody_in_the_first_second(fps):
+    keypoints = walker(2 * fps, fps)
+    keypoints[:, :fps] = torch.tensor([torch.nan, torch.nan, 0.0])
+    found, _ = recover(MODEL, keypoints, fps)
+    assert_sound(found, (1, 2 * fps))
+    place = found.translation((640, 480), 1000.0)
+    assert place[:, :fps].isnan().all()
+    assert place[:, fps + 1 :].isfinite().all()
+
+
+@pytest.mark.parametrize(("gap", "fps"), [(1, 30), (10, 30), (100, 30), (1, 50), (10, 50)])
+def test_a_person_lost_for_a_while(gap, fps):
+    keypoints = walker(30 + gap, fps)
+    keypoints[:, 20 : 20 + gap, :, 2] = 0
+    found, _ = recover(MODEL, keypoints, fps)
+    assert_sound(found, (1, 30 + gap))
+    place = found.translation((640, 480), 1000.0)
+    assert place.isfinite().all()
+    assert (found.box[:, 21 : 20 + gap] == found.box[:, 20:21]).all()
+    assert torch.allclose(place[:, 21 : 20 + gap, 2], place[:, 20:21, 2], rtol=1e-4)
+
+
+@pytest.mark.parametrize("fps", [30, 60])
+def test_nobody_at_all_and_few_points(fps):
+    keypoints = walker(10, fps)
+    keypoints[..., 2] = 0
+    assert_sound(recover(MODEL, keypoints, fps)[0], (1, 10))
+    for count in (1, 2, 3):
+        keypoints[:, :, :count, 2] = 1
+        assert_sound(recover(MODEL, keypoints, fps)[0], (1, 10))
+    keypoints[..., :2] = 200.0
+    assert_sound(recover(MODEL, keypoints, fps)[0], (1, 10))
+
+
+def test_what_is_not_seen_may_be_anything():
+    keypoints = walker(20, 50)
+    keypoints[:, 5:12, 3:9, 2] = 0
+    other = keypoints.clone()
+    other[:, 5:12, 3:9, :2] = torch.nan
+    other[:, 5:7, 3:9, :2] = torch.inf
+    for fps in (30, 50):
+        assert_same(recover(MODEL, keypoints, fps)[0], recover(MODEL, other, fps)[0], 0.0)
+
+
+def changed(value, *place, of=None):
+    keypoints = walker(4, people=2) if of is None else of
+    keypoints[place] = value
+    return keypoints
+
+
+@pytest.mark.parametrize(
+    ("keypoints", "message"),
+    [
+        (changed(torch.nan, 1, 2, 5, 0), r"point 5 of frame 2 of clip 1 is \[nan, .*set the confidence .* to 0"),
+        (changed(torch.inf, 2, 5, 1, of=walker(4)[0]), r"point 5 of frame 2 is \["),
+        (changed(torch.nan, 0, 0, 3, 2), "point 3 of frame 0 of clip 0 is .*not finite"),
+        (torch.rand(4, 17, 3), "as if they were normalised to 0..1; kinlmr takes pixels: multiply"),
+        (torch.rand(4, 17, 2), r"have shape \(T, K, 3\) or \(B, T, K, 3\): x, y, confidence; not \(4, 17, 2\)"),
+        (torch.rand(17, 3), r"not \(17, 3\)"),
+        (torch.rand(1, 1, 4, 17, 3) * 99, r"not \(1, 1, 4, 17, 3\)"),
+        (torch.rand(0, 17, 3), r"at least one frame, not \(0, 17, 3\)"),
+        (
+            99 * torch.rand(4, 33, 3),
+            r"33 points, the model takes coco17 with 17; sets of 33 points: mediapipe33; kinlmr\.keypoints\.convert\("
+            r"keypoints, 'mediapipe33', 'coco17'\) brings",
+        ),
+        (99 * torch.rand(4, 5, 3), r"sets of 5 points: none; there are smpl24 \(24\), coco17 \(17\)"),
+    ],
+)
+def test_keypoints_that_no_detector_gives(keypoints, message):
+    with pytest.raises(ValueError, match=message):
+        recover(MODEL, keypoints, 30)
+
+
+def test_sets_of_the_models_own_size_are_told():
+    with pytest.raises(ValueError, match="takes mediapipe33 with 33; sets of 17 points: coco17, h36m17"):
+        recover(small("mediapipe33"), walker(2), 30)
+
+
+@pytest.mark.parametrize("fps", [0, -30, float("nan"), float("inf"), None, "film"])
+def test_the_rate_is_asked_for(fps):
+    with pytest.raises(ValueError, match="fps is .*; give the keypoints' frames per second"):
+        recover(MODEL, walker(2), fps)
+    with pytest.raises(TypeError, match="fps"):
+        recover(MODEL, walker(2))
+
+
+def test_models_and_states_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"does not say which keypoints it takes; build it with keypoints='coco17'"):
+        recover(kinlmr.build(features=51, hidden=4), walker(2), 30)
+    with pytest.raises(TypeError, match="recover takes an LMR, not Linear"):
+        recover(torch.nn.Linear(1, 1), walker(2), 30)
+    with pytest.raises(ValueError, match=r"training mode, .*call model\.eval\(\) first"):
+        recover(small(dropout=0.5).train(), walker(2), 30)
+    hand = kinlmr.build("mano.yaml", keypoints="coco17", hidden=4, body="anny24_lo369")
+    with pytest.raises(ValueError, match=r"poses 16 joints .* its body 'anny24_lo369' has 24 .*body= of its skeleton"):
+        recover(hand, walker(2), 30)
+    _, state = recover(MODEL, walker(2, people=2), 30)
+    with pytest.raises(ValueError, match="state is of 2 people, the keypoints of 1; start with state None"):
+        recover(MODEL, walker(2), 30, state)
+    with pytest.raises(TypeError, match="state is what recover returned, or None, not State"):
+        recover(MODEL, walker(2), 30, MODEL.initial_state(1))
+
+
+@pytest.mark.parametrize("name", [name for name in keypoint_sets() if name != "lsp14"])
+def test_every_set_has_its_model(name):
+    width = 3 * len(keypoint_sets()[name])
+    assert small(name).options["features"] == width
+    keypoints = kinlmr.keypoints.convert(walker(3), "coco17", name)
+    assert_sound(recover(small(name), keypoints, 30)[0], (1, 3))
+
+
+def test_a_saved_model_knows_its_input(tmp_path):
+    kinlmr.save(MODEL, tmp_path / "model.npz")
+    loaded = kinlmr.load(tmp_path / "model.npz")
+    assert {k: loaded.options[k] for k in ("keypoints", "fps", "body")} == {
+        "keypoints": "coco17", "fps": 30.0, "body": "anny24_lo369",
+    }  # fmt: skip
+    assert_same(recover(loaded, walker(3), 30)[0], recover(MODEL, walker(3), 30)[0], 0.0)
+
+
+def test_states_are_tensors():
+    _, state = recover(MODEL, walker(3), 25)
+    assert isinstance(state, Stream)
+    again = torch.load(io.BytesIO(pickled(state)), weights_only=False)
+    assert_same(recover(MODEL, walker(3), 25, state)[0], recover(MODEL, walker(3), 25, again)[0], 0.0)
+
+
+def pickled(state):
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.skipif("anny24-coco17" not in shipped(), reason="the weights are not in this tree")
+def test_the_shipped_model():
+    model = kinlmr.load("anny24-coco17")
+    assert (model.options["keypoints"], model.options["fps"], model.options["body"]) == ("coco17", 30.0, "anny24")
+    assert_sound(recover(model, walker(10), 30)[0], (1, 10))
