@@ -1,9 +1,9 @@
 """From recorded motion to training clips: a body, a camera, keypoints, and the noise of a real detector.
 
-A clip is drawn from recordings (re-timed, mirrored, seen from any side), given a random shape, seen by a camera that
-moves a little, and its keypoints are disturbed as a detector's are. Everything is arrays and a seeded generator: one
-seed, the same clips. The features of a frame are its K keypoints as (x, y, confidence) in units of the box around
-those that are seen, so F = 3 K; a point that is not seen is (0, 0, 0).
+A clip is drawn from recordings (re-timed, mirrored, limbs mixed with other clips'), given a random shape, seen by a
+camera that moves a little, and its keypoints are disturbed as a detector's are. Everything is arrays and a seeded
+generator: one seed, the same clips. Keypoints become features as those of a video do, by `kinlmr.keypoints.normalise`:
+(x, y, confidence) in units of a box that follows the person, so F = 3 K; a point that is not seen is (0, 0, 0).
 """
 
 from __future__ import annotations
@@ -21,47 +21,56 @@ from kinlmr.body import Body
 from kinlmr.camera import to_crop
 from kinlmr.keypoints import normalise
 from kinlmr.motion import Motion
-from kinlmr.recording import same_rate, sides
+from kinlmr.recording import plain_names, same_rate, sides
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_quaternion, quaternion_to_matrix
 
 SPEEDS = 0.75, 1.33  # how slow and how fast a recording is played
-FOCAL = 1000.0  # pixels; the person stands FOCAL pixels right of and below the picture's corner
-MIXED, BENT = 0.25, 0.1  # chance that a limb comes from another clip; radians by which every joint is bent
+FOCAL = 1000.0  # pixels, of every camera; the root is seen FOCAL pixels right of and below the picture's corner
+DISTANCES, REST = (2.5, 20.0), 4.0  # metres from the camera to the root: drawn between, or without augmentation
+MIXED = 0.25  # chance that a clip has a limb of LIMBS from another clip
+BENT = 0.1  # radians, the deviation of a turn that is added to every joint but the root, the same through a clip
+LIMBS = (
+    ("left_collar", "left_shoulder", "left_elbow", "left_wrist", "left_hand"),
+    ("right_collar", "right_shoulder", "right_elbow", "right_wrist", "right_hand"),
+    ("left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "left_foot", "right_foot"),
+    ("spine1", "spine2", "spine3", "neck", "head"),
+)
+Numbers = Callable[..., Tensor]
 
 
 class Noise(NamedTuple):
     """How a detector errs. Lengths are fractions of the person's extent in the image; rates are per second.
 
-    jitter   white error of every point; one in fifty is five times as large
-    missing  chance that a point is not found in a frame
-    hidden   how often a limb vanishes, for 0.2 to 1 second
-    swapped  how often left and right are taken for one another, for 1 to 4 frames
-    drift    slow error of every point, of up to one turn a second
-    cut      chance that a clip's picture ends above the feet, at the knees or at the waist
-    occluded chance that a clip's points behind the trunk are hidden
-    guess    chance that a clip's hidden points are guessed, with low confidence, rather than left out
+    jitter    white error of every point; one in fifty is five times as large
+    missing   chance that a point is not found in a frame
+    hidden    how often a limb vanishes, for 0.2 to 1 second
+    swapped   how often left and right are taken for one another, for 1 to 4 frames
+    drift     largest deviation of a slow error of every point, of up to one turn a second
+    cut       chance that a clip's picture ends at 0.3 to 0.95 of the person's height in the first frame
+    occluded  chance that points behind the trunk are hidden, in nine frames of ten
+    guess     chance that a clip's hidden points are guessed, with low confidence, rather than left out
     """
 
-    drift: float = 0.0
-    cut: float = 0.0
-    occluded: float = 0.0
-    guess: float = 0.0
     jitter: float = 0.01
     missing: float = 0.02
     hidden: float = 0.5
     swapped: float = 0.1
+    drift: float = 0.0
+    cut: float = 0.0
+    occluded: float = 0.0
+    guess: float = 0.0
 
 
 USUAL, OFF = Noise(), Noise(jitter=0.0, missing=0.0, hidden=0.0, swapped=0.0)
-WIDE = Noise(drift=0.015, cut=0.25, occluded=0.6, guess=0.5)
+WIDE = Noise(drift=0.015, cut=0.25, occluded=0.6, guess=0.5)  # as real detectors on truncated and hidden bodies
 
 
 class Clips(NamedTuple):
     """B clips of T frames. The camera's frame is x right, y down, z forward.
 
     features (B, T, 3 K); rotations (B, T, J, 3, 3), the root's as the camera sees it; shape (B, S); joints (B, T, J, 3)
-    in metres about the root; points (B, T, K, 3) as (x, y, visible): where the keypoints truly are, in the same units;
-    start (B), where in its bank a clip begins (`Bank.where` names it).
+    in metres about the root; points (B, T, K, 3) as (x, y, known): where the keypoints truly are, in the features'
+    units, known 1, or 0 while nobody was found yet; start (B), where in its bank a clip begins (`Bank.where` names it).
     """
 
     features: Tensor
@@ -99,7 +108,7 @@ class Bank:
 def bank(motions: Sequence[Motion], frames: int) -> Bank:
     """Recordings of one body and one rate as a bank of clips of ``frames``. No clip crosses a cut or a recording's end.
 
-    Clips are drawn action by action, so that what there is much of (standing, walking) does not drown the rest.
+    An action is what the recordings say, or a recording's name where it says none; `draw` goes by them.
     """
     if not motions:
         raise ValueError("no recordings to draw clips from")
@@ -119,8 +128,7 @@ def bank(motions: Sequence[Motion], frames: int) -> Bank:
         flips = (q[1:] * q[:-1]).sum(-1, keepdim=True).sign().cumprod(0)  # q and -q turn alike: keep to one side
         quaternions.append(torch.cat([q[:1], q[1:] * torch.where(flips == 0, 1.0, flips)]))
         begins.append(place)
-        edges = [0, *motion.cuts, len(motion)]
-        for low, high in itertools.pairwise(edges):
+        for low, high in itertools.pairwise([0, *motion.cuts, len(motion)]):
             if high - low >= span:
                 starts = torch.arange(place + low, place + high - span + 1)
                 actions.setdefault(motion.action or motion.name, []).append(starts)
@@ -138,6 +146,19 @@ def bank(motions: Sequence[Motion], frames: int) -> Bank:
     )  # fmt: skip
 
 
+def pieces(motions: Sequence[Motion], longest: int | None = None, shortest: int = 1) -> list[Motion]:
+    """Recordings cut where they jump, then to ``longest`` frames at most; pieces under ``shortest`` are left out."""
+    found = []
+    for motion in motions:
+        for low, high in itertools.pairwise([0, *motion.cuts, len(motion)]):
+            for start in range(low, high, longest or max(high - low, 1)):
+                part = slice(start, min(start + (longest or high), high))
+                if part.stop - start >= shortest:
+                    places = motion.translation[part]
+                    found.append(replace(motion, rotations=motion.rotations[part], translation=places, cuts=()))
+    return found
+
+
 def draw(
     source: Bank,
     body: Body,
@@ -147,49 +168,50 @@ def draw(
     noise: Noise = USUAL,
     augment: bool = True,
 ) -> Clips:
-    """Draw clips, each action as often as any other. ``augment``: re-time, mirror and turn them, and vary the shape."""
-    device = source.quaternions.device
-    rand = lambda *size: torch.rand(*size, generator=generator, device=generator.device).to(device)  # noqa: E731
-    action = torch.multinomial(source.count.sqrt(), batch, True, generator=generator)
+    """Draw clips, on the bank's device. ``augment``: re-time, mirror, vary and turn them, and vary the shape.
+
+    An action is drawn as often as the square root of its places to start, so that what there is much of (standing,
+    walking) does not drown the rest; then one of its places, each as often as any other.
+    """
+    rand, normal = _random(generator, source.quaternions)
+    action = torch.multinomial(source.count.sqrt().to(generator.device), batch, True, generator=generator)
+    action = action.to(source.count.device)
     start = source.starts[source.first[action] + (rand(batch) * source.count[action]).long()]
-    speed = SPEEDS[0] + (SPEEDS[1] - SPEEDS[0]) * rand(batch) if augment else torch.ones(batch, device=device)
-    at = speed[:, None] * torch.arange(frames, device=device)
+    speed = SPEEDS[0] + (SPEEDS[1] - SPEEDS[0]) * rand(batch) if augment else torch.ones_like(start)
+    at = speed[:, None] * torch.arange(frames, device=start.device)
     low = at.long()
     pair = source.quaternions[start[:, None] + low], source.quaternions[start[:, None] + low + 1]
-    rotations = quaternion_to_matrix(torch.lerp(*pair, (at - low)[..., None, None]))
+    rotations = quaternion_to_matrix(torch.lerp(*pair, (at - low)[..., None, None].to(pair[0])))
     if augment:
-        rotations = torch.where(
-            (rand(batch) < 0.5)[:, None, None, None, None], mirror(rotations, source.joints), rotations
-        )
-        rotations = _varied(rotations, source.joints, rand, lambda *n: torch.randn(*n, generator=generator))
+        mirrored = (rand(batch) < 0.5)[:, None, None, None, None]
+        rotations = torch.where(mirrored, mirror(rotations, source.joints), rotations)
+        rotations = varied(rotations, source.joints, rand, normal)
     return see(rotations, body, source.fps, generator, noise, augment)._replace(start=start)
 
 
-MIX = (
-    ("left_collar", "left_shoulder", "left_elbow", "left_wrist", "left_hand"),
-    ("right_collar", "right_shoulder", "right_elbow", "right_wrist", "right_hand"),
-    ("left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "left_foot", "right_foot"),
-    ("spine1", "spine2", "spine3", "neck", "head"),
-)
+def varied(rotations: Tensor, joints: Sequence[str], rand: Numbers, normal: Numbers) -> Tensor:
+    """Limbs mixed between the clips of a batch, and every joint bent a little: rotations (B, T, J, 3, 3) -> the same.
 
-
-def _varied(
-    rotations: Tensor, joints: Sequence[str], rand: Callable[..., Tensor], normal: Callable[..., Tensor]
-) -> Tensor:
-    """Limbs mixed between the clips of a batch, and every joint bent a little, the same through a clip."""
-    batch = len(rotations)
-    for limb in MIX:
-        at = [joints.index(name) for name in limb]
+    The model is local, so the data may be: arms from one recording go with legs from another. rand and normal draw
+    uniform and normal numbers of a size. Joints are told by SMPL's names; a limb that is not there is not mixed.
+    """
+    batch, names, whole = len(rotations), plain_names(joints), rotations
+    rotations = rotations.clone()
+    for limb in LIMBS:
+        at = [j for j, name in enumerate(names) if name in limb]
         mixed = (rand(batch) < MIXED)[:, None, None, None, None]
-        other = rotations[rand(batch).argsort()][:, :, at]
-        rotations[:, :, at] = torch.where(mixed, other, rotations[:, :, at])
-    bend = BENT * normal(batch, 1, len(joints), 3).to(rotations)
+        other = whole[rand(batch).argsort()]
+        rotations[:, :, at] = torch.where(mixed, other[:, :, at], whole[:, :, at])
+    bend = BENT * normal(batch, 1, len(joints), 3)
     bend[:, :, 0] = 0
     return rotations @ axis_angle_to_matrix(bend)
 
 
 def whole(motion: Motion, body: Body, yaw: float, generator: Generator, noise: Noise = USUAL) -> Clips:
-    """A whole recording as one clip (B = 1), of mean shape, seen by a camera at rest from ``yaw`` radians around it."""
+    """A whole recording as one clip (B = 1), of mean shape, seen by a camera at rest from ``yaw`` radians around it.
+
+    Its cuts are not heeded: give `pieces` of it.
+    """
     rotations = axis_angle_to_matrix(motion.rotations)[None].to(body.template)
     turn = axis_angle_to_matrix(torch.tensor([0.0, yaw, 0.0], device=rotations.device))
     rotations = torch.cat([turn @ rotations[:, :, :1], rotations[:, :, 1:]], 2)
@@ -222,31 +244,35 @@ def opposite(names: Sequence[str]) -> list[int]:
 
 
 def see(rotations: Tensor, body: Body, fps: float, generator: Generator, noise: Noise, augment: bool) -> Clips:
-    """Put a shape and a camera to rotations (B, T, J, 3, 3) in the world's frame, and disturb what it sees."""
+    """Put a shape and a camera to rotations (B, T, J, 3, 3) in the world's frame, and disturb what it sees.
+
+    The camera is a pinhole of FOCAL pixels that looks at the root. ``augment``: any side, a little tilted, slowly
+    turning, at DISTANCES drawn evenly in their logarithm, and a shape of ten normal numbers; otherwise level, from the
+    front, at REST metres, and the mean shape.
+    """
     if body.points is None:
         raise ValueError(f"body {body.name!r} has no keypoints; load_body(..., points='coco17') gives it some")
     batch, frames = rotations.shape[:2]
-    normal = lambda *size: torch.randn(*size, generator=generator, device=generator.device).to(rotations)  # noqa: E731
-    rand = lambda *size: torch.rand(*size, generator=generator, device=generator.device).to(rotations)  # noqa: E731
+    rand, normal = _random(generator, rotations)
     shape = normal(batch, body.shape_width) if augment else rotations.new_zeros(batch, body.shape_width)
-    yaw, pitch, roll, turn = torch.zeros(4, batch, 1, device=rotations.device, dtype=rotations.dtype)
-    distance = rotations.new_full((batch, 1, 1), 4.0)
+    yaw, pitch, roll, turn = rotations.new_zeros(4, batch, 1)
+    distance = rotations.new_full((batch, 1, 1), REST)
     if augment:
         yaw, turn = 2 * torch.pi * rand(batch, 1), 0.2 * normal(batch, 1)
         pitch, roll = 0.1 + 0.15 * normal(batch, 1), 0.05 * normal(batch, 1)
-        distance = 2.5 * 8.0 ** rand(batch, 1, 1)
+        distance = DISTANCES[0] * (DISTANCES[1] / DISTANCES[0]) ** rand(batch, 1, 1)
     time = torch.arange(frames, device=rotations.device) / fps
-    rotations = torch.cat(
-        [_camera(yaw + turn * time, pitch, roll)[:, :, None] @ rotations[:, :, :1], rotations[:, :, 1:]], 2
-    )
+    view = _camera(yaw + turn * time, pitch, roll)[:, :, None]
+    rotations = torch.cat([view @ rotations[:, :, :1], rotations[:, :, 1:]], 2)
 
     mesh = body(rotations, shape[:, None], want=("joints", "points"))
     joints, points = (x - mesh.joints[:, :, :1] for x in (mesh.joints, mesh.points))
     image = FOCAL * points[..., :2] / (points[..., 2:] + distance[..., None]) + FOCAL
     found, confidence = disturb(image, points, body.points.names, fps, generator, noise)
     features, box, _ = normalise(torch.cat([found, confidence[..., None]], -1))
-    truth = to_crop(image, torch.where(box[..., 2:] > 0, box, 1))
-    known = (box[..., None, 2:] > 0).to(truth).expand_as(truth[..., :1])
+    somebody = box[..., 2:] > 0
+    truth = to_crop(image, torch.where(somebody, box, 1))
+    known = somebody[..., None, :].to(truth).expand_as(truth[..., :1])
     place = torch.zeros(batch, dtype=torch.long, device=image.device)
     return Clips(features, rotations, shape, joints, torch.cat([truth, known], -1), place)
 
@@ -262,25 +288,24 @@ def _camera(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:
 
 HAND = ("elbow", "wrist", "hand", "thumb", "index", "pinky")
 FOOT = ("knee", "ankle", "foot", "heel", "foot_index", "big_toe", "small_toe")
-LIMBS = [tuple(f"{side}_{name}" for name in names) for names in (HAND, FOOT) for side in ("left", "right")]
+HIDDEN = [tuple(f"{side}_{name}" for name in names) for names in (HAND, FOOT) for side in ("left", "right")]
+BEHIND = 0.08  # metres that a point lies behind the trunk's middle to be hidden by it
 
 
 def disturb(
     image: Tensor, points: Tensor, names: Sequence[str], fps: float, generator: Generator, noise: Noise
 ) -> tuple[Tensor, Tensor]:
-    """A detector's view of true points: image (B, T, K, 2), points (B, T, K, 3) in metres -> points as found
-    (B, T, K, 2), confidence (B, T, K).
+    """A detector's view of true points: where it finds them (B, T, K, 2) in pixels, and how sure it is (B, T, K).
 
-    Without noise the points come back as they are, with confidence one.
+    image (B, T, K, 2) in pixels, points (B, T, K, 3) in metres with z forward. A confidence of 0 is not found. Without
+    noise the points come back as they are, with confidence one.
     """
     if noise == OFF:
         return image, torch.ones_like(image[..., 0])
     batch, frames, count, _ = image.shape
-    on = generator.device
-    rand = lambda *size: torch.rand(*size, generator=generator, device=on).to(image)  # noqa: E731
-    normal = lambda *size: torch.randn(*size, generator=generator, device=on).to(image)  # noqa: E731
+    rand, normal = _random(generator, image)
     low, high = image.aminmax(dim=2, keepdim=True)
-    extent = (high - low).amax(-1, keepdim=True)
+    extent = (high - low).amax(-1, keepdim=True)  # (B, T, 1, 1)
     wild = torch.where(rand(batch, frames, count, 1) < 0.02, 5.0, 1.0)
     error = noise.jitter * wild * normal(*image.shape)
     confidence = (1 - 5 * error.norm(dim=-1) + 0.05 * (rand(batch, frames, count) - 1)).clamp(0.05, 1)
@@ -288,52 +313,48 @@ def disturb(
         error = error + noise.drift * rand(batch, 1, 1, 1) * _slow(image, fps, rand, normal)
     found = image + error * extent
 
-    swapped = _spells(batch, frames, 2, noise.swapped / 2, (1, 4), fps, generator).to(image.device)  # arms, legs
-    other = torch.tensor(opposite(names), device=image.device)
-    limbs = [[name in members for name in names] for members in LIMBS]
-    member = torch.tensor(limbs, device=image.device)  # (4, K)
-    of = torch.stack([member[:2].any(0), member[2:].any(0)])
-    swap = (swapped[..., None] & of).any(2)
+    member = torch.tensor([[name in limb for name in names] for limb in HIDDEN], device=image.device)  # (4, K)
+    pairs = torch.stack([member[:2].any(0), member[2:].any(0)])  # arms, legs
+    swap = (_spells(batch, frames, 2, noise.swapped / 2, (1, 4), fps, rand)[..., None] & pairs).any(2)
+    other = opposite(names)
     found = torch.where(swap[..., None], found[:, :, other], found)
     confidence = torch.where(swap, confidence[:, :, other], confidence)
 
-    spells = _spells(batch, frames, 4, noise.hidden / 4, (0.2 * fps, fps), fps, generator).to(image.device)
+    spells = _spells(batch, frames, 4, noise.hidden / 4, (0.2 * fps, fps), fps, rand)
     hidden = (spells[..., None] & member).any(2)
     guessed = rand(batch, 1, 1) < noise.guess
     if noise.occluded:
-        trunk = torch.tensor([i for i, name in enumerate(names) if name.endswith(("shoulder", "hip"))])
-        inner, outer = image[:, :, trunk].aminmax(dim=2, keepdim=True)
-        behind = ((image > inner) & (image < outer)).all(-1) & (
-            points[..., 2] > points[:, :, trunk, 2].mean(2, True) + 0.08
-        )
-        behind = behind & torch.ones(count, dtype=torch.bool).index_fill(0, trunk, False)
-        half = rand(batch, frames, 1) < 0.9
-        hidden = hidden | (behind & half & (rand(batch, 1, 1) < noise.occluded))
+        behind = _behind(image, points, names) & (rand(batch, frames, 1) < 0.9)
+        hidden = hidden | (behind & (rand(batch, 1, 1) < noise.occluded))
     if noise.cut:
-        first = torch.where(rand(batch, 1, 1) < noise.cut, 0.3 + 0.65 * rand(batch, 1, 1), 2.0)
-        line = low[:, :1, :, 1] + first * extent[:, :1, :, 0]
+        share = torch.where(rand(batch, 1, 1) < noise.cut, 0.3 + 0.65 * rand(batch, 1, 1), 2.0)
+        line = low[:, :1, :, 1] + share * extent[:, :1, :, 0]
         out = image[..., 1] > line
         hidden = hidden | out
-        found = torch.where(
-            out[..., None] & guessed[..., None],
-            torch.stack([found[..., 0], torch.minimum(found[..., 1], line + 0.05 * extent[..., 0])], -1),
-            found,
-        )
+        pulled = torch.minimum(found[..., 1], line + 0.05 * extent[..., 0])  # guesses stay near the picture's edge
+        found = torch.where((out & guessed)[..., None], torch.stack([found[..., 0], pulled], -1), found)
     if noise.guess:
-        slow = 0.06 * _slow(image, fps, rand, normal)
-        found = torch.where((hidden & guessed)[..., None], found + slow * extent, found)
-        confidence = torch.where(
-            hidden & guessed,
-            (0.3 * rand(batch, 1, count) ** 2 + 0.02 * rand(batch, frames, count)).clamp_min(0.005),
-            confidence,
-        )
+        guess = hidden & guessed
+        found = torch.where(guess[..., None], found + 0.06 * _slow(image, fps, rand, normal) * extent, found)
+        unsure = 0.3 * rand(batch, 1, count) ** 2 + 0.02 * rand(batch, frames, count)
+        confidence = torch.where(guess, unsure.clamp_min(0.005), confidence)
         hidden = hidden & ~guessed
     hidden = hidden | (rand(batch, frames, count) < noise.missing)
     return found, torch.where(hidden, 0.0, confidence)
 
 
-def _slow(image: Tensor, fps: float, rand: Callable[..., Tensor], normal: Callable[..., Tensor]) -> Tensor:
-    """A slow random walk about a constant error, of deviation one: (B, T, K, 2)."""
+def _behind(image: Tensor, points: Tensor, names: Sequence[str]) -> Tensor:
+    """Which points lie behind the trunk, in the box of shoulders and hips: (B, T, K) of bool."""
+    trunk = [i for i, name in enumerate(names) if name.endswith(("shoulder", "hip"))]
+    low, high = image[:, :, trunk].aminmax(dim=2, keepdim=True)
+    deep = points[..., 2] > points[:, :, trunk, 2].mean(2, True) + BEHIND
+    inside = ((image > low) & (image < high)).all(-1) & deep
+    inside[..., trunk] = False
+    return inside
+
+
+def _slow(image: Tensor, fps: float, rand: Numbers, normal: Numbers) -> Tensor:
+    """A slow error of every point, of deviation one: a constant and up to one turn a second. (B, T, K, 2)"""
     batch, frames, count, _ = image.shape
     time = torch.arange(frames, device=image.device)[:, None, None] / fps
     phase = 2 * torch.pi * time * rand(batch, 1, count, 2)
@@ -342,13 +363,21 @@ def _slow(image: Tensor, fps: float, rand: Callable[..., Tensor], normal: Callab
 
 
 def _spells(
-    batch: int, frames: int, kinds: int, rate: float, lengths: tuple[float, float], fps: float, generator: Generator
+    batch: int, frames: int, kinds: int, rate: float, lengths: tuple[float, float], fps: float, rand: Numbers
 ) -> Tensor:
     """When something holds that begins at a rate per second and lasts a while, in frames: (B, T, kinds) of bool."""
     before = int(lengths[1]) + 1  # what began before the clip may hold in it
     total = before + frames
-    rand = lambda: torch.rand(batch, total, kinds, generator=generator, device=generator.device)  # noqa: E731
-    begins = rand() < rate / fps
-    now = torch.arange(total, device=generator.device)[None, :, None]
-    ends = torch.where(begins, now + lengths[0] + (lengths[1] - lengths[0]) * rand(), 0.0)
+    begins = rand(batch, total, kinds) < rate / fps
+    now = torch.arange(total, device=begins.device)[None, :, None]
+    ends = torch.where(begins, now + lengths[0] + (lengths[1] - lengths[0]) * rand(batch, total, kinds), 0.0)
     return (ends.cummax(1).values > now)[:, before:]
+
+
+def _random(generator: Generator, like: Tensor) -> tuple[Numbers, Numbers]:
+    """The generator's uniform and normal numbers of a size, of the type and on the device of ``like``."""
+    on = generator.device
+    return (
+        lambda *size: torch.rand(*size, generator=generator, device=on).to(like),
+        lambda *size: torch.randn(*size, generator=generator, device=on).to(like),
+    )

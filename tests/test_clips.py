@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 from laws import assert_same
 
 import kinlmr
-from kinlmr import clips
+from kinlmr import clips, keypoints
 from kinlmr.motion import Motion, load_motion
 from kinlmr.rotations import axis_angle_to_matrix
 
 BODY = kinlmr.load_body("anny24_lo369", points="coco17")
 MOTIONS = load_motion(Path(__file__).parents[1] / "examples/data/motion.npz", BODY)
+
+
+NAMES = BODY.points.names
 
 
 def seeded(seed=0):
@@ -34,7 +37,7 @@ def assert_involution(mirror, x):
 def test_mirrored_twice_is_the_identity():
     rotations = axis_angle_to_matrix(torch.randn(3, 24, 3))
     assert_involution(lambda x: clips.mirror(x, BODY.joints), rotations)
-    names = BODY.points.names
+    names = NAMES
     assert [clips.opposite(names)[i] for i in clips.opposite(names)] == list(range(17))
 
 
@@ -118,7 +121,7 @@ def test_shapes_and_frames_of_reference():
     assert (upright < 0).float().mean() > 0.9  # y points down, and heads are mostly up
     still = Motion("still", BODY.joints, 30.0, torch.zeros(4, 24, 3), torch.zeros(4, 3))
     face = clips.whole(still, BODY, 0.0, seeded(), clips.OFF)
-    left, nose = (face.points[0, 0, BODY.points.names.index(n)] for n in ("left_shoulder", "nose"))
+    left, nose = (face.points[0, 0, NAMES.index(n)] for n in ("left_shoulder", "nose"))
     assert left[0] > 0.1  # who faces the camera has the left hand on the image's right
     assert nose[1] < -0.5
     assert face.joints[0, 0, BODY.joints.index("left_foot"), 2] < 0  # toes point at the camera
@@ -129,8 +132,8 @@ def test_without_noise_the_features_are_the_truth():
     found = clip.features.unflatten(-1, (17, 3))
     assert torch.equal(found, clip.points)
     assert (found[..., 2] == 1).all()
-    extent = found[..., :2].amax(2) - found[..., :2].amin(2)
-    assert torch.allclose(extent.amax(-1), torch.tensor(2 / clips.MARGIN), atol=1e-5)
+    extent = (found[:, 0, :, :2].amax(1) - found[:, 0, :, :2].amin(1)).amax(-1)
+    assert torch.allclose(extent, torch.tensor(2 / keypoints.MARGIN), atol=1e-5)  # the first box is the points' own
 
 
 @pytest.mark.parametrize(
@@ -144,7 +147,7 @@ def test_without_noise_the_features_are_the_truth():
 )
 def test_every_noise_does_its_own_and_nothing_else(noise, still):
     image = torch.rand(5, 60, 17, 2, generator=seeded())
-    found, confidence = clips.disturb(image, BODY.points.names, 30.0, seeded(), noise)
+    found, confidence = clips.disturb(image, torch.zeros(5, 60, 17, 3), NAMES, 30.0, seeded(), noise)
     if still == "places":
         assert torch.equal(found, image)
         assert 0.02 < (confidence == 0).float().mean() < 0.5
@@ -153,21 +156,21 @@ def test_every_noise_does_its_own_and_nothing_else(noise, still):
         assert not torch.equal(found, image)
     if noise.swapped:
         moved = (found != image).any(-1).any(0).any(0)
-        assert not moved[[BODY.points.names.index(n) for n in ("nose", "left_eye", "left_shoulder", "left_hip")]].any()
-        assert moved[[BODY.points.names.index(n) for n in ("left_wrist", "right_knee")]].all()
-        members = torch.stack([found, image[:, :, clips.opposite(BODY.points.names)], image])
+        assert not moved[[NAMES.index(n) for n in ("nose", "left_eye", "left_shoulder", "left_hip")]].any()
+        assert moved[[NAMES.index(n) for n in ("left_wrist", "right_knee")]].all()
+        members = torch.stack([found, image[:, :, clips.opposite(NAMES)], image])
         assert ((members[0] == members[1]) | (members[0] == members[2])).all()
     if noise.hidden:
         gone = confidence == 0
-        arm = [BODY.points.names.index(n) for n in ("left_elbow", "left_wrist")]
+        arm = [NAMES.index(n) for n in ("left_elbow", "left_wrist")]
         assert torch.equal(gone[..., arm[0]], gone[..., arm[1]])  # a limb vanishes as a whole
-        assert not gone[..., BODY.points.names.index("nose")].any()
+        assert not gone[..., NAMES.index("nose")].any()
 
 
 def test_how_much_noise_there_is():
     image = torch.rand(200, 30, 17, 2, generator=seeded())
     noise = clips.Noise()
-    found, confidence = clips.disturb(image, BODY.points.names, 30.0, seeded(), noise)
+    found, confidence = clips.disturb(image, torch.zeros(200, 30, 17, 3), NAMES, 30.0, seeded(), noise)
     extent = (image.amax(2) - image.amin(2)).amax(-1)[..., None, None]
     error = ((found - image) / extent).abs().median() / 0.6745
     assert abs(error / noise.jitter - 1) < 0.1
@@ -178,6 +181,155 @@ def test_how_much_noise_there_is():
         confidence[(found - image).norm(dim=-1) > 0.03 * extent[..., 0]],
     )
     assert sure[sure > 0].mean() > unsure[unsure > 0].mean() + 0.1
+
+
+def scene(seed=0):
+    """Points of eight people, two seconds: image (8, 60, 17, 2), points (8, 60, 17, 3) in metres, and their extent."""
+    start, motion = torch.rand(8, 1, 17, 2, generator=seeded(seed)), torch.linspace(0, 0.2, 60)[:, None, None]
+    image = (start + motion).expand(8, 60, 17, 2)
+    points = torch.cat([image, torch.randn(8, 60, 17, 1, generator=seeded(seed + 1))], -1)
+    return image, points, (image.amax(2, True) - image.amin(2, True)).amax(-1, True)
+
+
+def detected(noise, seed=0):
+    image, points, extent = scene(seed)
+    found, confidence = clips.disturb(image, points, NAMES, 30.0, seeded(seed), noise)
+    return image, points, extent, found, confidence
+
+
+def assert_cut(noise):
+    """A clip's picture ends at one height: all that is missing lies below all that is seen, which is as it was."""
+    image, _, _, found, confidence = detected(noise)
+    gone = confidence == 0
+    assert gone.flatten(1).any(1).all()
+    seen = torch.where(gone, -torch.inf, image[..., 1]).amax((1, 2))
+    assert (seen <= torch.where(gone, image[..., 1], torch.inf).amin((1, 2))).all()
+    assert (seen > image[:, 0, :, 1].amin(1)).all()  # never above the head
+    assert torch.equal(found, image)
+
+
+def assert_guessed(noise):
+    """No point is missing: a hidden one is near its place, and unsure; the others are where they are, and sure."""
+    image, _, extent, found, confidence = detected(noise)
+    moved = (found != image).any(-1)
+    assert (confidence > 0).all()
+    assert 0.02 < moved.float().mean() < 0.6
+    assert confidence[moved].max() <= 0.32
+    assert confidence[~moved].min() >= 0.95
+    error = ((found - image) / extent).norm(dim=-1)
+    assert 0.03 < error[moved].mean() < 0.15
+
+
+def assert_occluded(noise):
+    """What is missing lies behind the trunk and in front of no one: never shoulders and hips, nor what is nearer."""
+    image, points, _, found, confidence = detected(noise)
+    trunk = [NAMES.index(f"{side}_{name}") for side in ("left", "right") for name in ("shoulder", "hip")]
+    box = image[:, :, trunk].amin(2, True), image[:, :, trunk].amax(2, True)
+    within = ((image > box[0]) & (image < box[1])).all(-1)
+    within[..., trunk] = False
+    deep = points[..., 2] - points[:, :, trunk, 2].mean(2, True)
+    gone = confidence == 0
+    assert not gone[~(within & (deep > 0))].any()
+    assert 0.8 < gone[within & (deep > 0.1)].float().mean() < 1
+    assert torch.equal(found, image)
+
+
+def assert_drifting(noise):
+    """Every point errs slowly: far more over a clip than from frame to frame; and nobody is less sure for it."""
+    image, _, extent, found, confidence = detected(noise)
+    error = (found - image) / extent
+    assert (confidence >= 0.95).all()
+    assert 0 < error.abs().max() < 5 * noise.drift
+    assert error.diff(dim=1).square().mean().sqrt() < 0.25 * error.square().mean().sqrt()
+
+
+LAWS = {
+    assert_cut: clips.OFF._replace(cut=1.0),
+    assert_guessed: clips.OFF._replace(hidden=2.0, guess=1.0),
+    assert_occluded: clips.OFF._replace(occluded=1.0),
+    assert_drifting: clips.OFF._replace(drift=0.02),
+}
+WRONG = {
+    assert_cut: clips.OFF._replace(missing=0.3),
+    assert_guessed: clips.OFF._replace(hidden=2.0),
+    assert_occluded: clips.OFF._replace(cut=1.0),
+    assert_drifting: clips.OFF._replace(jitter=0.01, drift=0.02),
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_laws_of_noise(law):
+    law(LAWS[law])
+    with pytest.raises(AssertionError):
+        law(WRONG[law])
+
+
+def test_a_picture_that_ends_is_guessed_near_its_edge():
+    image, _, extent, found, confidence = detected(clips.OFF._replace(cut=1.0, guess=1.0))
+    out = confidence < 0.5
+    assert (confidence > 0).all()
+    assert torch.equal(found[~out], image[~out])
+    low = torch.where(out, image[..., 1], torch.inf).amin((1, 2))
+    near = low[:, None, None] + (0.05 + 5 * 0.06) * extent[..., 0]
+    assert (found[..., 1] <= near)[out].all()
+
+
+def test_half_of_the_clips_are_guessed_when_half_should_be():
+    image, points = torch.rand(300, 20, 17, 2, generator=seeded()), torch.zeros(300, 20, 17, 3)
+    noise = clips.OFF._replace(cut=1.0, guess=0.5)
+    _, confidence = clips.disturb(image, points, NAMES, 30.0, seeded(), noise)
+    left_out = (confidence == 0).flatten(1).any(1)
+    guessed = ((confidence > 0) & (confidence < 0.5)).flatten(1).any(1)
+    assert not (left_out & guessed).any()
+    assert 0.4 < left_out.float().mean() < 0.6
+
+
+def assert_limbs_whole(clip_of, joints):
+    """Every limb of a clip is of one clip, the pelvis its own. clip_of (B, J): which clip a joint was taken from."""
+    for limb in clips.LIMBS:
+        at = [joints.index(name) for name in limb]
+        assert (clip_of[:, at] == clip_of[:, at[:1]]).all()
+    assert torch.equal(clip_of[:, 0], torch.arange(len(clip_of)))
+
+
+def test_limbs_are_mixed_as_a_whole_and_joints_bent_the_same_through_a_clip(monkeypatch):
+    angle = torch.linspace(0, 1, 40)[:, None, None, None] * torch.tensor([1.0, 0, 0])
+    rotations = axis_angle_to_matrix(angle.expand(40, 3, 24, 3))
+    kept, source = rotations.clone(), clips._random(seeded(), rotations)
+    bent = clips.varied(rotations, BODY.joints, *source)
+    assert torch.equal(rotations, kept)
+    assert torch.equal(bent[:, :, 0], rotations[:, :, 0])
+    assert torch.allclose(bent[:, 0], bent[:, 2], atol=1e-6)
+    assert not torch.allclose(bent, rotations, atol=1e-2)
+    monkeypatch.setattr(clips, "BENT", 0.0)
+    for joints in (BODY.joints, [name.title().replace("_", "") for name in BODY.joints]):
+        mixed = clips.varied(rotations, joints, *source)
+        clip_of = ((mixed[:, 0, :, 2, 1].asin()) * 39).round().long()
+        assert_limbs_whole(clip_of, BODY.joints)
+        others = (clip_of != torch.arange(40)[:, None]).float().mean(0)
+        assert 0.1 < others[BODY.joints.index("left_knee")] < 0.4
+    with pytest.raises(AssertionError):
+        assert_limbs_whole(clip_of[:, torch.randperm(24, generator=seeded())], BODY.joints)
+
+
+@given(
+    cuts=st.sets(st.integers(1, 99), max_size=5),
+    longest=st.none() | st.integers(1, 120),
+    shortest=st.integers(1, 30),
+)
+def test_pieces_cross_no_cut_and_lose_nothing_else(cuts, longest, shortest):
+    frame = torch.arange(100.0)[:, None, None].expand(100, 24, 3)
+    motion = Motion("m", BODY.joints, 30.0, frame, frame[:, 0], tuple(sorted(cuts)), "walk", "someone")
+    found = clips.pieces([motion], longest, shortest)
+    for piece in found:
+        places = piece.rotations[:, 0, 0].long().tolist()
+        assert places == list(range(places[0], places[-1] + 1))
+        assert not set(places[1:]) & cuts
+        assert shortest <= len(piece) <= (longest or 100)
+        assert (piece.name, piece.action, piece.subject, piece.cuts) == ("m", "walk", "someone", ())
+        assert torch.equal(piece.translation, piece.rotations[:, 0])
+    if shortest == 1:
+        assert torch.equal(torch.cat([piece.rotations for piece in found]), frame)
 
 
 def test_a_person_who_is_not_seen_at_all():
@@ -196,17 +348,14 @@ def test_clips_cross_no_cut_and_no_recordings_end():
     assert source.where(len(MOTIONS[0]) + 7) == "cmu_01_03 from frame 7"
 
 
-def test_actions_are_drawn_alike():
-    rare = replace(
-        MOTIONS[0],
-        name="rare",
-        action="rare",
-        rotations=MOTIONS[0].rotations[:60],
-        translation=MOTIONS[0].translation[:60],
-    )
-    source = clips.bank([rare, *[replace(MOTIONS[1], action="common")] * 3], 16)
-    start = clips.draw(source, BODY, 400, 16, seeded()).start
-    assert 0.4 < (start < 60).float().mean() < 0.6
+def test_actions_are_drawn_by_the_root_of_their_places():
+    short = {name: getattr(MOTIONS[0], name)[:40] for name in ("rotations", "translation")}
+    source = clips.bank([replace(MOTIONS[0], name="rare", **short), *[replace(MOTIONS[1], name="common")] * 3], 16)
+    rare, common = source.count.tolist()
+    start = clips.draw(source, BODY, 4000, 16, seeded(), clips.OFF, augment=False).start
+    share = (start < 40).float().mean() * (rare**0.5 + common**0.5) / rare**0.5
+    assert 0.8 < share < 1.2
+    assert common > 100 * rare  # drawn by places alone it would be rarer than this
 
 
 @given(st.integers(0, 99))
