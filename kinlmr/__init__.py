@@ -14,7 +14,7 @@ from kinlmr.checkpoint import load, save
 from kinlmr.database import read_database
 from kinlmr.model import LMR, Estimate, State
 from kinlmr.plan import Plan, compile
-from kinlmr.recover import Recovery, recover
+from kinlmr.recovery import Recovery, recover
 from kinlmr.rotations import ROTATIONS, Rotation
 from kinlmr.skeleton import Part, Skeleton
 from kinlmr.skeleton import load as load_skeleton

@@ -27,7 +27,7 @@ FLOORS = [
     {"model"},
     {"builder"},
     {"checkpoint"},
-    {"recover"},
+    {"recovery"},
     {"__init__"},
 ]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from laws import assert_rotations, assert_same
 
 import kinlmr
-from kinlmr import recover as room
+from kinlmr import recovery as room
 from kinlmr.checkpoint import shipped
 from kinlmr.keypoints import keypoint_sets
 
