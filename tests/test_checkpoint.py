@@ -223,7 +223,7 @@ def test_weights_of_several_types_are_not_saved(tmp_path, ending):
     assert kinlmr.load(tmp_path / f"model{ending}").weights_as(torch.bfloat16).start.pose.dtype == torch.float32
 
 
-# ------------------------------------------------------------------------------------------- models that know their input
+# ----------------------------------------------------------------------------------------- models that know their input
 
 
 def test_a_model_names_its_keypoints(tmp_path):
