@@ -98,8 +98,9 @@ def load_network(path: str) -> Network:
 
 
 def chosen(recordings: Sequence[motion.Motion], who: Sequence[str]) -> list[motion.Motion]:
-    """The recordings of these subjects, or whose names begin so; each of them must have one."""
-    found = {name: [m for m in recordings if m.subject == name or m.name.startswith(name)] for name in who}
+    """The recordings of these subjects, or where there is no such subject, whose names begin so."""
+    found = {name: [m for m in recordings if m.subject == name] or [m for m in recordings if m.name.startswith(name)]
+             for name in who}  # fmt: skip
     if lone := [name for name, own in found.items() if not own]:
         subjects = ", ".join(sorted({m.subject or m.name for m in recordings})[:30])
         raise SystemExit(f"no recording of {', '.join(lone)}; the subjects are {subjects}")
@@ -267,7 +268,8 @@ def main() -> None:
         torch.cuda.set_device(args.device)
     if world > 1:
         distributed.init_process_group("nccl" if args.device.startswith("cuda") else "gloo")
-    steps, frames = -(-args.steps // WINDOWS) * WINDOWS, WINDOW * WINDOWS
+    steps, cooldown = (-(-x // WINDOWS) * WINDOWS for x in (args.steps, args.cooldown))  # whole clips
+    frames = WINDOW * WINDOWS
     body = kinlmr.load_body("anny24", points="coco17")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -284,8 +286,8 @@ def main() -> None:
     pose = clips.draw(source, body, 512, 1, torch.Generator().manual_seed(0)).rotations.mean((0, 1))
     model.start.pose.copy_(model.rotation.from_matrix(kinlmr.rotations.nearest_rotation(pose)))
     body, source = body.to(args.device), source.to(args.device)
-    settings = options | {"batch": args.batch * world, "noise": args.noise, "seed": args.seed,
-                          "baseline": args.baseline, "recordings": len(kept), "frames": sum(map(len, kept))}  # fmt: skip
+    settings = options | {"batch": args.batch * world, "noise": args.noise, "seed": args.seed}
+    settings |= {"baseline": args.baseline, "recordings": len(kept), "frames": len(source.quaternions)}
     network: Network = PerFrame(model) if args.baseline else model
     run = Run(network.to(args.device), settings)
     if (args.out / "checkpoint.pt").is_file():
@@ -294,20 +296,17 @@ def main() -> None:
     if rank == 0:
         seen = {name: watched(validation, body, NOISES[name]) for name in ("usual", "off") if validation}
         minutes, size = len(source.quaternions) / source.fps / 60, sum(p.numel() for p in network.parameters())
-        print(
-            f"{minutes:.1f} minutes, {len(source.count)} actions; {size:,} parameters; from step {run.step}",
-            flush=True,
-        )
+        print(f"{minutes:.1f} minutes, {len(source.count)} actions; {size:,} parameters; from step {run.step}")
 
     stop: list[int] = []  # a signal lets the clip finish, so that what is saved is whole
     before = {s: signal.signal(s, lambda *_: stop.append(1)) for s in (signal.SIGINT, signal.SIGTERM)}
     progress, halt = Progress(steps, run.step), torch.zeros(1, device=args.device)
     while run.step < steps:
-        if run.step == steps - args.cooldown and rank == 0:
+        if run.step == steps - cooldown and rank == 0:
             run.save(args.out / "constant.pt")
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + run.step)
         clip = clips.draw(source, body, args.batch * world, frames, generator, NOISES[args.noise])
-        run.learn(clip, body, steps, args.cooldown, rank, world)
+        run.learn(clip, body, steps, cooldown, rank, world)
         if rank == 0:
             progress(run.step, run.loss)
             if seen and (run.step % VALIDATE == 0 or run.step == steps):

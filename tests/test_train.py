@@ -118,9 +118,9 @@ def test_two_processes_equal_one_with_twice_the_batch(motions):
         port = free.getsockname()[1]
     started = [process("two", 0, 2, 2, port), process("two", 1, 2, 2, port), process("one", 0, 1, 4, port)]
     assert [p.wait(300) for p in started] == [0, 0, 0]
-    assert_same_checkpoint("two/checkpoint.pt", "one/checkpoint.pt", 2e-5)
+    assert_same_checkpoint("two/checkpoint.pt", "one/checkpoint.pt", 2e-6)
     weights = torch.load("one/checkpoint.pt", weights_only=True)["network"]
-    assert not torch.allclose(weights["camera.head.bias"], torch.zeros(3), atol=2e-4)  # far more than the tolerance
+    assert weights["camera.head.bias"].abs().min() > 2e-5  # which began at zero, and moved far more than the tolerance
 
 
 def test_the_rate_warms_up_stays_and_falls():
