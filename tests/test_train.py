@@ -1,7 +1,11 @@
-"""The main job, on a few frames: what it writes, what it refuses, and that a resumed run equals a whole one."""
+"""Training and scoring on a few frames: what is written, what refused, and that a resumed run equals a whole one."""
 
+import csv
 import json
+import os
 import signal
+import socket
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,108 +14,148 @@ import pytest
 import torch
 
 import kinlmr
+from kinlmr import clips
 from kinlmr.motion import load_motion, save_motion
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
+import evaluate  # noqa: E402
+import train  # noqa: E402
 import train_minimal  # noqa: E402
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Runs the script in a folder of its own, on two short recordings, seen from one side."""
-    motions = load_motion(ROOT / "examples/data/motion.npz", "anny24_lo369")
+def motions(tmp_path, monkeypatch):
+    """Two short recordings, of a subject each, in motion.npz in a folder of its own; a small mesh."""
+    recordings = load_motion(ROOT / "examples/data/motion.npz", "anny24_lo369")
     short = [
-        replace(m, rotations=m.rotations[:40], translation=m.translation[:40], name=name)
-        for m, name in zip(motions, ("held", "kept"), strict=True)
+        replace(
+            m, rotations=m.rotations[:n], translation=m.translation[:n], name=name, subject=f"{name}_01", action=name
+        )
+        for m, name, n in zip(recordings, ("held", "kept"), (95, 120), strict=True)
     ]
-    save_motion(short, tmp_path / "motion.npz")
+    save_motion([*short, replace(short[0], name="other", subject="someone")], tmp_path / "motion.npz")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train_minimal, "BATCH", 3)
-    monkeypatch.setattr(train_minimal, "VIEWS", (0.0,))
+    load = kinlmr.load_body
+    monkeypatch.setattr(kinlmr, "load_body", lambda name, points: load("anny24_lo369", points=points))
+    monkeypatch.setattr(train, "VALIDATE", 4)
+    return short
+
+
+@pytest.fixture
+def run(motions, monkeypatch):
+    """Runs train.py in this process, for twelve steps."""
 
     def call(*options):
-        defaults = ["--motion", "motion.npz", "--test", "held", "--hidden", "4", "--steps", "4", "--device", "cpu"]
-        monkeypatch.setattr(sys, "argv", ["train_minimal.py", *defaults, *map(str, options)])
-        train_minimal.main()
+        names = ["--motion", "motion.npz", "--validate", "held_01", "--leave", "someone"]
+        sizes = ["--hidden", "4", "--shape-hidden", "4", "--batch", "2", "--steps", "12", "--cooldown", "4"]
+        line = ["train.py", *names, *sizes, "--device", "cpu", "--out", "out", *map(str, options)]
+        monkeypatch.setattr(sys, "argv", line)
+        train.main()
 
     return call
 
 
-def assert_same_checkpoint(one, two):
-    """Two checkpoints hold the same numbers, to the last bit."""
+def assert_same_checkpoint(one, two, tolerance=0.0):
+    """Two checkpoints hold the same numbers: weights, averaged weights and the optimizer's moments."""
     left, right = (torch.load(path, weights_only=True) for path in (one, two))
     assert left["step"] == right["step"]
-    for name in ("model", "baseline"):
+    for name in ("network", "average"):
+        assert left[name].keys() == right[name].keys()
         for key, value in left[name].items():
-            assert torch.equal(value, right[name][key]), key
-        moments = [saved[f"{name} optimizer"]["state"] for saved in (left, right)]
-        for i, state in moments[0].items():
-            assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(moments[1][i][k])) for k, v in state.items())
+            assert torch.allclose(value, right[name][key], atol=tolerance, rtol=0), key
+    for i, state in left["optimizer"]["state"].items():
+        for key, value in state.items():
+            assert torch.allclose(value, right["optimizer"]["state"][i][key], atol=tolerance, rtol=0), key
 
 
-def test_it_trains_scores_and_saves(run, capsys, tmp_path):
-    run()
-    out = capsys.readouterr().out
-    for line in ("mean pose", "LMR, untrained", "one frame at a time", "LMR by part", "PA-MPJPE"):
-        assert line in out
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
-        ["checkpoint.pt", "lmr.npz", "run.json", *(["result.png"] if (tmp_path / "out/result.png").exists() else [])]
-    )
-    figures = json.loads((tmp_path / "out/run.json").read_text())["results"]
-    assert set(figures) == {"mean pose", "LMR, untrained", "one frame at a time", "LMR"}
-    assert set(figures["LMR"]["parts"]) == {"root", "head", "left_arm", "right_arm", "left_leg", "right_leg"}
-    assert kinlmr.load("out/lmr.npz").options["features"] == 51
-
-
-def test_resumed_equals_uninterrupted(run, monkeypatch, tmp_path):
-    run("--out", "whole")
-    step = torch.optim.AdamW.step
-    taken = []
+@pytest.mark.parametrize("options", [(), ("--baseline",)])
+def test_resumed_equals_uninterrupted(run, capsys, monkeypatch, options):
+    run("--out", "whole", *options)
+    assert "trained 12 steps; whole/ holds" in capsys.readouterr().out
+    step, taken = torch.optim.AdamW.step, []
 
     def interrupted(self, *args, **kwargs):
-        result = step(self, *args, **kwargs)
         taken.append(1)
-        if len(taken) == 3:  # in the middle of the second step
-            signal.raise_signal(signal.SIGINT)
-        return result
+        if len(taken) == 6:  # in the middle of the second clip
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
-    with pytest.raises(SystemExit, match="stopped at step 2; the same command with --resume goes on"):
-        run("--out", "parts")
+    run("--out", "parts", *options)
+    said = capsys.readouterr().out
+    assert "stopped at step 8; this goes on: python train.py --motion motion.npz" in said
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     with pytest.raises(AssertionError):
-        assert_same_checkpoint(tmp_path / "whole/checkpoint.pt", tmp_path / "parts/checkpoint.pt")
-    run("--out", "parts", "--resume")
-    assert_same_checkpoint(tmp_path / "whole/checkpoint.pt", tmp_path / "parts/checkpoint.pt")
+        assert_same_checkpoint("whole/checkpoint.pt", "parts/checkpoint.pt")
+    run("--out", "parts", *options)
+    assert "from step 8" in capsys.readouterr().out
+    for name in ("checkpoint.pt", "constant.pt"):
+        assert_same_checkpoint(f"whole/{name}", f"parts/{name}")
+    assert Path("whole/curve.csv").read_text() == Path("parts/curve.csv").read_text()
+    rows = list(csv.DictReader(Path("whole/curve.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["4", "8", "12"]
+    assert all(float(row["pa_mpjpe, noise usual"]) > 0 for row in rows)
+    network = train.load_network("whole/baseline.pt" if options else "whole/model.npz")
+    assert isinstance(network, train.PerFrame if options else kinlmr.LMR)
+    saved = torch.load("whole/checkpoint.pt", weights_only=True)["average"]
+    assert all(torch.equal(value, saved[name]) for name, value in network.state_dict().items())
 
 
-def test_a_loss_that_is_not_finite_stops_and_is_named(run, monkeypatch, tmp_path):
-    run("--steps", 2)
-    before = (tmp_path / "out/checkpoint.pt").read_bytes()
-    draw = train_minimal.clips.draw
+def process(out, rank, world, batch, port):
+    """train.py on the CPU as one of several processes, as torchrun starts them."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **{key: str(value) for key, value in place.items()}}
+    sizes = ["--hidden", "4", "--shape-hidden", "4", "--batch", str(batch), "--steps", "8", "--cooldown", "0"]
+    script = [sys.executable, str(ROOT / "examples/train.py"), "--motion", "motion.npz", "--device", "cpu"]
+    return subprocess.Popen([*script, *sizes, "--out", out], env=env, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
+def test_two_processes_equal_one_with_twice_the_batch(motions):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    started = [process("two", 0, 2, 2, port), process("two", 1, 2, 2, port), process("one", 0, 1, 4, port)]
+    assert [p.wait(300) for p in started] == [0, 0, 0]
+    assert_same_checkpoint("two/checkpoint.pt", "one/checkpoint.pt", 2e-6)
+    weights = torch.load("one/checkpoint.pt", weights_only=True)["network"]
+    assert weights["camera.head.bias"].abs().min() > 2e-5  # which began at zero, and moved far more than the tolerance
+
+
+def test_the_rate_warms_up_stays_and_falls():
+    rates = [train.schedule(step, 1000, 400)[0] for step in range(1000)]
+    assert rates[0] == pytest.approx(train.RATE / train.WARM)
+    assert set(rates[train.WARM : 600]) == {train.RATE}
+    assert rates[800] == pytest.approx(train.RATE / 2)
+    assert rates[999] == pytest.approx(train.RATE / 400)
+    stays = [train.schedule(step, 100_000, 400)[1] for step in (0, 1000, 99_599, 99_600)]
+    assert stays == pytest.approx([0.1, 1001 / 1010, train.AVERAGE, train.COOL])
+
+
+def test_a_gradient_that_is_not_finite_is_left_out_and_said(run, monkeypatch, capsys):
+    draw = clips.draw
 
     def spoiled(*args, **kwargs):
-        batch = draw(*args, **kwargs)
+        clip = draw(*args, **kwargs)
         if args[3] > 1:  # not where the mean pose is taken
-            batch.rotations[1] = torch.nan
-        return batch
+            clip.rotations[1, 20:32] = torch.nan  # in the second window
+        return clip
 
-    monkeypatch.setattr(train_minimal.clips, "draw", spoiled)
-    with pytest.raises(
-        SystemExit, match=r"the loss is nan at step 2, first in clip \d of the batch, kept from frame \d+; "
-    ):
-        run("--resume", "--skeleton", "smpl.yaml")
-    assert (tmp_path / "out/checkpoint.pt").read_bytes() == before
+    monkeypatch.setattr(clips, "draw", spoiled)
+    run("--steps", 4)
+    assert "step 1: the gradient is not finite; the step is left out" in capsys.readouterr().out
+    saved = torch.load("out/checkpoint.pt", weights_only=True)["network"]
+    assert all(value.isfinite().all() for value in saved.values())
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--skeleton", "mano.yaml"], "skeleton mano.yaml has other joints than the body; examples/fit_clip.py"),
-        (["--test", "nobody"], "--test nobody: 0 recordings to test on and 2 to train on; both need one"),
-        (["--resume"], "--resume: there is no out/checkpoint.pt"),
-        (["--out", "motion.npz/deeper"], "--out motion.npz/deeper cannot be written"),
+        (["--validate", "nobody"], "no recording of nobody; the subjects are held_01, kept_01, someone"),
+        (["--leave", "kept", "someone"], "no recordings to draw clips from"),
+        (["--motion", "nothing"], "nothing: no such motion file or folder"),
+        (["--out", "motion.npz/deeper"], "motion.npz"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_training(run, options, message):
@@ -119,7 +163,89 @@ def test_what_cannot_be_done_is_said_before_training(run, options, message):
         run(*options)
 
 
-def test_a_checkpoint_that_does_not_fit(run):
-    run("--steps", 1)
-    with pytest.raises(SystemExit, match="--resume: out/checkpoint.pt does not fit this run"):
-        run("--resume", "--hidden", 5)
+def test_a_checkpoint_of_another_run_is_refused(run):
+    run("--steps", 4)
+    with pytest.raises(SystemExit, match="out/checkpoint.pt is of a run with hidden 4, not 5; give this one another"):
+        run("--hidden", 5)
+
+
+def test_the_small_example_trains_and_compares(motions, monkeypatch, capsys):
+    monkeypatch.setattr(train_minimal, "BATCH", 2)
+    monkeypatch.setattr(train_minimal, "VIEWS", (0.0,))
+    monkeypatch.setattr(sys, "argv", ["train_minimal.py", "--motion", "motion.npz", "--test", "held", "--steps", "8"])
+    train_minimal.main()
+    out = capsys.readouterr().out
+    figures = {line[:20].strip(): [float(x) for x in line[20:].split()] for line in out.splitlines()
+               if line.startswith(("mean pose", "one frame", "LMR  "))}  # fmt: skip
+    assert {name: len(row) for name, row in figures.items()} == {"mean pose": 3, "one frame at a time": 3, "LMR": 3}
+    assert figures["LMR"][0] < figures["mean pose"][0]
+    assert kinlmr.load("out/lmr.npz").options["features"] == 51
+    monkeypatch.setattr(sys, "argv", ["train_minimal.py", "--motion", "motion.npz", "--test", "nobody"])
+    with pytest.raises(SystemExit, match="--test nobody: 0 recordings to test on and 3 to train on"):
+        train_minimal.main()
+
+
+@pytest.fixture
+def trained(run, capsys):
+    run("--steps", 4)
+    run("--steps", 4, "--baseline", "--out", "base")
+    capsys.readouterr()
+
+
+def evaluated(monkeypatch, *options):
+    line = ["evaluate.py", "out/model.npz", "--motion", "motion.npz", "--against", "base/baseline.pt", *options]
+    monkeypatch.setattr(sys, "argv", line)
+    evaluate.main()
+    return json.loads(Path("evaluation.json").read_text())
+
+
+def test_it_scores_two_models_by_action_part_and_view(trained, monkeypatch, capsys):
+    found = evaluated(monkeypatch, "--subjects", "held_01", "kept", "--noise", "usual", "off")
+    out = capsys.readouterr().out
+    assert found["recordings"] == ["held", "kept"]
+    assert list(found["results"]) == ["model", "against baseline"]
+    for noises in found["results"].values():
+        assert list(noises) == ["usual", "off"]
+        for result in noises.values():
+            assert set(result["views"]) == set(evaluate.SIDES)
+            assert set(result["actions"]) == {"held", "kept"}
+            assert set(result["parts"]) == {"root", "head", "left_arm", "right_arm", "left_leg", "right_leg"}
+            for key in ("actions", "views"):  # a whole is the mean of its parts, frame by frame
+                own = result[key].values()
+                whole = sum(x["mpjpe"] * x["frames"] for x in own) / sum(x["frames"] for x in own)
+                assert whole == pytest.approx(result["overall"]["mpjpe"])
+            assert f"{result['overall']['pve']:.1f}" in out
+    for title in ("### Overall", "### By action", "### By view", "### By part", "| model, noise off |"):
+        assert title in out
+
+
+def test_pieces_between_cuts_are_scored_as_recordings_of_their_own(trained, motions, monkeypatch):
+    (whole, _) = motions
+    halves = [replace(whole, name=f"held{i}", rotations=whole.rotations[a:b], translation=whole.translation[a:b])
+              for i, (a, b) in enumerate(((0, 40), (40, 95)))]  # fmt: skip
+    save_motion([replace(whole, cuts=(40,))], "motion.npz")
+    cut = evaluated(monkeypatch, "--noise", "wide")["results"]["model"]["wide"]
+    save_motion(halves, "motion.npz")
+    apart = evaluated(monkeypatch, "--noise", "wide")["results"]["model"]["wide"]
+    assert cut["overall"] == apart["overall"]
+    save_motion([whole], "motion.npz")
+    assert evaluated(monkeypatch, "--noise", "wide")["results"]["model"]["wide"]["overall"] != cut["overall"]
+
+
+def test_a_stream_in_chunks_is_the_whole(monkeypatch):
+    model = kinlmr.build(features=51, hidden=8).eval()
+    features = torch.randn(2, 30, 51)
+    monkeypatch.setattr(evaluate, "LONGEST", 7)
+    with torch.no_grad():
+        for one, two in zip(evaluate.stream(model, features), model(features), strict=True):
+            assert torch.allclose(one, two, atol=1e-5)
+
+
+def test_what_cannot_be_scored_is_said(trained, monkeypatch):
+    with pytest.raises(SystemExit, match="no recording of nobody; the subjects are held_01, kept_01, someone"):
+        evaluated(monkeypatch, "--subjects", "nobody")
+    with pytest.raises(SystemExit, match="nowhere.npz: no such checkpoint"):
+        evaluated(monkeypatch, "--against", "nowhere.npz")
+    kinlmr.save(kinlmr.build(features=34, hidden=4), "other.npz")
+    with pytest.raises(SystemExit, match="against other has 34 features and 24 joints; a model of coco17 has 51"):
+        evaluated(monkeypatch, "--against", "other.npz")

@@ -1,0 +1,153 @@
+"""Score a trained model on recorded motion: streamed whole at 30 fps, from four sides, with noise and without.
+
+    python examples/evaluate.py CHECKPOINT --motion FOLDER --subjects SUBJECT --against OTHER
+
+CHECKPOINT is a file or the name of a shipped model; OTHER is one too, or the baseline.pt of examples/train.py. Where a
+recording jumps it is cut, and the state starts anew. Tables are printed as Markdown; --out holds every figure as JSON.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from train import NOISES, VIEWS, Network, chosen, load_network
+
+import kinlmr
+from kinlmr import clips, files, metrics, motion
+
+SIDES = ("front", "right", "back", "left")  # where the camera stands, by VIEWS
+METRICS = {"mpjpe": "MPJPE, mm", "pa_mpjpe": "PA-MPJPE", "pve": "PVE", "accel": "Accel, mm/frame²"}
+LONGEST, SHORTEST, THINNED = 900, 3, 10  # frames in memory at once, frames that are scored at least, PVE's every tenth
+Row = dict[str, Any]
+
+
+@torch.no_grad()
+def stream(network: Network, features: torch.Tensor) -> kinlmr.Estimate:
+    """Estimates of clips (B, T, F), the state carried through chunks of LONGEST frames."""
+    state, parts = network.initial_state(len(features)), []
+    for chunk in features.split(LONGEST, 1):
+        estimate, state = network(chunk, state=state)
+        parts.append(estimate)
+    return kinlmr.Estimate(*(torch.cat(x, 1) for x in zip(*parts, strict=True)))
+
+
+def scored(
+    network: Network, piece: motion.Motion, body: kinlmr.Body, plan: kinlmr.Plan, noise: clips.Noise, seed: int
+) -> list[Row]:
+    """The figures of a piece of a recording from every side, in mm. A piece has the same noise for every network."""
+    seen = [clips.whole(piece, body, yaw, torch.Generator().manual_seed(4 * seed + i), noise)
+            for i, yaw in enumerate(VIEWS)]  # fmt: skip
+    clip = clips.Clips(*map(torch.cat, zip(*seen, strict=True)))
+    estimate = stream(network, clip.features)
+    rotations = network.matrices(estimate)
+    joints = body(rotations, estimate.shape).joints
+    pairs = (rotations, estimate.shape), (clip.rotations, clip.shape[:, None].expand_as(estimate.shape))
+    meshes = [body(r[:, ::THINNED], s[:, ::THINNED], want=("joints", "vertices")) for r, s in pairs]
+    found = {
+        "mpjpe": metrics.mpjpe(joints, clip.joints),
+        "pa_mpjpe": metrics.pa_mpjpe(joints, clip.joints),
+        "pve": metrics.pve(*(mesh.vertices - mesh.joints[..., :1, :] for mesh in meshes)),
+        "accel": metrics.accel(joints, clip.joints),
+    }
+    parts = {name: x.mean(-1) for name, x in metrics.by_part(metrics.joint_errors(joints, clip.joints), plan).items()}
+    return [
+        {"recording": piece.name, "action": piece.action or piece.name, "view": side, "frames": len(piece)}
+        | {name: float(x[i]) for name, x in (found | parts).items()}
+        for i, side in enumerate(SIDES)
+    ]
+
+
+def mean(rows: Iterable[Row], name: str, lost: int = 0) -> float:
+    """The mean over frames, where a figure needs ``lost`` frames more than it measures."""
+    pairs = [(row[name], row["frames"] - lost) for row in rows]
+    return sum(value * count for value, count in pairs) / sum(count for _, count in pairs)
+
+
+def summary(rows: list[Row]) -> dict[str, float]:
+    """The four metrics of rows, frame by frame alike."""
+    return {name: mean(rows, name, 2 if name == "accel" else 0) for name in METRICS}
+
+
+def grouped(rows: list[Row], key: str) -> dict[str, dict[str, float]]:
+    """The summaries of rows by action or view, with the frames they were made of."""
+    groups = {row[key]: [other for other in rows if other[key] == row[key]] for row in rows}
+    return {name: {**summary(own), "frames": sum(r["frames"] for r in own)} for name, own in sorted(groups.items())}
+
+
+def table(title: str, columns: list[str], rows: dict[str, list[float]]) -> str:
+    """A Markdown table."""
+    lines = [f"| {title} | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 1)]
+    return "\n".join(lines + [f"| {name} | {' | '.join(f'{x:.1f}' for x in row)} |" for name, row in rows.items()])
+
+
+def report(results: dict[str, dict[str, Row]]) -> str:
+    """All tables: results by network and noise. By action and view: MPJPE and PA-MPJPE; by part: MPJPE."""
+    runs = [(who, noise, result) for who, own in results.items() for noise, result in own.items()]
+    overall = {f"{who}, noise {noise}": [r["overall"][name] for name in METRICS] for who, noise, r in runs}
+    texts = ["### Overall\n\n" + table("", list(METRICS.values()), overall)]
+    first = runs[0][2]
+    for key in ("actions", "views", "parts"):
+        columns: list[str] = []
+        rows: dict[str, list[float]] = {name: [] for name in first[key]}
+        for who, noise, result in runs:
+            shown = ["mpjpe"] if key == "parts" else ["mpjpe", "pa_mpjpe"]
+            columns += [f"{who}, {noise}: {METRICS[name]}" for name in shown]
+            for name, row in rows.items():
+                row += [result[key][name]] if key == "parts" else [result[key][name][x] for x in shown]
+        texts.append(f"### By {key[:-1]}\n\n" + table("", columns, rows))
+    return "\n\n".join(texts)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a checkpoint, or the name of a shipped model")
+    parser.add_argument("--motion", nargs="+", required=True, help="BVH, AMASS or archives; files or folders")
+    parser.add_argument("--subjects", nargs="*", default=[], help="subjects or beginnings of names; all without it")
+    parser.add_argument("--leave", nargs="*", default=[], help="subjects or beginnings of names: left out")
+    parser.add_argument("--against", help="a second checkpoint, or examples/train.py's baseline.pt")
+    parser.add_argument("--noise", nargs="+", default=["usual", "off", "wide"], choices=NOISES)
+    parser.add_argument("--out", type=Path, default=Path("evaluation.json"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    try:
+        networks = {Path(name).stem if i == 0 else f"against {Path(name).stem}": load_network(name)
+                    for i, name in enumerate(filter(None, (args.model, args.against)))}  # fmt: skip
+        body = kinlmr.load_body("anny24", points="coco17")
+        recordings = motion.load_motion(args.motion, body)
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    for name, network in networks.items():
+        takes = network.options if isinstance(network, kinlmr.LMR) else {"features": 51}
+        if (takes["features"], len(network.start.pose)) != (51, len(body.joints)):
+            seen = f"{takes['features']} features and {len(network.start.pose)} joints"
+            raise SystemExit(f"{name} has {seen}; a model of coco17 has 51, and the body's {len(body.joints)}")
+    recordings = chosen(recordings, args.subjects) if args.subjects else recordings
+    leave = chosen(recordings, args.leave)
+    pieces = clips.pieces([m for m in recordings if not any(m is other for other in leave)], shortest=SHORTEST)
+    if not pieces:
+        raise SystemExit(f"no recording left to score, of {SHORTEST} frames between cuts at least")
+    frames = sum(map(len, pieces))
+    what = f"{frames / pieces[0].fps / 60:.1f} minutes in {len({m.name for m in pieces})} recordings"
+    print(f"{what}, {len(pieces)} pieces between cuts, each streamed whole from {len(SIDES)} sides\n", flush=True)
+    plan = kinlmr.compile(kinlmr.load_skeleton("smpl.yaml"))
+    results: dict[str, dict[str, Row]] = {}
+    for who, network in networks.items():
+        for noise in args.noise:
+            rows = [row for i, m in enumerate(pieces) for row in scored(network, m, body, plan, NOISES[noise], i)]
+            result = {"overall": summary(rows), "actions": grouped(rows, "action"), "views": grouped(rows, "view")}
+            parts = {name: mean(rows, name) for name in plan.parts}
+            results.setdefault(who, {})[noise] = {**result, "parts": parts, "pieces": rows}
+    print(report(results))
+    names = {"model": args.model, "against": args.against, "recordings": sorted({m.name for m in pieces})}
+    files.write_atomic(args.out, json.dumps({**names, "frames": frames, "results": results}, indent=1).encode())
+    print(f"\n{args.out} holds these figures, and those of every piece")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,340 @@
+"""Train LMR on recorded motion: the recipe of the shipped weights, for your own recordings.
+
+    python examples/train.py --motion FOLDER --validate SUBJECT --leave SUBJECT --out out/train
+
+Clips are seen by a poor detector (--noise). A step is one window of 16 frames, four to a clip, the state carried from
+one to the next. The rate is constant, then falls linearly over the last --cooldown steps. --out holds checkpoint.pt
+(the same command goes on from it, to the same numbers bit for bit), constant.pt (it before the cooldown: put it in
+checkpoint.pt's place to train on with more --steps), the averaged weights (model.npz, or baseline.pt) and the errors
+on the validation subjects, with and without noise (curve.csv, curve.png). Several processes take a part of every batch
+each, together N times --batch:
+
+    torchrun --nproc-per-node N examples/train.py ...
+"""
+
+import argparse
+import copy
+import csv
+import io
+import math
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+import kinlmr
+from kinlmr import clips, files, losses, metrics, motion
+
+VIEWS = (0.0, math.pi / 2, math.pi, -math.pi / 2)
+NOISES = {"wide": clips.WIDE, "usual": clips.USUAL, "off": clips.OFF}
+WINDOW, WINDOWS, RATE, WARM = 16, 4, 1e-3, 200
+AVERAGE, COOL = 0.9995, 0.998  # of the averaged weights, how much stays in a step: before, and in the cooldown
+VALIDATE, SAVE = 1000, 200  # steps
+SCORES = ("mpjpe", "pa_mpjpe", "accel")
+
+
+class PerFrame(nn.Module):
+    """The network to beat: a frame's features to its estimate, as many parameters as the model; its state is empty."""
+
+    def __init__(self, model: kinlmr.LMR) -> None:
+        super().__init__()
+        self.start, self.rotation, features = model.start, model.rotation, model.options["features"]
+        self.sizes = [x.numel() for x in (self.start.pose, self.start.shape, self.start.camera)]
+        ends, wanted = features + sum(self.sizes), sum(p.numel() for p in model.parameters())
+        width = int((-ends + math.sqrt(ends**2 + 8 * wanted)) / 4)  # ends w + 2 w^2 parameters
+        inner = (nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.layers = nn.Sequential(nn.Linear(features, width), *inner, nn.Linear(width, sum(self.sizes)))
+
+    def initial_state(self, batch: int) -> kinlmr.State:
+        return kinlmr.State(self.start.pose.new_zeros(batch, 0))
+
+    def forward(self, features: Tensor, state: kinlmr.State) -> tuple[kinlmr.Estimate, kinlmr.State]:
+        pose, shape, camera = (0.1 * self.layers(features)).split(self.sizes, -1)
+        start, pose = self.start, pose.unflatten(-1, self.start.pose.shape)
+        return kinlmr.Estimate(start.pose + pose, start.shape + shape, start.camera + camera), state
+
+    def matrices(self, estimate: kinlmr.Estimate) -> Tensor:
+        return self.rotation.to_matrix(estimate.pose)
+
+
+Network = kinlmr.LMR | PerFrame
+
+
+def loss_of(
+    network: Network, estimate: kinlmr.Estimate, clip: clips.Clips, body: kinlmr.Body, image: Tensor | float = 1.0
+) -> Tensor:
+    """Equation 5: parameters, 3D joints, 2D keypoints; and the joints' velocities, which keep a motion smooth.
+
+    image weighs the 2D keypoints.
+    """
+    rotations, shape = network.matrices(estimate), clip.shape[:, None].expand_as(estimate.shape)
+    mesh = body(rotations, estimate.shape, want=("joints", "points"))
+    joints, points = (x - mesh.joints[..., :1, :] for x in (mesh.joints, mesh.points))
+    smpl = losses.parameters(rotations, estimate.shape, clip.rotations, shape, shape_weight=0.01)
+    flat = losses.points(kinlmr.project(points, estimate.camera), clip.points[..., :2], clip.points[..., 2])
+    velocity = (joints.diff(dim=1) - clip.joints.diff(dim=1)).abs().sum(-1).mean()
+    return losses.total(smpl, losses.joints(joints, clip.joints), image * flat, weights=(5.0, 8.0, 1.0)) + 8 * velocity
+
+
+def model_of(options: dict[str, Any]) -> kinlmr.LMR:
+    return kinlmr.build("smpl.yaml", features=3 * 17, **options)
+
+
+def load_network(path: str) -> Network:
+    """A model by the path or the shipped name of its checkpoint, or the per-frame network of a baseline.pt."""
+    if not path.endswith(".pt"):
+        return kinlmr.load(path).eval()
+    saved = torch.load(path, weights_only=True)
+    network = PerFrame(model_of(saved["options"]))
+    network.load_state_dict(saved["weights"])
+    return network.eval()
+
+
+def chosen(recordings: Sequence[motion.Motion], who: Sequence[str]) -> list[motion.Motion]:
+    """The recordings of these subjects, or where there is no such subject, whose names begin so."""
+    found = {name: [m for m in recordings if m.subject == name] or [m for m in recordings if m.name.startswith(name)]
+             for name in who}  # fmt: skip
+    if lone := [name for name, own in found.items() if not own]:
+        subjects = ", ".join(sorted({m.subject or m.name for m in recordings})[:30])
+        raise SystemExit(f"no recording of {', '.join(lone)}; the subjects are {subjects}")
+    return [m for m in recordings if any(m is other for own in found.values() for other in own)]
+
+
+def watched(recordings: Sequence[motion.Motion], body: kinlmr.Body, noise: clips.Noise) -> list[clips.Clips]:
+    """At most about 60 pieces of 3 to 10 s, each seen from one of four sides; those of one length in one batch."""
+    pieces = clips.pieces(recordings, 300, 90)
+    together: dict[int, list[clips.Clips]] = {}
+    for i, piece in enumerate(pieces[:: max(1, len(pieces) // 60)]):
+        seen = clips.whole(piece, body, VIEWS[i % 4], torch.Generator().manual_seed(i), noise)
+        together.setdefault(len(piece), []).append(seen)
+    return [clips.Clips(*map(torch.cat, zip(*group, strict=True))) for group in together.values()]
+
+
+@torch.no_grad()
+def score(network: Network, seen: list[clips.Clips], body: kinlmr.Body) -> dict[str, float]:
+    """MPJPE, PA-MPJPE and Accel, in mm, of clips streamed whole."""
+    network.eval()
+    estimates = [network(c.features, state=network.initial_state(len(c.shape)))[0] for c in seen]
+    joints = [body(network.matrices(e), e.shape).joints for e in estimates]
+    return metrics.evaluate(joints, [c.joints for c in seen])
+
+
+def schedule(step: int, steps: int, cooldown: int) -> tuple[float, float]:
+    """The rate of a step, and how much of the averaged weights stays after it."""
+    left = min(1.0, (steps - step) / cooldown) if cooldown else 1.0
+    stays = AVERAGE if step < steps - cooldown else COOL
+    return RATE * min(1, (step + 1) / WARM) * left, min(stays, (step + 1) / (step + 10))
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Give every process the mean of all processes' gradients."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in grads])
+    distributed.all_reduce(flat)
+    for grad, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+        grad.copy_((mean / distributed.get_world_size()).view_as(grad))
+
+
+class Run:
+    """A network in training: its optimizer, averaged weights, step, running loss and curve."""
+
+    def __init__(self, network: Network, settings: dict[str, Any]) -> None:
+        self.network, self.average, self.settings = network, copy.deepcopy(network), settings
+        self.optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.01)
+        self.step, self.loss = 0, math.nan
+        self.rows: list[dict[str, float]] = []
+
+    def learn(self, clip: clips.Clips, body: kinlmr.Body, steps: int, cooldown: int, rank: int, world: int) -> None:
+        """A step for every window of a clip. Of the batch this process takes the part of its rank."""
+        batch = len(clip.shape) // world
+        state, parameters = self.network.initial_state(batch), list(self.network.parameters())
+        for at in range(0, WINDOW * WINDOWS, WINDOW):
+            window = clips.Clips(*(x[:, at : at + WINDOW] if x.ndim > 2 else x for x in clip))
+            part = clips.Clips(*(x[rank * batch : (rank + 1) * batch] for x in window))
+            known = world * part.points[..., 2].sum() / window.points[..., 2].sum().clamp_min(1)
+            estimate, state = self.network(part.features, state=kinlmr.State(state.memory.detach()))
+            loss = loss_of(self.network, estimate, part, body, known)
+            self.optimizer.zero_grad()
+            loss.backward()
+            if world > 1:
+                average_gradients(parameters)
+            norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+            rate, stays = schedule(self.step, steps, cooldown)
+            if norm.isfinite():
+                self.optimizer.param_groups[0]["lr"] = rate
+                self.optimizer.step()
+                self.loss = loss.item() if math.isnan(self.loss) else 0.99 * self.loss + 0.01 * loss.item()
+            else:
+                print(f"\nstep {self.step}: the gradient is not finite; the step is left out", flush=True)
+            with torch.no_grad():
+                for mean, now in zip(self.average.parameters(), parameters, strict=True):
+                    mean.lerp_(now, 1 - stays)
+            self.step += 1
+
+    def save(self, path: Path) -> None:
+        parts = {"network": self.network, "average": self.average, "optimizer": self.optimizer}
+        own = {"settings": self.settings, "step": self.step, "loss": self.loss, "rows": self.rows}
+        buffer = io.BytesIO()
+        torch.save(own | {name: part.state_dict() for name, part in parts.items()}, buffer)
+        files.write_atomic(path, buffer.getvalue())
+
+    def resume(self, path: Path, device: str) -> None:
+        saved = torch.load(path, weights_only=True, map_location=device)
+        others = [f"{key} {saved['settings'].get(key)}, not {value}" for key, value in self.settings.items()
+                  if saved["settings"].get(key) != value]  # fmt: skip
+        if others:
+            raise SystemExit(f"{path} is of a run with {'; '.join(others)}; give this one another --out")
+        self.network.load_state_dict(saved["network"])
+        self.average.load_state_dict(saved["average"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step, self.loss, self.rows = saved["step"], saved["loss"], saved["rows"]
+
+
+def write(run: Run, out: Path, options: dict[str, Any]) -> None:
+    """The checkpoint, the averaged weights, and the curve as numbers and as a picture."""
+    run.save(out / "checkpoint.pt")
+    if isinstance(run.average, kinlmr.LMR):
+        kinlmr.save(run.average, out / "model.npz")
+    else:
+        buffer = io.BytesIO()
+        torch.save({"options": options, "weights": run.average.state_dict()}, buffer)
+        files.write_atomic(out / "baseline.pt", buffer.getvalue())
+    if not run.rows:
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(run.rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(run.rows)
+    files.write_atomic(out / "curve.csv", text.getvalue().encode())
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        return
+    figure = Figure(figsize=(8, 4), layout="tight")
+    ax = figure.add_subplot(xlabel="steps", ylabel="mm", title="validation subjects")
+    for key in list(run.rows[0])[2:]:
+        ax.plot([row["step"] for row in run.rows], [row[key] for row in run.rows], label=key)
+    ax.legend()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=90)
+    files.write_atomic(out / "curve.png", picture.getvalue())
+
+
+class Progress:
+    """A bar on a terminal; a line for every hundred steps in a log."""
+
+    def __init__(self, steps: int, done: int) -> None:
+        self.steps, self.first, self.began = steps, done, time.monotonic()
+
+    def __call__(self, step: int, loss: float) -> None:
+        pace = (step - self.first) / max(time.monotonic() - self.began, 1e-9)
+        text = f"step {step}/{self.steps}  loss {loss:.4f}  {pace:.1f} steps/s"
+        if sys.stderr.isatty():
+            print(f"\r[{'#' * (20 * step // self.steps):20}] {text}   ", end="", file=sys.stderr, flush=True)
+        elif step % 100 == 0:
+            print(text, flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--motion", nargs="+", required=True, help="BVH, AMASS or archives; files or folders")
+    parser.add_argument("--validate", nargs="*", default=[], help="subjects or beginnings of names: scored as it goes")
+    parser.add_argument("--leave", nargs="*", default=[], help="subjects or beginnings of names: left out")
+    parser.add_argument("--steps", type=int, default=16000)
+    parser.add_argument("--cooldown", type=int, default=3000, help="of these steps the last, with a falling rate")
+    parser.add_argument("--batch", type=int, default=16, help="clips, of every process")
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--shape-hidden", type=int, default=256)
+    parser.add_argument("--noise", default="wide", choices=NOISES)
+    parser.add_argument("--baseline", action="store_true", help="train a per-frame network of that size instead")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=Path("out/train"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if args.device == "cuda":
+        args.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        torch.cuda.set_device(args.device)
+    if world > 1:
+        distributed.init_process_group("nccl" if args.device.startswith("cuda") else "gloo")
+    steps, cooldown = (-(-x // WINDOWS) * WINDOWS for x in (args.steps, args.cooldown))  # whole clips
+    frames = WINDOW * WINDOWS
+    body = kinlmr.load_body("anny24", points="coco17")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        recordings = motion.load_motion(args.motion, body)
+        left, validation = chosen(recordings, args.leave), chosen(recordings, args.validate)
+        kept = [m for m in recordings if not any(m is other for other in (*left, *validation))]
+        source = clips.bank(kept, frames)
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+
+    torch.manual_seed(args.seed)
+    options = {"hidden": args.hidden, "shape_hidden": args.shape_hidden}
+    model = model_of(options)
+    pose = clips.draw(source, body, 512, 1, torch.Generator().manual_seed(0)).rotations.mean((0, 1))
+    model.start.pose.copy_(model.rotation.from_matrix(kinlmr.rotations.nearest_rotation(pose)))
+    body, source = body.to(args.device), source.to(args.device)
+    settings = options | {"batch": args.batch * world, "noise": args.noise, "seed": args.seed}
+    settings |= {"baseline": args.baseline, "recordings": len(kept), "frames": len(source.quaternions)}
+    network: Network = PerFrame(model) if args.baseline else model
+    run = Run(network.to(args.device), settings)
+    if (args.out / "checkpoint.pt").is_file():
+        run.resume(args.out / "checkpoint.pt", args.device)
+    seen = {}
+    if rank == 0:
+        seen = {name: watched(validation, body, NOISES[name]) for name in ("usual", "off") if validation}
+        minutes, size = len(source.quaternions) / source.fps / 60, sum(p.numel() for p in network.parameters())
+        print(f"{minutes:.1f} minutes, {len(source.count)} actions; {size:,} parameters; from step {run.step}")
+
+    stop: list[int] = []  # a signal lets the clip finish, so that what is saved is whole
+    before = {s: signal.signal(s, lambda *_: stop.append(1)) for s in (signal.SIGINT, signal.SIGTERM)}
+    progress, halt = Progress(steps, run.step), torch.zeros(1, device=args.device)
+    while run.step < steps:
+        if run.step == steps - cooldown and rank == 0:
+            run.save(args.out / "constant.pt")
+        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + run.step)
+        clip = clips.draw(source, body, args.batch * world, frames, generator, NOISES[args.noise])
+        run.learn(clip, body, steps, cooldown, rank, world)
+        if rank == 0:
+            progress(run.step, run.loss)
+            if seen and (run.step % VALIDATE == 0 or run.step == steps):
+                row: dict[str, float] = {"step": run.step, "loss": round(run.loss, 4)}
+                for name, of in seen.items():
+                    scores = score(run.average, of, body)
+                    row |= {f"{key}, noise {name}": round(scores[key], 2) for key in SCORES}
+                run.rows.append(row)
+                print("\n" + "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+            if run.step % SAVE == 0:
+                write(run, args.out, options)
+        halt[0] = len(stop)
+        if world > 1:
+            distributed.all_reduce(halt)
+        if halt.item():
+            break
+    if rank == 0:
+        write(run, args.out, options)
+        command = shlex.join([*(["torchrun", "--nproc-per-node", str(world)] if world > 1 else ["python"]), *sys.argv])
+        if run.step < steps:
+            print(f"\nstopped at step {run.step}; this goes on: {command}")
+        else:
+            print(f"\ntrained {run.step} steps; {args.out}/ holds {'baseline.pt' if args.baseline else 'model.npz'}")
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    if world > 1:
+        distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
