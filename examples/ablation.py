@@ -10,20 +10,18 @@ estimate of the rest strays (mm); what detector noise alone causes is measured o
 """
 
 import argparse
-import itertools
 import json
 import math
 import platform
 import statistics
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from train_minimal import BATCH, DATA, FRAMES, Progress, learn, mean_start, score, wake
+from torch import Tensor, nn
+from train import Progress, loss_of
 
 import kinlmr
 from kinlmr import clips, files, metrics, motion
@@ -41,7 +39,9 @@ PAPER = {"LMR, no root": (-1.6, -7.4), "LMR": (-6.8, -17.9)}  # 3DPW, over the s
 BEYOND = ("chain", "ktd")  # not of the paper: with as many parameters only
 POINTS = "coco17"
 METRICS = ("mpjpe", "pa_mpjpe", "pve", "accel")
-WINDOW, VIGOROUS, TOGETHER, RATE = 150, 90, 8, 3e-3
+DATA = Path(__file__).parent / "data" / "motion.npz"
+BATCH, FRAMES, RATE = 16, 16, 3e-3
+WINDOW, VIGOROUS, TOGETHER = 150, 90, 8
 Run = dict[str, Any]
 
 
@@ -68,21 +68,6 @@ def matched(graph: str, wanted: int) -> int:
     return best
 
 
-def pieces(motions: Iterable[motion.Motion], longest: int, shortest: int) -> list[motion.Motion]:
-    """Recordings cut where they jump, then to at most ``longest`` frames; what is shorter than ``shortest`` goes."""
-    cut = []
-    for m in motions:
-        edges = [0, *m.cuts, len(m)]
-        spans = [(a, min(a + longest, high)) for low, high in itertools.pairwise(edges)
-                 for a in range(low, high, longest)]  # fmt: skip
-        cut += [
-            replace(m, rotations=m.rotations[a:b], translation=m.translation[a:b], cuts=())
-            for a, b in spans
-            if b - a >= shortest
-        ]
-    return cut
-
-
 def watch(motions: Sequence[motion.Motion], body: kinlmr.Body) -> list[clips.Clips]:
     """Test clips of any length, each seen from a side of its own by a noisy detector; equal lengths in one batch."""
     yaws = [2 * math.pi * ((0.618 * i) % 1) for i in range(len(motions))]
@@ -107,7 +92,9 @@ def drift(motion: Tensor) -> Tensor:
 def vigorous(motions: Sequence[motion.Motion], body: kinlmr.Body) -> dict[str, Tensor]:
     """For every limb the clips (TOGETHER, VIGOROUS, J, 3, 3) in which it moves most, the rest of the body still."""
     plan = kinlmr.compile(kinlmr.load_skeleton(GRAPHS["LMR"]))
-    windows = torch.stack([axis_angle_to_matrix(m.rotations) for m in pieces(motions, VIGOROUS, VIGOROUS)]).float()
+    windows = torch.stack(
+        [axis_angle_to_matrix(m.rotations) for m in clips.pieces(motions, VIGOROUS, VIGOROUS)]
+    ).float()
     found = {}
     for part, joints in zip(plan.parts[1:], plan.joints[1:], strict=True):
         alone = isolate(windows, joints)
@@ -137,6 +124,44 @@ def local_dynamics(model: kinlmr.LMR, limbs: dict[str, Tensor], body: kinlmr.Bod
         moves, noise_alone = (float(drift(p[..., rest, :]).mean()) for p in predictions)
         result[part] = {"moving": moves, "nothing moving": noise_alone, "follow": float(errors.mean())}
     return result
+
+
+def mean_start(source: clips.Bank, body: kinlmr.Body) -> kinlmr.Estimate:
+    """What refinement starts from: the mean pose of the clips to train on, and the library's shape and camera."""
+    turns = clips.draw(source, body, 512, 1, torch.Generator().manual_seed(0)).rotations.mean((0, 1))
+    usual = kinlmr.build(GRAPHS["LMR"], features=1, hidden=1)
+    pose = usual.rotation.from_matrix(kinlmr.rotations.nearest_rotation(turns))
+    return kinlmr.Estimate(pose, usual.start.shape, usual.start.camera)
+
+
+def learn(
+    model: kinlmr.LMR, optimizer: torch.optim.Optimizer, clip: clips.Clips, body: kinlmr.Body, done: float
+) -> float:
+    """One step, the loss before it. The rate warms up, then falls along a cosine; ``done`` is the share of the steps."""
+    loss = loss_of(model, model(clip.features), clip, body)
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.param_groups[0]["lr"] = RATE * min(1.0, 20 * done + 0.02) * 0.5 * (1 + math.cos(math.pi * done))
+    optimizer.step()
+    return loss.item()
+
+
+@torch.no_grad()
+def score(model: kinlmr.LMR, seen: list[clips.Clips], body: kinlmr.Body) -> dict[str, Any]:
+    """The metrics of whole clips, in mm (PVE on every tenth frame), and the MPJPE of every part."""
+    predictions, truths, errors = [], [], []
+    for clip in seen:
+        estimate = model(clip.features)
+        rotations, shape = model.matrices(estimate), clip.shape[:, None].expand_as(estimate.shape)
+        predictions += body(rotations, estimate.shape).joints
+        truths += body(clip.rotations, shape).joints
+        pairs = ((rotations, estimate.shape), (clip.rotations, shape))
+        meshes = [body(r[:, ::10], s[:, ::10], want=("joints", "vertices")) for r, s in pairs]
+        errors.append(metrics.joint_errors(*(m.vertices - m.joints[:, :, :1] for m in meshes), root=None).flatten())
+    distances = torch.cat([metrics.joint_errors(p, t) for p, t in zip(predictions, truths, strict=True)])
+    parts = {name: float(error.mean()) for name, error in metrics.by_part(distances, model.plan).items()}
+    return metrics.evaluate(predictions, truths) | {"pve": float(torch.cat(errors).mean()), "parts": parts}
 
 
 def table(runs: list[Run]) -> str:
@@ -209,8 +234,8 @@ def main() -> None:
     kept = [m for m in recordings if not among(m, [*args.test, *args.leave])]
     if not test or not kept:
         raise SystemExit(f"{len(test)} recordings to test on and {len(kept)} to train on; both need one: see --test")
-    source, seen, limbs = clips.bank(kept, FRAMES), watch(pieces(test, WINDOW, 16), body), vigorous(test, body)
-    start = mean_start(source, body, kinlmr.ROTATIONS["6d"])
+    source, seen, limbs = clips.bank(kept, FRAMES), watch(clips.pieces(test, WINDOW, 16), body), vigorous(test, body)
+    start = mean_start(source, body)
     minutes = [sum(map(len, motions)) / source.fps / 60 for motions in (kept, test)]
     print(f"{minutes[0]:.1f} minutes to train on, {minutes[1]:.1f} to test on")
     body, source = body.to(args.device), source.to(args.device)
@@ -237,15 +262,14 @@ def main() -> None:
             print(f"{graph}, hidden {hidden}, seed {seed}")
             torch.manual_seed(seed)
             model = build(GRAPHS[graph], hidden, start)
-            wake(model)
             model = model.to(args.device)
             optimizer = torch.optim.AdamW(model.parameters())
             progress, began = Progress(args.steps, 0), time.monotonic()
             for step in range(args.steps):
                 batch = clips.draw(source, body, BATCH, FRAMES, torch.Generator().manual_seed(seed * 1_000_003 + step))
-                progress(step + 1, learn(model, optimizer, model, batch, source, body, (step, args.steps), RATE))
+                progress(step + 1, learn(model, optimizer, batch, body, step / args.steps))
             model.eval()
-            figures = score(model, model, seen, body)
+            figures = score(model, seen, body)
             run = {
                 "graph": graph, "hidden": hidden, "seed": seed, "steps": args.steps, "sizings": which, "data": data,
                 "parameters": sum(p.numel() for p in model.parameters()), "parts": figures["parts"],

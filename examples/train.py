@@ -84,7 +84,7 @@ def loss_of(
 
 
 def model_of(options: dict[str, Any]) -> kinlmr.LMR:
-    return kinlmr.build("smpl.yaml", features=3 * 17, **options)
+    return kinlmr.build("smpl.yaml", keypoints="coco17", **options)
 
 
 def load_network(path: str) -> Network:

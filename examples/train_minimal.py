@@ -72,7 +72,7 @@ def main() -> None:
         raise SystemExit(f"--test {args.test}: {len(test)} recordings to test on and {len(kept)} to train on")
     source = clips.bank(kept, WINDOW * WINDOWS)
 
-    model = kinlmr.build("smpl.yaml", features=3 * 17, hidden=128, shape_hidden=256)
+    model = kinlmr.build("smpl.yaml", keypoints="coco17", hidden=128, shape_hidden=256)
     pose = clips.draw(source, body, 512, 1, torch.Generator().manual_seed(0)).rotations.mean((0, 1))
     model.start.pose.copy_(model.rotation.from_matrix(kinlmr.rotations.nearest_rotation(pose)))  # the mean pose
     networks: dict[str, Network] = {"one frame at a time": PerFrame(model), "LMR": model}

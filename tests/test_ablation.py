@@ -15,7 +15,6 @@ from kinlmr.motion import load_motion, save_motion
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 import ablation  # noqa: E402
-import train_minimal  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +94,12 @@ def test_hidden_sizes_match_the_parameters():
 
 def test_pieces_hold_every_frame_once_and_never_cross_a_cut(recordings):
     m = replace(recordings[0], cuts=(70, 71, 300))
-    cut = ablation.pieces([m], 100, 1)
+    cut = clips.pieces([m], 100, 1)
     assert torch.equal(torch.cat([p.rotations for p in cut]), m.rotations)
     ends = torch.tensor([len(p) for p in cut]).cumsum(0).tolist()
     assert {70, 71, 300} <= set(ends)
     assert max(len(p) for p in cut) <= 100
-    assert all(len(p) >= 16 for p in ablation.pieces([m], 100, 16))
+    assert all(len(p) >= 16 for p in clips.pieces([m], 100, 16))
 
 
 def test_isolated_joints_move_and_no_others():
@@ -167,7 +166,3 @@ def test_what_cannot_be_done_is_said_before_training(run):
         run("--test", "nobody")
     with pytest.raises(SystemExit, match="--out motion.npz/deeper cannot be written"):
         run("--out", "motion.npz/deeper")
-
-
-def test_both_examples_learn_alike():
-    assert ablation.learn is train_minimal.learn
