@@ -137,7 +137,7 @@ def mean_start(source: clips.Bank, body: kinlmr.Body) -> kinlmr.Estimate:
 def learn(
     model: kinlmr.LMR, optimizer: torch.optim.Optimizer, clip: clips.Clips, body: kinlmr.Body, done: float
 ) -> float:
-    """One step, the loss before it. The rate warms up, then falls along a cosine; ``done`` is the share of the steps."""
+    """One step, the loss before it. The rate warms up, then falls along a cosine; done: the share of the steps."""
     loss = loss_of(model, model(clip.features), clip, body)
     optimizer.zero_grad()
     loss.backward()
@@ -150,7 +150,9 @@ def learn(
 @torch.no_grad()
 def score(model: kinlmr.LMR, seen: list[clips.Clips], body: kinlmr.Body) -> dict[str, Any]:
     """The metrics of whole clips, in mm (PVE on every tenth frame), and the MPJPE of every part."""
-    predictions, truths, errors = [], [], []
+    predictions: list[Tensor] = []
+    truths: list[Tensor] = []
+    errors: list[Tensor] = []
     for clip in seen:
         estimate = model(clip.features)
         rotations, shape = model.matrices(estimate), clip.shape[:, None].expand_as(estimate.shape)
@@ -158,7 +160,8 @@ def score(model: kinlmr.LMR, seen: list[clips.Clips], body: kinlmr.Body) -> dict
         truths += body(clip.rotations, shape).joints
         pairs = ((rotations, estimate.shape), (clip.rotations, shape))
         meshes = [body(r[:, ::10], s[:, ::10], want=("joints", "vertices")) for r, s in pairs]
-        errors.append(metrics.joint_errors(*(m.vertices - m.joints[:, :, :1] for m in meshes), root=None).flatten())
+        mine, true = (m.vertices - m.joints[:, :, :1] for m in meshes)
+        errors.append(metrics.joint_errors(mine, true, root=None).flatten())
     distances = torch.cat([metrics.joint_errors(p, t) for p, t in zip(predictions, truths, strict=True)])
     parts = {name: float(error.mean()) for name, error in metrics.by_part(distances, model.plan).items()}
     return metrics.evaluate(predictions, truths) | {"pve": float(torch.cat(errors).mean()), "parts": parts}
