@@ -30,9 +30,7 @@ def find_detector(name: str | None) -> Detector:
             ) from None
         return found
     try:
-        import mediapipe as mp
-
-        pose = mp.solutions.pose.Pose(model_complexity=1)
+        pose = importlib.import_module("mediapipe").solutions.pose.Pose(model_complexity=1)
     except (ImportError, AttributeError):
         raise SystemExit(
             "no detector of keypoints: give a file of keypoints with --keypoints, another detector with --detector, or "

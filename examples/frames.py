@@ -29,9 +29,7 @@ class Shot(NamedTuple):
 
 
 class Video(NamedTuple):
-    """fps to work at; size (width, height) of the pictures, source_size of the file's, upright, and their ratio; how many
-    frames, if known.
-    """
+    """size (width, height) of the pictures and source_size of the file's, both upright; scale: their ratio."""
 
     name: str
     fps: float

@@ -59,6 +59,8 @@ class Sheet:
     def write(self, path: Path, fps: float) -> None:
         """Moments with bodies, if there are enough: the overlay, and the bodies from the side under it."""
         some = [cell for cell in self.kept if cell[2] is not None]
+        if not some:
+            return
         picks = [some[k] for k in sorted({round(k) for k in np.linspace(0, len(some) - 1, CELLS)})]
         width = picks[0][1].shape[1]
         step = max(1, width // 640)

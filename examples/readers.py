@@ -211,7 +211,7 @@ def _landmarks(content: Any) -> list[Any] | None:
 
 
 def _mediapipe(path: Path, frames: list[Any], size: tuple[float, float]) -> Found:
-    arrays = []
+    arrays: list[list[Array]] = []
     for people in frames:
         arrays.append([])
         for person in people:
