@@ -1,0 +1,186 @@
+"""Videos in and out through PyAV: pictures with their times, turned as the file says; frames at a constant rate."""
+
+import os
+import secrets
+import sys
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+CUT = 10.0  # seconds: a longer gap between two frames is a broken clock, not a pause
+NEAR = 0.05  # of a frame: nearer is no difference in time
+DEVICES = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
+
+
+class Shot(NamedTuple):
+    """A frame: its number in the file, its time in seconds, picture (H, W, 3), keypoints (P, K, 3) in source pixels."""
+
+    number: int
+    time: float
+    picture: Array
+    keypoints: Array
+
+
+class Video(NamedTuple):
+    """size (width, height) of the pictures and source_size of the file's, both upright; scale: their ratio."""
+
+    name: str
+    fps: float
+    size: tuple[int, int]
+    source_size: tuple[float, float]
+    scale: float
+    frames: int | None
+    shots: Iterator[Shot]
+
+    @property
+    def words(self) -> str:
+        return f"{self.source_size[0]:g} x {self.source_size[1]:g}"
+
+
+def open_video(path: str | Path | None, camera: str | None, longest: int) -> Video:
+    """A file, or the camera of a number or name. Pictures are made smaller where a side is over ``longest``.
+
+    SystemExit where nothing can be read. What breaks later is told, and ends the shots or leaves a few out.
+    """
+    name = str(path)
+    try:
+        if camera is None:
+            if not Path(name).is_file():
+                raise SystemExit(f"{name}: no such file")
+            container = av.open(name)
+        else:
+            form, device = DEVICES.get(sys.platform, DEVICES["linux"])
+            name = f"camera {camera}"
+            container = av.open(device.format(camera) if camera.isdigit() else camera, format=form)
+        if not container.streams.video:
+            raise SystemExit(
+                f"{name}: no video in it, only {', '.join(s.type for s in container.streams) or 'nothing'}"
+            )
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        fps = float(stream.average_rate or stream.guessed_rate or 30)
+        reading = _read(container, stream, name, longest)
+        first, source = next(reading, (None, (0.0, 0.0)))
+    except (FFmpegError, OSError) as error:
+        raise SystemExit(f"{name}: cannot be read as a video ({error}); a broken or truncated file?") from None
+    if first is None:
+        raise SystemExit(f"{name}: not one frame of its video could be read; a broken or truncated file?")
+    frames = int(stream.frames) or None
+    fps = fps if 1 <= fps <= 120 else 30.0
+    height, width = first.picture.shape[:2]
+    return Video(name, fps, (width, height), source, width / source[0], frames, _chain(first, reading))
+
+
+def _chain(first: Shot, rest: Iterator[tuple[Shot, tuple[float, float]]]) -> Iterator[Shot]:
+    yield first
+    yield from (shot for shot, _ in rest)
+
+
+def _read(container: Any, stream: Any, name: str, longest: int) -> Iterator[tuple[Shot, tuple[float, float]]]:
+    """Shots without keypoints, and the upright size of the source."""
+    broken, number, last, begun, step = 0, 0, -1.0, None, 1 / float(stream.average_rate or 30)
+    try:
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except FFmpegError:
+                broken += 1
+                continue
+            for frame in frames:
+                clock = last + step if frame.time is None else frame.time
+                begun = clock if begun is None else begun
+                clock -= begun
+                if number and not last < clock < last + CUT:  # a clock that jumps or runs backwards
+                    begun += clock - (last + step)
+                    clock = last + step
+                share = min(1.0, longest / max(frame.width, frame.height))
+                sides = [max(2, round(side * share / 2) * 2) for side in (frame.width, frame.height)]
+                picture = frame.reformat(*sides, format="rgb24").to_ndarray()
+                turns = round(frame.rotation / 90) % 4
+                picture = np.ascontiguousarray(np.rot90(picture, turns))
+                size = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
+                yield Shot(number, clock, picture, np.zeros((0, 0, 3), np.float32)), (float(size[0]), float(size[1]))
+                number, last = number + 1, clock
+    except (FFmpegError, OSError) as error:
+        print(f"warning: {name} broke off after {number} frames ({error}); they are used")
+    finally:
+        length = float(stream.duration * stream.time_base) if stream.duration else 0.0
+        container.close()
+    if broken:
+        print(f"warning: {name}: {broken} damaged packets were left out")
+    if number and last + 2 * step + 0.5 < length:
+        print(f"warning: {name} is truncated: {last + step:.1f} s of {length:.1f} s could be read; they are used")
+
+
+def steady(shots: Iterable[Shot], fps: float) -> Iterator[Shot]:
+    """Frames at a constant rate, from frames at any times: the nearest picture; keypoints in between are interpolated.
+
+    A tick that is within `NEAR` of a frame has that frame's own keypoints.
+    """
+    before: Shot | None = None
+    tick, start = 0, 0.0
+    for shot in shots:
+        if before is None:
+            start = shot.time
+        while before is not None and (now := start + tick / fps) < shot.time - NEAR / fps:
+            share = min(max((now - before.time) / (shot.time - before.time), 0.0), 1.0)
+            exact = now - before.time <= NEAR / fps
+            points = before.keypoints if exact else between(before.keypoints, shot.keypoints, share)
+            yield Shot(before.number, now, before.picture if exact or share < 0.5 else shot.picture, points)
+            tick += 1
+        before = shot
+    if before is not None and start + tick / fps <= before.time + NEAR / fps:
+        yield before
+
+
+def between(before: Array, after: Array, share: float) -> Array:
+    """Keypoints (..., 3) of a moment between two frames: the mean of both, weighted by nearness and confidence."""
+    one, two = (1 - share) * before[..., 2:], share * after[..., 2:]
+    total = one + two
+    places = (one * before[..., :2] + two * after[..., :2]) / np.where(total > 0, total, 1)
+    return np.concatenate([places, total], -1)
+
+
+class Writer:
+    """An H.264 file of pictures, as wide and high as the first. It appears whole on leaving, or, on an error, not."""
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path, self.rate = path, Fraction(fps).limit_denominator(1001)
+        self.aside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+        self.container: Any = None
+        self.stream: Any = None
+        self.count = 0
+
+    def __enter__(self) -> "Writer":
+        self.container = av.open(str(self.aside), "w", options={"movflags": "+faststart"})
+        return self
+
+    def add(self, picture: Array) -> None:
+        if self.stream is None:
+            self.stream = self.container.add_stream("libx264", self.rate, options={"crf": "20", "preset": "veryfast"})
+            self.stream.height, self.stream.width = (side // 2 * 2 for side in picture.shape[:2])
+            self.stream.pix_fmt = "yuv420p"
+        even = np.ascontiguousarray(picture[: self.stream.height, : self.stream.width])
+        frame = av.VideoFrame.from_ndarray(even, format="rgb24")
+        frame.pts, frame.time_base = self.count, 1 / self.rate
+        self.count += 1
+        self.container.mux(self.stream.encode(frame))
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        try:
+            if kind is None and self.count:
+                self.container.mux(self.stream.encode())
+            self.container.close()
+            if kind is None and self.count:
+                os.replace(self.aside, self.path)
+        except FFmpegError as error:
+            raise OSError(f"{self.path}: could not be written ({error})") from None
+        finally:
+            self.aside.unlink(missing_ok=True)

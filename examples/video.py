@@ -1,0 +1,267 @@
+"""A video in, bodies out: who is seen in every frame, as an overlay, a GLB, BVH files and arrays.
+
+Without arguments it runs on a clip of two people that comes with kinlmr. With a video or a camera it needs a detector
+of keypoints (mediapipe, or --detector), or --keypoints from any other (readers.py says which formats).
+Frames are read, recovered, drawn and written a few at a time, as they come: only a person's numbers are kept, about
+1 kB a frame. Ctrl-C ends the video there, and finishes the files.
+"""
+
+import argparse
+import io
+import itertools
+import math
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import readers
+import torch
+from detectors import detected, find_detector, looked_up
+from frames import Video, Writer, open_video, steady
+from numpy.typing import NDArray
+from pictures import Sheet, scene, visible
+
+import kinlmr
+from kinlmr import draw, export, files
+
+Array = NDArray[Any]
+DATA = Path(__file__).parent / "data"
+MODEL, BODY = "anny24-coco17", "anny24_lo1229"
+CHUNK = 16  # frames at once of a file; a camera's come one by one
+SHOWN, AWAY = 0.3, 1.0  # seconds: how long a body is drawn, and followed, without keypoints
+OPACITY, DEPTH = 0.85, 0.5  # of the bodies drawn; seconds that depths are averaged over in the files
+
+
+@dataclass
+class Person:
+    """One of the people: what was recovered, frames from ``start`` on, and what `kinlmr.recover` remembers."""
+
+    parts: list[kinlmr.Recovery] = field(default_factory=list)
+    state: Any = None
+    start: int = -1
+    last: int = -1  # the last frame with keypoints
+
+    def take(self, model: kinlmr.LMR, keypoints: Array, fps: float, frame: int) -> kinlmr.Recovery | None:
+        """The next keypoints (C, K, 3), the first of them at ``frame`` -> their recovery, None until somebody was seen.
+
+        Who was away stays as before, and starts afresh.
+        """
+        seen = np.flatnonzero((keypoints[..., 2] > 0).sum(1) > 1)
+        count, first = len(keypoints), 0
+        if self.state is None:
+            first = int(seen[0]) if len(seen) else count
+        new = []
+        if self.parts and first:
+            new.append(kinlmr.Recovery(*(part[-1:].expand(first, *part.shape[1:]) for part in self.parts[-1])))
+        if first < count:
+            recovery, self.state = kinlmr.recover(model, torch.from_numpy(keypoints[first:]), fps, self.state)
+            self.start = frame + first if self.start < 0 else self.start
+            new.append(recovery)
+        if len(seen):
+            self.last = frame + int(seen[-1])
+        elif frame + count - self.last > AWAY * fps:
+            self.state = None
+        if not new:
+            return None
+        self.parts.append(kinlmr.Recovery(*(torch.cat(columns) for columns in zip(*new, strict=True))))
+        return self.parts[-1]
+
+    def whole(self) -> kinlmr.Recovery:
+        """From the first frame with keypoints to the last."""
+        joined = (torch.cat(columns)[: self.last + 1 - self.start] for columns in zip(*self.parts, strict=True))
+        return kinlmr.Recovery(*joined)
+
+
+# ------------------------------------------------------------------------------------------------------------- the work
+
+
+def from_file(args: argparse.Namespace, video: Video, target: str) -> readers.Found:
+    """The keypoints of --keypoints, in the video's pixels; says what looks wrong."""
+    found = readers.read(args.keypoints, video.source_size, target)
+    size, x = args.keypoints_size or found.size, found.keypoints
+    if size is not None and size != video.source_size:
+        x[..., :2] *= np.array(video.source_size, np.float32) / np.array(size, np.float32)
+        print(f"keypoints of a picture of {size[0]:g} x {size[1]:g}, scaled to {video.words}")
+    print(f"{args.keypoints}: {found.format}, people: {len(x)}, frames: {x.shape[1]}")
+    places = x[..., :2][x[..., 2] > 0]
+    outside = (np.abs(places / np.array(video.source_size) - 0.5) > 0.75).any(1).mean() if len(places) else 0
+    if outside > 0.1:
+        print(
+            f"warning: {outside:.0%} of the keypoints lie far outside the picture of {video.words}, up to "
+            f"x {places[:, 0].max():.0f}, y {places[:, 1].max():.0f}: another video's, or of another size; "
+            "--keypoints-size WIDTHxHEIGHT scales them"
+        )
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = arguments(argv)
+    model, body = kinlmr.load(args.model), kinlmr.load_body(BODY)
+    video = open_video(args.video, args.camera, args.size)
+    focal = args.focal or math.hypot(*video.source_size)
+    target = model.options["keypoints"]
+    if args.keypoints:
+        shots = looked_up(video.shots, from_file(args, video, target).keypoints)
+    else:
+        shots = detected(video.shots, find_detector(args.detector), target, video.scale)
+    print(f"{video.name}: {video.words}, {video.fps:.4g} frames a second")
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    stopped: list[int] = []
+    usual = signal.signal(signal.SIGINT, lambda number, _: stopped.append(number) if not stopped else sys.exit(1))
+    begun, people = time.perf_counter(), list[Person]()
+    keypoints: list[Array] = []
+    sheet, frame, spent = Sheet(), 0, 0.0
+    bar = Progress(video.frames)
+    limit = math.inf if args.seconds is None else max(1, round(args.seconds * video.fps))
+    ticks = steady(shots, video.fps)
+    try:
+        with Writer(args.out / "overlay.mp4", video.fps) as writer:
+            while frame < limit and not stopped:
+                size = int(min(CHUNK if args.camera is None else 1, limit - frame))
+                if not (chunk := list(itertools.islice(ticks, size))):
+                    break
+                clock = time.perf_counter()
+                points = np.stack([shot.keypoints for shot in chunk], 1).astype(np.float32)  # (P, C, K, 3)
+                keypoints.append(points)
+                people += [Person() for _ in range(len(points) - len(people))]
+                bodies = []
+                for row, (person, rows) in enumerate(zip(people, points, strict=True)):
+                    last = person.last
+                    if (recovery := person.take(model, rows, video.fps, frame)) is not None:
+                        vertices = body(recovery.rotations, recovery.shape, want=("vertices",)).vertices
+                        shown = visible(rows, frame, last, SHOWN * video.fps)[-len(vertices) :]
+                        bodies.append((row, recovery, vertices, shown))
+                spent += time.perf_counter() - clock
+                for k, shot in enumerate(chunk):
+                    clock = time.perf_counter()
+                    now = [
+                        (row, kinlmr.Recovery(*(part[k - len(chunk)] for part in recovery)), vertices[k - len(chunk)])
+                        for row, recovery, vertices, shown in bodies
+                        if k >= len(chunk) - len(vertices) and shown[k - len(chunk)]
+                    ]
+                    picture, drawn = shot.picture, scene(body, now, video, focal)
+                    if drawn is not None:
+                        picture = draw.mesh(picture, drawn.image, drawn.faces, drawn.color, opacity=OPACITY)
+                    spent += time.perf_counter() - clock
+                    writer.add(picture)
+                    sheet.add(frame, picture, drawn)
+                    frame += 1
+                bar.show(frame, spent)
+            found = [person for person in people if person.parts]
+            if not found:
+                raise SystemExit(f"nobody was seen in {frame} frames of {video.name}; nothing is written")
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    sheet.write(args.out / "contact.png", video.fps)
+    save(args.out, body, model, found, np.concatenate(keypoints, 1), video, focal)
+    print(
+        f"\r{'stopped; ' if stopped else ''}{frame} frames, people: {len(found)}, "
+        f"{frame / max(spent, 1e-9):.0f} frames a second to recover and draw, "
+        f"{frame / (time.perf_counter() - begun):.0f} "
+        f"with reading and writing\n{args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}"
+    )
+
+
+class Progress:
+    """A bar on a terminal, a line every few seconds in a log; how fast it is to recover and draw."""
+
+    def __init__(self, total: int | None) -> None:
+        self.total, self.told = total, time.perf_counter()
+
+    def show(self, frame: int, seconds: float) -> None:
+        of = f"/{self.total}" if self.total else ""
+        text = f"{frame}{of} frames, {frame / max(seconds, 1e-9):.0f} a second to recover and draw"
+        if sys.stdout.isatty():
+            done = min(20, 20 * frame // self.total) if self.total else 0
+            print(f"\r{'[' + '#' * done + '.' * (20 - done) + '] ' if self.total else ''}{text} ", end="", flush=True)
+        elif time.perf_counter() - self.told > 5:
+            self.told = time.perf_counter()
+            print(text, flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def save(
+    out: Path, body: kinlmr.Body, model: kinlmr.LMR, people: list[Person], keypoints: Array, video: Video, focal: float
+) -> None:
+    """body.glb with everybody, a .bvh each, recovery.npz; y up, the lowest point of all at y = 0."""
+    takes = []
+    for person in people:
+        whole = person.whole()
+        place = whole.translation(video.source_size, focal)
+        place = settled(torch.where(place.isfinite(), place, 0), whole.box[:, 2] > 0, video.fps)
+        shape = whole.shape.mean(0)
+        takes.append((*export.upright(body, whole.rotations, shape, place), shape, person.start))
+    joints = [body(turns, shape, place).joints for turns, place, shape, _ in takes]
+    everything = torch.cat([x.flatten(0, 1) for x in joints])
+    floor = torch.stack([everything[:, 0].mean(), everything[:, 1].min(), everything[:, 2].mean()])
+    turns, places, shapes, starts = map(list, zip(*takes, strict=True))
+    places = [place - floor for place in places]
+    export.save_glb(out / "body.glb", body, turns, shapes, places, video.fps, starts)
+    for k in range(len(people)):
+        export.save_bvh(out / f"person{k + 1}.bvh", body, turns[k], shapes[k], places[k], video.fps)
+
+    frames = keypoints.shape[1]
+    arrays: dict[str, Array] = {"keypoints": keypoints}
+    for name in ("rotations", "shape", "camera", "box", "translation"):
+        rows = []
+        for person in people:
+            whole = person.whole()
+            value = whole.translation(video.source_size, focal) if name == "translation" else getattr(whole, name)
+            row = np.full((frames, *value.shape[1:]), np.nan, np.float32)
+            row[person.start : person.last + 1] = value.numpy()
+            rows.append(row)
+        arrays[name] = np.stack(rows)
+    more = {"set": model.options["keypoints"], "fps": video.fps, "size": video.source_size, "focal": focal}
+    arrays |= {name: np.array(value) for name, value in more.items()} | {"joints": np.array(body.joints)}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    files.write_atomic(out / "recovery.npz", buffer.getvalue())
+
+
+def settled(places: torch.Tensor, known: torch.Tensor, fps: float) -> torch.Tensor:
+    """Places (T, 3) along their rays, with depths averaged over `DEPTH` seconds: one view leaves them uncertain."""
+    if not known.any():
+        return places
+    z = torch.where(known, places[:, 2], places[known, 2].mean())
+    reach = int(DEPTH * fps / 2)
+    padded = torch.cat([z[:1].expand(reach), z, z[-1:].expand(reach)])
+    smooth = padded.unfold(0, 2 * reach + 1, 1).mean(-1)
+    return places * (smooth / z)[:, None]
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    def size(text: str) -> tuple[float, float]:
+        width, _, height = text.partition("x")
+        return float(width), float(height)
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("video", nargs="?", type=Path, help="a video file; without it, the clip of kinlmr")
+    parser.add_argument("--camera", help="a camera instead: its number, or its name")
+    parser.add_argument("--keypoints", type=Path, help="a file or folder of another detector's keypoints")
+    parser.add_argument("--keypoints-size", type=size, metavar="WxH", help="of the picture that they were found in")
+    parser.add_argument("--detector", help="module:function, a frame (H, W, 3) uint8 to keypoints (K, 3)")
+    parser.add_argument("--model", default=MODEL, help="a shipped model's name, or a checkpoint with keypoints=")
+    parser.add_argument("--focal", type=float, help="of the camera, in pixels; else the picture's diagonal")
+    parser.add_argument("--seconds", type=float, help="stop after so many")
+    parser.add_argument("--size", type=int, default=1280, help="the overlay's longest side, at most")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="where the files go")
+    args = parser.parse_args(argv)
+    if args.video and args.camera is not None:
+        parser.error("a video or a camera, not both")
+    if args.video is None and args.camera is None:
+        args.video, args.keypoints = DATA / "demo.mp4", args.keypoints or DATA / "demo.npz"
+    return args
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))

@@ -1,0 +1,315 @@
+"""examples/video.py: formats of keypoints, people from frame to frame, videos in and out, the whole on a few frames."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kinlmr
+from kinlmr.checkpoint import shipped
+from kinlmr.keypoints import convert, keypoint_sets
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "examples"))
+import readers  # noqa: E402
+
+SIZE = (200.0, 100.0)
+WALK, REST = np.array([4.0, 0.0, 0.0]), np.zeros(3)
+
+
+def person(count, at, sure=0.9):
+    """Points (K, 3) in a box of 30 x 80 pixels."""
+    places = np.random.default_rng(count).uniform(0, 1, (count, 2)) * [30, 80] + at
+    return np.column_stack([places, np.full(count, sure)]).astype(np.float32)
+
+
+def clip(count, frames=8):
+    """Two people (2, T, K, 3): one stands, one walks."""
+    left, right = person(count, (10, 5)), person(count, (110, 10))
+    return np.stack([[left + k * REST for k in range(frames)], [right + k * WALK for k in range(frames)]])
+
+
+def assert_same_people(found, expected, atol=1e-3):
+    """The same rows in some order."""
+    assert found.shape == expected.shape
+    order = [int(np.abs(found[:, 0] - row[0]).sum((1, 2)).argmin()) for row in expected]
+    assert sorted(order) == list(range(len(expected)))
+    np.testing.assert_allclose(found[order], expected, atol=atol)
+
+
+def openpose(folder, people):
+    folder.mkdir(exist_ok=True)
+    for frame in range(people.shape[1]):
+        rows = people[:: 1 if frame % 2 else -1, frame]  # in any order
+        text = json.dumps({"people": [{"pose_keypoints_2d": row.ravel().tolist()} for row in rows]})
+        (folder / f"clip_{frame:012d}_keypoints.json").write_text(text)
+    return folder
+
+
+def coco(path, people, first=0):
+    entries = [
+        {"image_id": f"{frame + first}.jpg", "category_id": 1, "keypoints": row.ravel().tolist(), "score": 1.0}
+        for frame in range(people.shape[1])
+        for row in people[:: 1 if frame % 2 else -1, frame]
+    ]
+    path.write_text(json.dumps(entries))
+    return path
+
+
+def mediapipe(path, people, names=None):
+    def mark(k, point):
+        x, y, sure = point
+        return {"x": x / SIZE[0], "y": y / SIZE[1], "visibility": sure} | ({"name": names[k]} if names else {})
+
+    frames = [[[mark(k, p) for k, p in enumerate(row.tolist())] for row in frame] for frame in people.swapaxes(0, 1)]
+    path.write_text(json.dumps({"frames": [{"landmarks": frame} for frame in frames]}))
+    return path
+
+
+def test_every_format_gives_the_same_people(tmp_path):
+    body, wide = clip(25), clip(33)
+    expected = convert(body, "body25", "coco17").numpy()
+    assert_same_people(readers.read(openpose(tmp_path / "op", body), SIZE).keypoints, expected)
+    expected = convert(wide, "mediapipe33", "coco17").numpy()
+    assert_same_people(readers.read(mediapipe(tmp_path / "mp.json", wide), SIZE).keypoints, expected)
+    for count in (17, 26, 133, 136):
+        people = clip(count)
+        for first in (0, 1):
+            found = readers.read(coco(tmp_path / "coco.json", people, first), SIZE)
+            assert_same_people(found.keypoints, people[:, :, :17])
+        assert_same_people(readers.read(openpose(tmp_path / "op", people), SIZE).keypoints, people[:, :, :17])
+    np.savez(tmp_path / "a.npz", keypoints=clip(17), set="coco17", size=SIZE)
+    found = readers.read(tmp_path / "a.npz", SIZE)
+    np.testing.assert_allclose(found.keypoints, clip(17), rtol=1e-6)
+    assert found.size == SIZE
+    with pytest.raises(AssertionError):  # the law can fail
+        assert_same_people(clip(17)[:, ::-1], clip(17))
+
+
+def test_openposes_18_points_are_cocos(tmp_path):
+    named = "nose neck right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist right_hip right_knee"
+    named += " right_ankle left_hip left_knee left_ankle right_eye left_eye right_ear left_ear"
+    assert tuple(named.split()[k] for k in readers.COCO18) == keypoint_sets()["coco17"]
+    people = clip(18)
+    found = readers.read(openpose(tmp_path / "op", people), SIZE)
+    assert_same_people(found.keypoints, people[:, :, list(readers.COCO18)])
+
+
+@pytest.mark.parametrize(
+    ("content", "seen"),
+    [
+        ('{"shapes": [], "flags": 1}', "an object with shapes, flags"),
+        ("[1, 2]", "a list of 2, first int '1'"),
+        ('[{"id": 3}]', "a list of 1, first an object with id"),
+        ("[[", "not JSON"),
+        ("[]", "a list of 0"),
+        ('[{"image_id": 1}]', "entry 0"),
+        ('[{"image_id": "a", "keypoints": []}]', "entry 0"),
+        ('[{"image_id": 0, "keypoints": [1, 2, 3]}]', "1 points a person; known are 17"),
+        ('[{"image_id": 397133, "keypoints": [1, 2, 3]}]', "pictures up to number 397133"),
+    ],
+)
+def test_what_is_no_keypoint_file_is_refused_with_what_was_seen(tmp_path, content, seen):
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="x.json") as error:
+        readers.read(path, SIZE)
+    assert seen in str(error.value)
+
+
+def test_names_that_do_not_match_are_listed(tmp_path):
+    names = list(keypoint_sets()["mediapipe33"])
+    plain = [name.replace("_", " ").upper() for name in names]
+    found = readers.read(mediapipe(tmp_path / "a.json", clip(33), plain), SIZE)
+    assert found.keypoints.shape == (2, 8, 17, 3)
+    names[3], names[5] = "tail", "paw"
+    with pytest.raises(ValueError, match=r"tail \(.*paw \("):
+        readers.read(mediapipe(tmp_path / "a.json", clip(33), names), SIZE)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.permutations(range(3)), min_size=6, max_size=30), st.data())
+def test_people_keep_their_rows_however_detections_are_ordered(orders, data):
+    steps = data.draw(st.lists(st.integers(-5, 5), min_size=len(orders), max_size=len(orders)))
+    way = np.cumsum(steps)
+    truth = np.stack([[person(17, (100 * p + x, 10)) for x in way] for p in range(3)])
+    found = readers.follow([[truth[p, k] for p in order] for k, order in enumerate(orders)])
+    assert_same_people(found, truth)
+
+
+def test_a_person_who_leaves_for_a_moment_returns_to_the_row_and_a_glimpse_is_nobody():
+    people = clip(17, 40)
+    frames = [[people[0, k], people[1, k]] if k < 10 or k > 11 else [people[0, k]] for k in range(20)]
+    frames[3] = [*frames[3], person(17, (400, 300))]
+    found = readers.follow(frames)
+    assert found.shape[:2] == (2, 20)
+    assert (found[1, 10:12] == 0).all()
+    gone = [[people[0, k]] if k < 5 or k > 36 else [] for k in range(42 - 2)]
+    assert len(readers.follow([*gone, *[[people[0, 0]]] * 5])) == 2  # away for too long: somebody new
+
+
+# --------------------------------------------------------------------------------------------------------------- videos
+
+
+@pytest.fixture(scope="module")
+def frames():
+    pytest.importorskip("av")
+    import frames
+
+    return frames
+
+
+def shots(frames, times, number=None):
+    picture = np.zeros((4, 4, 3), np.uint8)
+    return [frames.Shot(k, t, picture + k, np.array([[[10 * t, 0, 1.0]]])) for k, t in enumerate(times)]
+
+
+def assert_steady(frames, times, fps):
+    """Keypoints that move evenly do so at the constant rate, whatever the times of the frames; nothing is left out."""
+    ticks = list(frames.steady(shots(frames, times), fps))
+    expected = times[0] + np.arange(len(ticks)) / fps
+    assert abs(len(ticks) - 1 - (times[-1] - times[0]) * fps) <= 1
+    np.testing.assert_allclose([t.keypoints[0, 0, 0] / 10 for t in ticks], expected, atol=frames.NEAR / fps * 1.01)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0.005, 0.5), min_size=2, max_size=30), st.sampled_from([15.0, 29.97, 60.0]))
+def test_variable_rates_become_constant_by_time(frames, gaps, fps):
+    assert_steady(frames, np.cumsum(gaps), fps)
+
+
+class Counting:
+    """Frames are counted, and their times not looked at."""
+
+    NEAR, Shot = 0.05, staticmethod(lambda *parts: SimpleNamespace(keypoints=parts[3]))
+    steady = staticmethod(lambda shots, fps: list(shots))
+
+
+def test_a_constant_rate_stays_as_it_is_and_the_law_can_fail(frames):
+    given = shots(frames, np.arange(20) / 30)
+    assert [t.number for t in frames.steady(given, 30.0)] == list(range(20))
+    with pytest.raises(AssertionError):
+        assert_steady(Counting(), np.cumsum([0.1, 0.01] * 5), 30.0)
+
+
+def video_file(frames, path, count=12):
+    """A clip whose upper left quarter is white, and rotated files of it."""
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24, :32] = 255
+    with frames.Writer(path, 30.0) as writer:
+        for _ in range(count):
+            writer.add(picture)
+    return path
+
+
+def test_a_rotated_phone_video_comes_upright(frames, tmp_path):
+    path = video_file(frames, tmp_path / "a.mp4")
+    plain = frames.open_video(path, None, 1280)
+    assert (plain.size, plain.source_size, plain.fps) == ((64, 48), (64, 48), 30)
+    assert len(list(plain.shots)) == 12
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix (ISO 14496-12, 8.3.2)
+    turn = np.array([0, 0x10000, 0, -0x10000, 0, 0, 48 << 16, 0, 0x40000000], ">i4")  # 90 degrees clockwise
+    data[at : at + 36] = turn.tobytes()
+    path.write_bytes(data)
+    turned = frames.open_video(path, None, 1280)
+    picture = next(turned.shots).picture
+    assert (turned.size, turned.source_size) == ((48, 64), (48, 64))
+    assert picture[:24, 32:].mean() > 200  # the white quarter is at the upper right
+    assert picture[40:, :].mean() < 50
+
+
+def test_a_broken_file_is_used_as_far_as_it_goes_or_refused(frames, tmp_path, capsys):
+    data = (ROOT / "examples/data/demo.mp4").read_bytes()
+    path = tmp_path / "short.mp4"
+    path.write_bytes(data[: len(data) // 2])
+    read = list(frames.open_video(path, None, 320).shots)
+    assert 20 < len(read) < 170
+    assert read[0].picture.shape == (180, 320, 3)
+    assert "short.mp4" in capsys.readouterr().out
+    for content in (b"", b"no video at all" * 100, data[:200]):
+        path.write_bytes(content)
+        with pytest.raises(SystemExit, match="short.mp4"):
+            frames.open_video(path, None, 320)
+    with pytest.raises(SystemExit, match="no such file"):
+        frames.open_video(tmp_path / "none.mp4", None, 320)
+
+
+def test_a_video_that_fails_leaves_nothing(frames, tmp_path):
+    def fail():
+        with frames.Writer(tmp_path / "a.mp4", 30.0) as writer:
+            writer.add(np.zeros((48, 64, 3), np.uint8))
+            raise KeyError("in the middle")
+
+    with pytest.raises(KeyError):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+# -------------------------------------------------------------------------------------------------------------- it all
+
+
+@pytest.fixture
+def video(frames):
+    if "anny24-coco17" not in shipped():
+        pytest.skip("the model anny24-coco17 does not come with this checkout")
+    import video
+
+    return video
+
+
+def test_the_clip_becomes_bodies(video, frames, tmp_path, capsys):
+    video.main(["--out", str(tmp_path), "--seconds", "2.2"])
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"overlay.mp4", "contact.png", "body.glb", "person1.bvh", "person2.bvh", "recovery.npz"}
+    result = np.load(tmp_path / "recovery.npz")
+    assert result["rotations"].shape == (2, 66, 24, 3, 3)
+    known = np.isfinite(result["translation"]).all(-1)
+    assert known[1].all()
+    assert (known[0] == (np.arange(66) >= 56)).all()  # the woman comes at frame 56
+    before = [s.picture for s in frames.open_video(ROOT / "examples/data/demo.mp4", None, 1280).shots][:66]
+    after = [s.picture for s in frames.open_video(tmp_path / "overlay.mp4", None, 1280).shots]
+    assert len(after) == 66
+    changed = np.abs(after[60].astype(int) - before[60]).sum(2) > 60
+    assert 0.005 < changed.mean() < 0.1
+    for row in (0, 1):  # the body is drawn where the keypoints are
+        x, y, sure = result["keypoints"][row, 60].T
+        inside = [changed[int(b), int(a)] for a, b, s in zip(x, y, sure, strict=True) if s > 0.5]
+        assert np.mean(inside) > 0.6
+    assert tuple(result["joints"]) == kinlmr.load_body("anny24_lo1229").joints
+    assert "66 frames, people: 2" in capsys.readouterr().out
+
+
+def test_its_own_arrays_are_keypoints_and_another_size_is_said(video, tmp_path, capsys):
+    np.savez(tmp_path / "a.npz", keypoints=np.load(ROOT / "examples/data/demo.npz")["keypoints"] * [3, 3, 1])
+    demo = str(ROOT / "examples/data/demo.mp4")
+    some = [demo, "--keypoints", str(tmp_path / "a.npz"), "--seconds", "0.2", "--out", str(tmp_path)]
+    video.main(some)
+    assert "another video's" in capsys.readouterr().out
+    video.main([*some, "--keypoints-size", "1920x1080"])
+    assert "another video's" not in capsys.readouterr().out
+    np.savez(tmp_path / "none.npz", keypoints=np.zeros((1, 9, 17, 3)))
+    out = tmp_path / "new"
+    with pytest.raises(SystemExit, match="nobody was seen"):
+        video.main([demo, "--keypoints", str(tmp_path / "none.npz"), "--seconds", "0.2", "--out", str(out)])
+    assert not list(out.iterdir())
+
+
+def test_any_detector_can_be_passed(video, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "def find(frame):\n"
+        "    y, x = np.mgrid[0:17, 0:17]\n"
+        "    return np.stack([y[:, 0] * 10.0 + 50, x[0] * 17 % 200 + 50.0, np.ones(17)], 1)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    demo = str(ROOT / "examples/data/demo.mp4")
+    video.main([demo, "--detector", "mine:find", "--seconds", "0.1", "--out", str(tmp_path / "out")])
+    assert (tmp_path / "out/person1.bvh").is_file()
+    with pytest.raises(SystemExit, match="module:function"):
+        video.main([demo, "--detector", "mine:other", "--out", str(tmp_path)])
