@@ -49,7 +49,7 @@ def open_video(path: str | Path | None, camera: str | None, longest: int) -> Vid
 
     SystemExit where nothing can be read. What breaks later is told, and ends the shots or leaves a few out.
     """
-    name = str(path)
+    name, mend = str(path), "a broken or truncated file?"
     try:
         if camera is None:
             if not Path(name).is_file():
@@ -57,7 +57,7 @@ def open_video(path: str | Path | None, camera: str | None, longest: int) -> Vid
             container = av.open(name)
         else:
             form, device = DEVICES.get(sys.platform, DEVICES["linux"])
-            name = f"camera {camera}"
+            name, mend = f"camera {camera}", "is it connected, and free?"
             container = av.open(device.format(camera) if camera.isdigit() else camera, format=form)
         if not container.streams.video:
             raise SystemExit(
@@ -69,9 +69,9 @@ def open_video(path: str | Path | None, camera: str | None, longest: int) -> Vid
         reading = _read(container, stream, name, longest)
         first, source = next(reading, (None, (0.0, 0.0)))
     except (FFmpegError, OSError) as error:
-        raise SystemExit(f"{name}: cannot be read as a video ({error}); a broken or truncated file?") from None
+        raise SystemExit(f"{name}: cannot be read as a video ({error}); {mend}") from None
     if first is None:
-        raise SystemExit(f"{name}: not one frame of its video could be read; a broken or truncated file?")
+        raise SystemExit(f"{name}: not one frame of its video could be read; {mend}")
     frames = int(stream.frames) or None
     fps = fps if 1 <= fps <= 120 else 30.0
     height, width = first.picture.shape[:2]
