@@ -87,7 +87,7 @@ def build(
     joints = len(plan.skeleton.joints)
     if start is None:
         place = torch.tensor((0.9, 0.0, 0.0) if camera == 3 else [0.0] * camera)
-        start = Estimate(torch.tensor(rotation.identity).repeat(joints, 1), torch.zeros(shape), place)
+        start = Estimate(torch.tensor(rotation.identity).expand(joints, -1).clone(), torch.zeros(shape), place)
     elif isinstance(start, tuple):
         start = Estimate(*(torch.as_tensor(value).detach() for value in start))
     else:

@@ -168,7 +168,7 @@ def test_what_looks_away_is_hidden_anyway(posed):
     assert (half == all_of_them).all()
 
 
-@given(st.integers(-8, 8), st.integers(-8, 8), st.integers(1, 3))
+@given(st.integers(-8, 8), st.integers(-8, 7), st.integers(1, 3))  # one lower, and its lowest row is out of the picture
 def test_a_mesh_moves_with_its_vertices(dx, dy, samples):
     small = TRIANGLE * [0.3, 0.3, 1] + [9, 8, 0]
     here = draw.mesh(PLAIN, small, ONE, samples=samples)
