@@ -124,14 +124,10 @@ def _parameters(node: Node, module: nn.Module) -> list[Tensor]:
         return [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
     rnn = _child(module, "rnn", node.name)
     _prepare(rnn, f"{node.name}.rnn")
-    own = lambda kind, l: [getattr(rnn, f"weight_{kind}_l{l}"), getattr(rnn, f"bias_{kind}_l{l}")]  # noqa: E731, E741
-    found = own("ih", 0)
-    for layer in range(node.layers):
-        found += own("hh", layer)
-    for layer in range(1, node.layers):
-        found += own("ih", layer)
+    names = ["ih_l0", *(f"hh_l{i}" for i in range(node.layers)), *(f"ih_l{i}" for i in range(1, node.layers))]
     head = _linear(module, "head", node.name)
-    return [*found, head.weight, head.bias]
+    own = [getattr(rnn, f"{kind}_{name}") for name in names for kind in ("weight", "bias")]
+    return [*own, head.weight, head.bias]
 
 
 def _child(module: nn.Module, name: str, parent: str) -> nn.Module:
@@ -160,6 +156,7 @@ def _prepare(module: nn.Module, name: str) -> None:
     for hook in (
         *module._forward_pre_hooks.values(),
         *module._forward_hooks.values(),
+        *module._backward_pre_hooks.values(),
         *module._backward_hooks.values(),
     ):
         if not isinstance(hook, RECOMPUTES):

@@ -158,6 +158,10 @@ def test_what_would_be_ignored_is_refused():
     with pytest.raises(ValueError, match=r"camera\.head has a hook .* put the hook .* on the whole LMR"):
         model(clip())
     handle.remove()
+    handle = model.camera.head.register_full_backward_pre_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"camera\.head has a hook"):
+        model(clip())
+    handle.remove()
     seen = []
     model.register_forward_hook(lambda *_: seen.append(1))
     assert_fresh(model)
