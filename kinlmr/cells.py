@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-FEW, LARGE = 4, 2**18  # rows, numbers: a CPU reads weights too large for its cache faster when they stand on the left
+FEW, LARGE = 4, 2**17  # rows, numbers: a CPU reads weights too large for its cache faster when they stand on the left
 
 
 class Cell(NamedTuple):
@@ -45,12 +45,12 @@ class Cell(NamedTuple):
 
 def product(x: Tensor, weight: Tensor, added: Tensor) -> Tensor:
     """x ([n,] R, in), weight ([n,] out, in), added: a bias ([n,] out) or as large as the result -> ([n,] R, out)."""
-    if added.ndim < x.ndim:
-        added = added.unsqueeze(-2)
-    add_product = torch.addmm if weight.ndim == 2 else torch.baddbmm
-    if not torch.compiler.is_compiling() and x.shape[-2] <= FEW and weight.numel() > LARGE and not x.is_cuda:
-        return add_product(added.mT, weight, x.mT).mT
-    return add_product(added, x, weight.mT)
+    bias = added.ndim < x.ndim
+    if weight.ndim > 2:
+        return torch.baddbmm(added.unsqueeze(-2) if bias else added, x, weight.mT)
+    if not torch.compiler.is_compiling() and x.shape[0] <= FEW and weight.numel() > LARGE and not x.is_cuda:
+        return torch.addmm(added.unsqueeze(-1) if bias else added.mT, weight, x.mT).mT
+    return torch.addmm(added, x, weight.mT)
 
 
 def add_product_(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -61,9 +61,9 @@ def add_product_(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 def gru_step(inputs: Tensor, recurrent: Tensor, memory: Tensor) -> Tensor:
     """torch.nn.GRU's equations; gates in the order r, z, n."""
     size = memory.shape[-1]
-    rz = (inputs[..., : 2 * size] + recurrent[..., : 2 * size]).sigmoid_()
-    n = torch.addcmul(inputs[..., 2 * size :], rz[..., :size], recurrent[..., 2 * size :]).tanh_()
-    return torch.lerp(n, memory, rz[..., size:])
+    (to_rz, to_n), (recurrent_rz, recurrent_n) = (x.split((2 * size, size), -1) for x in (inputs, recurrent))
+    r, z = (to_rz + recurrent_rz).sigmoid_().chunk(2, -1)
+    return torch.lerp(torch.addcmul(to_n, r, recurrent_n).tanh_(), memory, z)
 
 
 def gru_scan(gates: Tensor, memory: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, list[Tensor]]:

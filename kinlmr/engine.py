@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, pad
 
 from kinlmr.cells import Cell, product
-from kinlmr.products import gates, linear, scan, traced
+from kinlmr.products import Weight, gates, linear, scan, shared, traced
 from kinlmr.schedule import Node, Packed, Schedule, pack
 
 ROWS = 128  # of a block (frames times clips): more do not make its products faster
@@ -71,64 +71,103 @@ def run(
 
     Products are computed in the weights' type, or in autocast's; the estimate and memory in float32 at least.
     """
-    batch, frames, width = features.shape
-    device, exact = features.device.type, torch.promote_types(start.dtype, torch.float32)
-    batches = schedule.batches(together=features.is_cuda)
+    (batch, frames, width), kept = features.shape, start.dtype
+    device, exact = features.device.type, torch.promote_types(kept, torch.float32)
     kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    packs = [pack(nodes, [modules[node.name] for node in nodes], width, frames, kind) for nodes in batches]
+    alone, stacked = frames == 1 and lengths is None, _stacked(features)
+    groups = schedule.groups(together=alone or stacked)
+    packs = [
+        [
+            pack(nodes, [modules[node.name] for node in nodes], width, kind)
+            for nodes in ([g] if stacked else [[n] for n in g])
+        ]
+        for g in groups
+    ]
     if memory is None:
         memory = start.new_zeros(batch, schedule.iterations, sum(schedule.memory_sizes()))
-    before = _unpack_memory(schedule, batches, memory.to(exact))
+    before = _unpack_memory(schedule, groups, memory.to(exact))
     with torch.autocast(device, enabled=False):
-        arguments = schedule, batches, packs, features, start.to(exact), before, lengths, options
-        out, after = (_frame if frames == 1 and lengths is None else _sweep)(*arguments)
-    return out.to(start.dtype), _pack_memory(schedule, batches, after).to(start.dtype)
+        if alone:
+            out, after = _frame(schedule, packs, features[:, 0], start.to(exact), before, options)
+        else:
+            whole = [weights for (weights,) in packs]
+            out, after = _sweep(schedule, whole, features, start.to(exact), before, lengths, options)
+    return out.to(kept), _pack_memory(schedule, groups, after).to(kept)
+
+
+def _stacked(features: Tensor) -> bool:
+    """Whether nodes of one level that are alike run as one, their weights stacked: on a GPU, for larger products."""
+    return features.is_cuda
 
 
 def _frame(
-    schedule: Schedule, batches: list[list[Node]], packs: list[Packed], features: Tensor, start: Tensor,
-    before: list[Tensor], lengths: Tensor | None, options: Options,
-) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
-    """One frame, as the paper writes it; arguments and results as of `_sweep`.
+    schedule: Schedule, packs: list[list[Packed]], phi: Tensor, start: Tensor, before: list[Tensor], options: Options
+) -> tuple[Tensor, list[Tensor]]:
+    """One frame (B, F), as the paper writes it; results as of `_sweep`. packs: of each group, one or one of each node.
 
-    What the features and the memories say to the gates does not depend on the estimate, so it is one product for all
-    iterations: a stream reads these weights once a frame.
+    Every weight is read from main memory once. What the memories say to the gates does not depend on the estimate, so
+    it is one product for all iterations. The first iteration multiplies by the whole input weight; the others add what
+    the change of the slots since then says, for which they find the slots' columns in the cache.
     """
-    exact, first = start.dtype, start.split(schedule.widths)
-    slots = [slot.expand(features.shape[0], -1) for slot in first]
-    shares = [_features_share(w, features[:, 0]) for w in packs]
+    exact, first, last = start.dtype, start.split(schedule.widths), schedule.iterations - 1
+    slots = [slot.expand(phi.shape[0], -1) for slot in first]
+    memories = [[list(layer.unbind(-3)) for layer in m.unbind(1)] for m in before]  # by group, layer and iteration
     recurrent = [
         [
-            linear(m[0, layer].flatten(-3, -2), weight).to(exact).unflatten(-2, m.shape[-3:-1]).unbind(-3)
-            for layer, weight in enumerate(w.recurrent)
+            _join([linear(row, w.recurrent[layer]) for w, row in _apart(group, rows.flatten(-3, -2))])
+            .to(exact).unflatten(-2, rows.shape[-3:-1]).unbind(-3)
+            for layer, rows in enumerate(m[0])
         ]
-        for w, m in zip(packs, before, strict=True)
-    ]
-    memories = [[list(layer.unbind(-3)) for layer in m.unbind(1)] for m in before]  # by batch, layer and iteration
+        for group, m in zip(packs, before, strict=True)
+    ]  # fmt: skip
+    begun: dict[str, tuple[Tensor, Tensor, Tensor]] = {}  # the first iteration's gates and slots, the slots' columns
     estimates = []
     for v in range(schedule.iterations):
-        for nodes, w, share, told, memory in zip(batches, packs, shares, recurrent, memories, strict=True):
-            y = product(_inputs(slots, first, nodes, w).to(share.dtype), w.slots.weight, share)
-            if nodes[0].cell is None:
-                y = _shape_network(y, w, options.dropout)
+        for group, told, memory in zip(packs, recurrent, memories, strict=True):
+            parts = []
+            for w in group:
+                x, kind = _inputs(slots, first, w, (phi,) if v == 0 else ()), w.input.dtype
+                if v == 0:
+                    parts.append(product(x.to(kind), w.input, w.bias))
+                    if last > 0:
+                        begun[w.nodes[0].name] = parts[-1], x[..., w.features :], w.slots_columns()
+                else:
+                    y_then, x_then, columns = begun[w.nodes[0].name]
+                    parts.append(product((x - x_then).to(kind), columns, y_then))
+            y, cell = _join(parts), group[0].nodes[0].cell
+            if cell is None:
+                y = _shape_network(y, group[0], options.dropout)
             for layer, states in enumerate(memory):
-                y = linear(y, w.inputs[layer - 1]) if layer else y
-                states[v] = nodes[0].cell.step(y.to(exact), told[layer][v], states[v])  # type: ignore[union-attr]
+                if layer:
+                    y = _join([linear(row, w.inputs[layer - 1]) for w, row in _apart(group, y)])
+                states[v] = cell.step(y.to(exact), told[layer][v], states[v])  # type: ignore[union-attr]
                 y = states[v][0]
-            _add(linear(y, w.head).to(exact), slots, nodes)
-        estimates.append(torch.cat(slots, -1))
+            for w, row in _apart(group, y):
+                _add(linear(row, w.head).to(exact), slots, w.nodes)
+        if options.every or v == last:
+            estimates.append(torch.cat(slots, -1))
     after = [
         torch.stack([torch.stack(states, -3) for states in m], 1) if m else b
         for m, b in zip(memories, before, strict=True)
     ]
-    return torch.stack(estimates if options.every else estimates[-1:])[:, :, None], after
+    return torch.stack(estimates)[:, :, None], after
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    """What the weights of a group say, side by side: (n, rows, ...) of n, else as it is."""
+    return parts[0] if len(parts) == 1 else torch.stack(parts)
+
+
+def _apart(group: list[Packed], rows: Tensor) -> Iterator[tuple[Packed, Tensor]]:
+    """The weights of a group, and the rows of each: the inverse of `_join`."""
+    return zip(group, [rows] if len(group) == 1 else rows.unbind(0), strict=True)
 
 
 def _sweep(
-    schedule: Schedule, batches: list[list[Node]], packs: list[Packed], features: Tensor, start: Tensor,
-    before: list[Tensor], lengths: Tensor | None, options: Options,
+    schedule: Schedule, packs: list[Packed], features: Tensor, start: Tensor, before: list[Tensor],
+    lengths: Tensor | None, options: Options,
 ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
-    """before: each batch's memory (vectors, layers, [n,] V, B, H) -> estimates (V or 1, B, T, D), memory after."""
+    """before: each pack's memory (vectors, layers, [n,] V, B, H) -> estimates (V or 1, B, T, D), memory after."""
     batch, frames, _ = features.shape
     last = schedule.iterations - 1
     block = options.block or choose_block(1 if traced() else batch, frames, torch.is_grad_enabled())
@@ -137,12 +176,14 @@ def _sweep(
     if blocks * block > frames:
         phi = pad(phi, (0, 0, 0, 0, 0, blocks * block - frames))
     first, first_slots = start.expand(block, 1, batch, -1), start.split(schedule.widths)
-    entering = _shares(packs, phi, block)
+    seen = [shared(*w.features_columns()) for w in packs]
+    columns = [shared(w.slots_columns()) for w in packs]  # of the input weights, those that read slots
+    entering = _shares(seen, phi, block)
 
     estimate = first[:, :0]  # of the blocks at work (C, A, B, D)
-    shares: list[list[Tensor]] = []  # of the blocks at work, by batch of nodes: the features' share ([n,] C, B, G)
+    shares: list[list[Tensor]] = []  # of the blocks at work, by pack: the features' share ([n,] C, B, G)
     memory = [m[..., :0, :, :] for m in before]  # of the iterations at work (vectors, layers, [n,] A, B, H)
-    ended: list[list[Tensor]] = [[] for _ in batches]
+    ended: list[list[Tensor]] = [[] for _ in packs]
     out: list[list[Tensor]] = [[] for _ in range(schedule.iterations)]
     for tick in range(blocks + last):
         if tick < blocks:  # a block enters, for iteration 0
@@ -158,14 +199,13 @@ def _sweep(
         ends = None if whole else torch.cat([(limits - begin).clamp(0, block) for begin in begins])  # (A B)
 
         slots = [slot.flatten(0, 2) for slot in estimate.split(schedule.widths, -1)]
-        for i, (nodes, weights) in enumerate(zip(batches, packs, strict=True)):
-            x = _inputs(slots, first_slots, nodes, weights)
-            y = gates([share[i] for share in shares], x, weights.slots)
-            if nodes[0].cell is None:
-                top = _shape_network(y, weights, options.dropout)
+        for i, w in enumerate(packs):
+            y = gates([share[i] for share in shares], _inputs(slots, first_slots, w), columns[i])
+            if w.nodes[0].cell is None:
+                top = _shape_network(y, w, options.dropout)
             else:
-                top, memory[i] = _recurrent(nodes[0].cell, y.to(start.dtype), weights, memory[i], ends, block)
-            _add(linear(top, weights.head).to(start.dtype), slots, nodes)
+                top, memory[i] = _recurrent(w.nodes[0].cell, y.to(start.dtype), w, memory[i], ends, block)
+            _add(linear(top, w.head).to(start.dtype), slots, w.nodes)
         estimate = torch.cat(slots, -1).unflatten(0, (block, len(active), batch))
 
         for v in active if options.every else active[:1] if high == last else ():
@@ -181,35 +221,30 @@ def _sweep(
     return rearrange(torch.stack(kept), "v t b d -> v b t d"), [torch.cat(m, -3) for m in ended]
 
 
-def _shares(packs: list[Packed], phi: Tensor, block: int) -> Iterator[list[Tensor]]:
+def _shares(weights: list[Weight], phi: Tensor, block: int) -> Iterator[list[Tensor]]:
     """For each block the features' share of every node's gates ([n,] C, B, G), computed for some blocks at once."""
     frames, batch, _ = phi.shape
     chunk = block * max(1, CHUNK // max(1, block * batch))
     for begin in range(0, frames, chunk):
         rows = phi[begin : begin + chunk]
         x, form = rows.flatten(0, 1), (len(rows) // block, block, batch)
-        tables = [_features_share(w, x).unflatten(-2, form).unbind(-4) for w in packs]
+        tables = [linear(x.expand(*w.weight.shape[:-2], -1, -1), w).unflatten(-2, form).unbind(-4) for w in weights]
         yield from map(list, zip(*tables, strict=True))
 
 
-def _features_share(weights: Packed, x: Tensor) -> Tensor:
-    """What features (rows, F) say to the gates ([n,] rows, G)."""
-    weight = weights.features.weight
-    return linear(x if weight.ndim == 2 else x.expand(len(weight), -1, -1), weights.features)
-
-
-def _inputs(slots: list[Tensor], start: Sequence[Tensor], nodes: list[Node], weights: Packed) -> Tensor:
-    """What nodes read besides the features ([n,] rows, K). Slots that start again in every iteration do so here."""
-    for node in nodes:
+def _inputs(slots: list[Tensor], start: Sequence[Tensor], weights: Packed, before: tuple[Tensor, ...] = ()) -> Tensor:
+    """What nodes read: ``before``, then slots: ([n,] rows, K). Slots that start again in every iteration do so here."""
+    for node in weights.nodes:
         if node.restarted:
             slots[node.slot] = start[node.slot].expand_as(slots[node.slot])
-    rows = [torch.cat([slots[slot] for slot in node.reads], 1) for node in nodes]
+    rows = [torch.cat([*before, *(slots[slot] for slot in node.reads)], 1) for node in weights.nodes]
     if len(rows) == 1:
         return rows[0]
-    return torch.stack([pad(row, (0, weights.slots.weight.shape[-1] - row.shape[1])) for row in rows])
+    width = max(row.shape[1] for row in rows)
+    return torch.stack([pad(row, (0, width - row.shape[1])) for row in rows])
 
 
-def _add(residual: Tensor, slots: list[Tensor], nodes: list[Node]) -> None:
+def _add(residual: Tensor, slots: list[Tensor], nodes: Sequence[Node]) -> None:
     """Add to each node's slot its residual ([n,] rows, O)."""
     if len(nodes) == 1:
         slots[nodes[0].slot] = slots[nodes[0].slot] + residual
@@ -240,25 +275,26 @@ def _recurrent(
     return y, torch.stack(after, 1)
 
 
-def _unpack_memory(schedule: Schedule, batches: list[list[Node]], memory: Tensor) -> list[Tensor]:
-    """memory (B, V, M) -> of each batch of nodes (vectors, layers, [n,] V, B, H)."""
+def _unpack_memory(schedule: Schedule, groups: list[list[Node]], memory: Tensor) -> list[Tensor]:
+    """memory (B, V, M) -> of each group (vectors, layers, [n,] V, B, H)."""
     shares = dict(zip(schedule.recurrent(), memory.split(schedule.memory_sizes(), -1), strict=True))
     found = []
-    for nodes in batches:
-        rows = [
-            rearrange(shares[node], "b v (l k h) -> k l v b h", l=node.layers, k=node.cell.vectors)
-            for node in nodes
-            if node.cell
-        ]
-        found.append(rows[0] if len(rows) == 1 else torch.stack(rows, 2) if rows else memory.new_empty(1, 0, 0, 0, 0))
+    for nodes in groups:
+        cell, layers, n = nodes[0].cell, nodes[0].layers, len(nodes)
+        if cell is None:
+            found.append(memory.new_empty(1, 0, 0, 0, 0))
+            continue
+        rows = shares[nodes[0]] if n == 1 else torch.cat([shares[node] for node in nodes], -1)
+        rows = rearrange(rows, "b v (n l k h) -> k l n v b h", n=n, l=layers, k=cell.vectors)
+        found.append(rows.squeeze(2) if n == 1 else rows)
     return found
 
 
-def _pack_memory(schedule: Schedule, batches: list[list[Node]], memory: list[Tensor]) -> Tensor:
+def _pack_memory(schedule: Schedule, groups: list[list[Node]], memory: list[Tensor]) -> Tensor:
     """The inverse of `_unpack_memory`."""
-    rows = {}
-    for nodes, m in zip(batches, memory, strict=True):
-        for node, row in zip(nodes, [m] if len(nodes) == 1 else m.unbind(2), strict=True):
-            if node.cell:
-                rows[node] = rearrange(row, "k l v b h -> b v (l k h)")
-    return torch.cat([rows[node] for node in schedule.recurrent()], -1)
+    shares: dict[Node, Tensor] = {}
+    for nodes, rows in zip(groups, memory, strict=True):
+        if nodes[0].cell:
+            rows = rearrange(rows.unsqueeze(2) if len(nodes) == 1 else rows, "k l n v b h -> b v (n l k h)")
+            shares |= zip(nodes, rows.chunk(len(nodes), -1), strict=True)
+    return torch.cat([shares[node] for node in schedule.recurrent()], -1)

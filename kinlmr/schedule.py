@@ -1,7 +1,7 @@
 """The schedule: the order in which a model's nodes run, and their weights as the engine reads them.
 
-Nodes of one level do not read one another. On a GPU those of equal kind and size run as one batch, their weights packed
-at every call; on a CPU one after another, each with its own weights as they are, so that they stay in the cache and
+Nodes of one level do not read one another, and those of equal kind and size form a group that can run as one. On a GPU
+their weights are stacked at every call; on a CPU each keeps its own as they are, so that they stay in the cache and
 nothing is copied. Parameters are looked up in the modules at every call: whatever a user does to a module, the
 engine computes with what is there now.
 """
@@ -43,19 +43,30 @@ class Node(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """The weights of one node, or of n nodes with a leading axis n; K input numbers besides the features.
+    """The weights of one node, or of n nodes with a leading axis n; F features and K other input numbers.
 
-    features (G, F), slots (G, K)   the first layer's input weight in two; the bias is with the first
-    recurrent                       of each layer, the recurrent weight (G, H)
-    inputs                          of each further layer, the input weight (G, H)
-    head (O, H)                     from the last layer to the residual
+    input (G, F + K), bias (G)   of the first layer
+    recurrent                    of each layer, the recurrent weight (G, H)
+    inputs                       of each further layer, the input weight (G, H)
+    head (O, H)                  from the last layer to the residual
     """
 
-    features: Weight
-    slots: Weight
+    nodes: tuple[Node, ...]
+    features: int
+    input: Tensor
+    bias: Tensor
     recurrent: list[Weight]
     inputs: list[Weight]
     head: Weight
+
+    def features_columns(self) -> tuple[Tensor, Tensor]:
+        """Of the input weight what reads the features (G, F), and the bias."""
+        return self.input[..., : self.features], self.bias
+
+    def slots_columns(self) -> Tensor:
+        """Of the input weight what reads the slots (G, K): copied together where many features lie between."""
+        columns = self.input[..., self.features :]
+        return columns.contiguous() if self.features > 256 else columns
 
 
 class Schedule(NamedTuple):
@@ -65,7 +76,7 @@ class Schedule(NamedTuple):
     widths: tuple[int, ...]
     iterations: int
 
-    def batches(self, together: bool) -> list[list[Node]]:
+    def groups(self, together: bool) -> list[list[Node]]:
         """Nodes that run as one: alone, or ``together`` with those of their level that have their kind and sizes."""
         found: list[list[Node]] = []
         for level in self.levels:
@@ -85,26 +96,17 @@ class Schedule(NamedTuple):
         return [n.layers * n.cell.vectors * n.hidden for n in self.recurrent() if n.cell]
 
 
-def pack(
-    batch: Sequence[Node], modules: Sequence[nn.Module], features: int, frames: int, dtype: torch.dtype | None
-) -> Packed:
-    """The weights of a batch as they are now, for features of width F and T frames, in another type if it is given.
-
-    Those of one node are used as they are; but the slots' columns are copied if they lie far apart in the input weight
-    or are read at many ticks.
-    """
-    nodes = []
-    for node, module in zip(batch, modules, strict=True):
-        weight, *rest = _parameters(node, module)
-        share, slots = weight.split((features, weight.shape[1] - features), 1)
-        nodes.append([share, rest[0], slots.contiguous() if frames > 1 or features > 256 else slots, *rest[1:]])
-    tensors = nodes[0] if len(nodes) == 1 else [_stack(rows) for rows in zip(*nodes, strict=True)]
+def pack(nodes: Sequence[Node], modules: Sequence[nn.Module], features: int, dtype: torch.dtype | None) -> Packed:
+    """The weights of nodes as they are now, for features of width F, in another type if it is given. Those of one node
+    are used as they are, those of several stacked."""
+    rows = [_parameters(node, module) for node, module in zip(nodes, modules, strict=True)]
+    tensors = rows[0] if len(rows) == 1 else [_stack(column) for column in zip(*rows, strict=True)]
     if dtype is not None:
         tensors = [tensor.to(dtype) for tensor in tensors]
-    share, bias, slots, *rest = tensors
+    weight, bias, *rest = tensors
     *layers, head = [shared(*pair) for pair in zip(rest[::2], rest[1::2], strict=True)]
-    recurrent = batch[0].layers if batch[0].cell else 0
-    return Packed(shared(share, bias), shared(slots), layers[:recurrent], layers[recurrent:], head)
+    recurrent = nodes[0].layers if nodes[0].cell else 0
+    return Packed(tuple(nodes), features, weight, bias, layers[:recurrent], layers[recurrent:], head)
 
 
 def _stack(rows: Sequence[Tensor]) -> Tensor:

@@ -12,9 +12,8 @@ from strategies import skeletons
 from test_model import SMALL, Step, clip, lively, reference_of
 
 import kinlmr
-from kinlmr import State, products
+from kinlmr import State, engine, products
 from kinlmr.cells import CELLS
-from kinlmr.schedule import Schedule
 from kinlmr.skeleton import installed
 
 GRU = CELLS["gru"]
@@ -41,11 +40,10 @@ def assert_gradients_equal_reference(model, features, tolerance):
 
 
 @contextlib.contextmanager
-def batched(together):
-    """Nodes of one level as one batch, as on a GPU, or each alone, as on a CPU."""
-    alone = Schedule.batches
+def stacked(together):
+    """Nodes of one level as one, their weights stacked, as on a GPU, or each with its own, as on a CPU."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Schedule, "batches", lambda self, **_: alone(self, together))
+        patch.setattr(engine, "_stacked", lambda _: together)
         yield
 
 
@@ -66,7 +64,7 @@ def test_gradients_equal_the_plain_reference(skeleton, cell, layers, iterations,
     options = dict(hidden=hidden, cell=cell, layers=layers, iterations=iterations, learn_start=True)
     model = kinlmr.build(skeleton, features=5, shape=2, camera_input=inputs[0], shape_input=inputs[1], **options)
     model.block = block
-    with batched(together):
+    with stacked(together):
         assert_gradients_equal_reference(lively(model), clip(frames=frames), 1e-10)
 
 
