@@ -82,7 +82,8 @@ def test_resumed_equals_uninterrupted(run, capsys, monkeypatch, options):
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
-    run("--out", "parts", *options)
+    with pytest.raises(SystemExit, match="143"):
+        run("--out", "parts", *options)
     said = capsys.readouterr().out
     assert "stopped at step 8; this goes on: python train.py --motion motion.npz" in said
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
