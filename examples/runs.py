@@ -74,8 +74,8 @@ def reduced(value: Tensor, how: str = "SUM") -> Tensor:
             distributed.all_reduce(value, getattr(distributed.ReduceOp, how))
         except RuntimeError as error:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            print(f"\nrank {distributed.get_rank()}: another process died; its rank is named below, or in its log "
-                  f"({str(error).splitlines()[0][:150]})", file=sys.stderr, flush=True)  # fmt: skip
+            why = str(error).split("] ", 1)[-1].split(". ")[0]
+            print(f"\nrank {distributed.get_rank()}: another process died, its rank is named below ({why})", flush=True)
             time.sleep(PATIENTLY)
             raise SystemExit(1) from None
     return value

@@ -200,14 +200,14 @@ class Run:
     def leave_out(self, names: list[str], own: runs.Place) -> None:
         """Say that a step is left out, and why; end the run where there are too many in a row."""
         self.left_out += 1
-        what = f"step {self.step}: not finite, so it is left out"
         if names or own.rank == 0:
             of = f" of rank {own.rank}" if own.world > 1 else ""
-            print(f"\n{what}; clips{of}: {', '.join(names) or 'none by itself'}", flush=True)
+            which = ", ".join(names) or "none by itself"
+            print(f"\nstep {self.step}: not finite, so it is left out; clips{of}: {which}", flush=True)
         if self.left_out == PATIENCE:
             raise SystemExit(
-                f"{what}, the {PATIENCE}th in a row, and the run ends; the last checkpoint stays. If the clips named "
-                "are always the same, --leave their recordings; if not, lower RATE"
+                f"{PATIENCE} steps in a row were not finite, up to step {self.step}; the run ends, and the last "
+                "checkpoint stays. If the clips named are of one recording, --leave it; if of all, lower RATE"
             )
 
     def save(self, path: Path) -> None:
