@@ -312,7 +312,8 @@ def report(done: Done, seconds: float, processes: int, out: Path) -> str:
     return (
         f"{done.sequences:.0f} sequences, {done.frames:.0f} frames in {seconds:.1f} s by {processes} processes: "
         f"{done.sequences / seconds:.2f} sequences/s, {done.frames / seconds:.0f} frames/s, "
-        f"{done.frames / max(done.cpu, 1e-9):.0f} for a second of CPU; read {done.read / 1e6:.1f} MB, wrote {done.written / 1e6:.1f} MB{failed}"
+        f"{done.frames / max(done.cpu, 1e-9):.0f} for a second of CPU; "
+        f"read {done.read / 1e6:.1f} MB, wrote {done.written / 1e6:.1f} MB{failed}"
     )
 
 

@@ -5,8 +5,8 @@
     ray job submit --working-dir examples -- python recover_many_ray.py /shared/MANIFEST --out /shared/DIR --workers 100
 
 The manifest, the results and what is promised of them are recover_many.py's. Ray does the rest: it hands an actor its
-next lines when it asks (at most IN_FLIGHT batches wait for one), starts an actor that died again, and gives its lines
-to another; what was written before is not done again. A cluster's machines need kinlmr, and the folders by one path.
+next lines when it is free (IN_FLIGHT batches at most are its own), starts an actor that died again, and has its lines
+done again, of which what was written before is left out. A cluster's machines need kinlmr, and the folders by one path.
 """
 
 import argparse
@@ -59,17 +59,15 @@ def main(argv: list[str] | None = None) -> int:
     if not todo:
         return 0
     ray.init(log_to_driver=args.verbose)
-    lines = ray.data.from_items([{"job": json.dumps(job, default=str)} for job in todo])
-    lines = lines.repartition(-(-len(todo) // args.rows))
+    rows = [{"job": json.dumps(job, default=str)} for job in todo]
+    lines = ray.data.from_items(rows, override_num_blocks=-(-len(todo) // args.rows))
     done = lines.map_batches(
         Recover,
-        batch_size=args.rows,
-        fn_constructor_args=(out, args.model, args.device, args.rows),
+        batch_size=None,  # a block
+        fn_constructor_kwargs={"out": out, "model": args.model, "device": args.device, "rows": args.rows},
         compute=ray.data.ActorPoolStrategy(size=args.workers, max_tasks_in_flight_per_actor=IN_FLIGHT),
         num_cpus=1,
         num_gpus=args.gpus if args.device == "cuda" else None,
-        max_restarts=-1,
-        max_task_retries=-1,
     )
     total, began = Done(), time.perf_counter()
     for row in done.iter_rows():
