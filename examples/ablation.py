@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from runs import Progress
 from torch import Tensor, nn
-from train import Progress, loss_of
+from train import loss_of
 
 import kinlmr
 from kinlmr import clips, files, metrics, motion

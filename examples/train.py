@@ -6,28 +6,31 @@ Clips are seen by a poor detector (--noise). A step is one window of 16 frames, 
 one to the next. The rate is constant, then falls linearly over the last --cooldown steps. --out holds checkpoint.pt
 (the same command goes on from it, to the same numbers bit for bit), constant.pt (it before the cooldown: put it in
 checkpoint.pt's place to train on with more --steps), the averaged weights (model.npz, or baseline.pt) and the errors
-on the validation subjects, with and without noise (curve.csv, curve.png). Several processes take a part of every batch
-each, together N times --batch:
+on the validation subjects, with and without noise (curve.csv, curve.png).
+
+SIGTERM, SIGUSR1 and Ctrl-C finish the clip's four steps, save, print the command that goes on, and exit with 143 (130
+for Ctrl-C). Whatever else ends the run, checkpoint.pt is whole, and SAVE steps old at most. A step whose numbers are
+not finite is left out, and its clips are named; after PATIENCE of them in a row the run ends. A full disk is said, and
+the run goes on.
+
+Several processes take a part of every batch each, together N times --batch (gloo on CPUs, NCCL on GPUs; runs.py says
+how srun starts them). If one dies, torchrun ends the others and names its rank. Another N goes on from the same
+checkpoint, with a --batch that keeps the total:
 
     torchrun --nproc-per-node N examples/train.py ...
 """
 
 import argparse
 import copy
-import csv
 import io
 import math
-import os
-import shlex
-import signal
-import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import runs
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 import kinlmr
 from kinlmr import clips, files, losses, metrics, motion
@@ -37,6 +40,7 @@ NOISES = {"wide": clips.WIDE, "usual": clips.USUAL, "off": clips.OFF}
 WINDOW, WINDOWS, RATE, WARM = 16, 4, 1e-3, 200
 AVERAGE, COOL = 0.9995, 0.998  # of the averaged weights, how much stays in a step: before, and in the cooldown
 VALIDATE, SAVE = 1000, 200  # steps
+PATIENCE = 20  # steps in a row that are not finite, before the run ends
 SCORES = ("mpjpe", "pa_mpjpe", "accel")
 
 
@@ -133,13 +137,10 @@ def schedule(step: int, steps: int, cooldown: int) -> tuple[float, float]:
     return RATE * min(1, (step + 1) / WARM) * left, min(stays, (step + 1) / (step + 10))
 
 
-def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Give every process the mean of all processes' gradients."""
-    grads = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in grads])
-    distributed.all_reduce(flat)
-    for grad, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-        grad.copy_((mean / distributed.get_world_size()).view_as(grad))
+def unfit(clip: clips.Clips) -> Tensor:
+    """The starts of the clips that hold a number that is not finite."""
+    fit = [x.flatten(1).isfinite().all(1) for x in clip if x.ndim > 1]
+    return clip.start[~torch.stack(fit).all(0)]
 
 
 class Run:
@@ -148,35 +149,66 @@ class Run:
     def __init__(self, network: Network, settings: dict[str, Any]) -> None:
         self.network, self.average, self.settings = network, copy.deepcopy(network), settings
         self.optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.01)
-        self.step, self.loss = 0, math.nan
+        self.step, self.loss, self.left_out = 0, math.nan, 0  # left_out: steps in a row
         self.rows: list[dict[str, float]] = []
 
-    def learn(self, clip: clips.Clips, body: kinlmr.Body, steps: int, cooldown: int, rank: int, world: int) -> None:
+    def learn(
+        self, clip: clips.Clips, source: clips.Bank, body: kinlmr.Body, steps: int, cooldown: int, own: runs.Place
+    ) -> None:
         """A step for every window of a clip. Of the batch this process takes the part of its rank."""
-        batch = len(clip.shape) // world
+        batch = len(clip.shape) // own.world
         state, parameters = self.network.initial_state(batch), list(self.network.parameters())
         for at in range(0, WINDOW * WINDOWS, WINDOW):
             window = clips.Clips(*(x[:, at : at + WINDOW] if x.ndim > 2 else x for x in clip))
-            part = clips.Clips(*(x[rank * batch : (rank + 1) * batch] for x in window))
-            known = world * part.points[..., 2].sum() / window.points[..., 2].sum().clamp_min(1)
-            estimate, state = self.network(part.features, state=kinlmr.State(state.memory.detach()))
-            loss = loss_of(self.network, estimate, part, body, known)
-            self.optimizer.zero_grad()
-            loss.backward()
-            if world > 1:
-                average_gradients(parameters)
-            norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+            part = clips.Clips(*(x[own.rank * batch : (own.rank + 1) * batch] for x in window))
+            known = own.world * part.points[..., 2].sum() / window.points[..., 2].sum().clamp_min(1)
+            before, norm = kinlmr.State(state.memory.detach()), torch.tensor(math.nan)
+            wrong = unfit(window)  # the same in every process
+            if not len(wrong):
+                estimate, state = self.network(part.features, state=before)
+                loss = loss_of(self.network, estimate, part, body, known)
+                self.optimizer.zero_grad()
+                loss.backward()
+                if own.world > 1:
+                    runs.average_gradients(parameters)
+                norm = nn.utils.clip_grad_norm_(parameters, 1.0)
             rate, stays = schedule(self.step, steps, cooldown)
             if norm.isfinite():
                 self.optimizer.param_groups[0]["lr"] = rate
                 self.optimizer.step()
                 self.loss = loss.item() if math.isnan(self.loss) else 0.99 * self.loss + 0.01 * loss.item()
+                self.left_out = 0
             else:
-                print(f"\nstep {self.step}: the gradient is not finite; the step is left out", flush=True)
+                wrong = wrong if len(wrong) else self.unfit_alone(part, before, body)
+                self.leave_out([source.where(start) for start in wrong.tolist()], own)
             with torch.no_grad():
                 for mean, now in zip(self.average.parameters(), parameters, strict=True):
                     mean.lerp_(now, 1 - stays)
             self.step += 1
+
+    def unfit_alone(self, part: clips.Clips, state: kinlmr.State, body: kinlmr.Body) -> Tensor:
+        """The starts of the clips whose gradient is not finite, each clip by itself."""
+        wrong, parameters = [], list(self.network.parameters())
+        for i, start in enumerate(part.start):
+            one = clips.Clips(*(x[i : i + 1] for x in part))
+            estimate, _ = self.network(one.features, state=kinlmr.State(state.memory[i : i + 1]))
+            grads = torch.autograd.grad(loss_of(self.network, estimate, one, body), parameters, allow_unused=True)
+            if not all(grad.isfinite().all() for grad in grads if grad is not None):
+                wrong.append(start)
+        return torch.stack(wrong) if wrong else part.start[:0]
+
+    def leave_out(self, names: list[str], own: runs.Place) -> None:
+        """Say that a step is left out, and why; end the run where there are too many in a row."""
+        self.left_out += 1
+        if names or own.rank == 0:
+            of = f" of rank {own.rank}" if own.world > 1 else ""
+            which = ", ".join(names) or "none by itself"
+            print(f"\nstep {self.step}: not finite, so it is left out; clips{of}: {which}", flush=True)
+        if self.left_out == PATIENCE:
+            raise SystemExit(
+                f"{PATIENCE} steps in a row were not finite, up to step {self.step}; the run ends, and the last "
+                "checkpoint stays. If the clips named are of one recording, --leave it; if of all, lower RATE"
+            )
 
     def save(self, path: Path) -> None:
         parts = {"network": self.network, "average": self.average, "optimizer": self.optimizer}
@@ -185,12 +217,15 @@ class Run:
         torch.save(own | {name: part.state_dict() for name, part in parts.items()}, buffer)
         files.write_atomic(path, buffer.getvalue())
 
-    def resume(self, path: Path, device: str) -> None:
+    def resume(self, path: Path, device: str, world: int) -> None:
         saved = torch.load(path, weights_only=True, map_location=device)
         others = [f"{key} {saved['settings'].get(key)}, not {value}" for key, value in self.settings.items()
                   if saved["settings"].get(key) != value]  # fmt: skip
         if others:
-            raise SystemExit(f"{path} is of a run with {'; '.join(others)}; give this one another --out")
+            batch = int(saved["settings"].get("batch", 0))
+            total = f" (batch is of all processes: --batch {batch // world} for each of {world})"
+            mend = total if batch != self.settings["batch"] and batch % world == 0 else ""
+            raise SystemExit(f"{path} is of a run with {'; '.join(others)}{mend}; give this one another --out")
         self.network.load_state_dict(saved["network"])
         self.average.load_state_dict(saved["average"])
         self.optimizer.load_state_dict(saved["optimizer"])
@@ -198,7 +233,7 @@ class Run:
 
 
 def write(run: Run, out: Path, options: dict[str, Any]) -> None:
-    """The checkpoint, the averaged weights, and the curve as numbers and as a picture."""
+    """The checkpoint, the averaged weights and the curve."""
     run.save(out / "checkpoint.pt")
     if isinstance(run.average, kinlmr.LMR):
         kinlmr.save(run.average, out / "model.npz")
@@ -206,40 +241,7 @@ def write(run: Run, out: Path, options: dict[str, Any]) -> None:
         buffer = io.BytesIO()
         torch.save({"options": options, "weights": run.average.state_dict()}, buffer)
         files.write_atomic(out / "baseline.pt", buffer.getvalue())
-    if not run.rows:
-        return
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(run.rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(run.rows)
-    files.write_atomic(out / "curve.csv", text.getvalue().encode())
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        return
-    figure = Figure(figsize=(8, 4), layout="tight")
-    ax = figure.add_subplot(xlabel="steps", ylabel="mm", title="validation subjects")
-    for key in list(run.rows[0])[2:]:
-        ax.plot([row["step"] for row in run.rows], [row[key] for row in run.rows], label=key)
-    ax.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=90)
-    files.write_atomic(out / "curve.png", picture.getvalue())
-
-
-class Progress:
-    """A bar on a terminal; a line for every hundred steps in a log."""
-
-    def __init__(self, steps: int, done: int) -> None:
-        self.steps, self.first, self.began = steps, done, time.monotonic()
-
-    def __call__(self, step: int, loss: float) -> None:
-        pace = (step - self.first) / max(time.monotonic() - self.began, 1e-9)
-        text = f"step {step}/{self.steps}  loss {loss:.4f}  {pace:.1f} steps/s"
-        if sys.stderr.isatty():
-            print(f"\r[{'#' * (20 * step // self.steps):20}] {text}   ", end="", file=sys.stderr, flush=True)
-        elif step % 100 == 0:
-            print(text, flush=True)
+    runs.save_curve(out, run.rows, "validation subjects")
 
 
 def arguments() -> argparse.Namespace:
@@ -261,15 +263,20 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    args = arguments()
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    args, own = arguments(), runs.place()
     if args.device == "cuda":
-        args.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        args.device = f"cuda:{own.local}"
         torch.cuda.set_device(args.device)
-    if world > 1:
-        distributed.init_process_group("nccl" if args.device.startswith("cuda") else "gloo")
+    with runs.joined(own, args.device):
+        code = train(args, own)
+    if code:
+        raise SystemExit(code)
+
+
+def train(args: argparse.Namespace, own: runs.Place) -> int:
+    """The whole run of one process -> its exit code."""
     steps, cooldown = (-(-x // WINDOWS) * WINDOWS for x in (args.steps, args.cooldown))  # whole clips
-    frames = WINDOW * WINDOWS
+    frames, batch = WINDOW * WINDOWS, args.batch * own.world
     body = kinlmr.load_body("anny24", points="coco17")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -286,54 +293,53 @@ def main() -> None:
     pose = clips.draw(source, body, 512, 1, torch.Generator().manual_seed(0)).rotations.mean((0, 1))
     model.start.pose.copy_(model.rotation.from_matrix(kinlmr.rotations.nearest_rotation(pose)))
     body, source = body.to(args.device), source.to(args.device)
-    settings = options | {"batch": args.batch * world, "noise": args.noise, "seed": args.seed}
+    settings = options | {"batch": batch, "noise": args.noise, "seed": args.seed}
     settings |= {"baseline": args.baseline, "recordings": len(kept), "frames": len(source.quaternions)}
     network: Network = PerFrame(model) if args.baseline else model
     run = Run(network.to(args.device), settings)
     if (args.out / "checkpoint.pt").is_file():
-        run.resume(args.out / "checkpoint.pt", args.device)
+        run.resume(args.out / "checkpoint.pt", args.device, own.world)
     seen = {}
-    if rank == 0:
+    if own.rank == 0:
+        runs.tidied(args.out)
         seen = {name: watched(validation, body, NOISES[name]) for name in ("usual", "off") if validation}
         minutes, size = len(source.quaternions) / source.fps / 60, sum(p.numel() for p in network.parameters())
         print(f"{minutes:.1f} minutes, {len(source.count)} actions; {size:,} parameters; from step {run.step}")
+        print(f"batches of {batch} clips: {args.batch} in each of {own.world} processes", flush=True)
 
-    stop: list[int] = []  # a signal lets the clip finish, so that what is saved is whole
-    before = {s: signal.signal(s, lambda *_: stop.append(1)) for s in (signal.SIGINT, signal.SIGTERM)}
-    progress, halt = Progress(steps, run.step), torch.zeros(1, device=args.device)
-    while run.step < steps:
-        if run.step == steps - cooldown and rank == 0:
-            run.save(args.out / "constant.pt")
-        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + run.step)
-        clip = clips.draw(source, body, args.batch * world, frames, generator, NOISES[args.noise])
-        run.learn(clip, body, steps, cooldown, rank, world)
-        if rank == 0:
-            progress(run.step, run.loss)
-            if seen and (run.step % VALIDATE == 0 or run.step == steps):
-                row: dict[str, float] = {"step": run.step, "loss": round(run.loss, 4)}
-                for name, of in seen.items():
-                    scores = score(run.average, of, body)
-                    row |= {f"{key}, noise {name}": round(scores[key], 2) for key in SCORES}
-                run.rows.append(row)
-                print("\n" + "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-            if run.step % SAVE == 0:
-                write(run, args.out, options)
-        halt[0] = len(stop)
-        if world > 1:
-            distributed.all_reduce(halt)
-        if halt.item():
-            break
-    if rank == 0:
-        write(run, args.out, options)
-        command = shlex.join([*(["torchrun", "--nproc-per-node", str(world)] if world > 1 else ["python"]), *sys.argv])
-        if run.step < steps:
-            print(f"\nstopped at step {run.step}; this goes on: {command}")
-        else:
-            print(f"\ntrained {run.step} steps; {args.out}/ holds {'baseline.pt' if args.baseline else 'model.npz'}")
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    if world > 1:
-        distributed.destroy_process_group()
+    def save(write: Callable[[], None]) -> bool:
+        return runs.saved(write, args.out, run.step)
+
+    progress, code = runs.Progress(steps, run.step), 0
+    with runs.signals() as came:  # a signal lets the clip finish, so that what is saved is whole
+        while run.step < steps and not code:
+            if run.step == steps - cooldown and own.rank == 0:
+                save(lambda: run.save(args.out / "constant.pt"))
+            generator = torch.Generator().manual_seed(args.seed * 1_000_003 + run.step)
+            clip = clips.draw(source, body, batch, frames, generator, NOISES[args.noise])
+            run.learn(clip, source, body, steps, cooldown, own)
+            if own.rank == 0:
+                progress(run.step, run.loss)
+                if seen and (run.step % VALIDATE == 0 or run.step == steps):
+                    row: dict[str, float] = {"step": run.step, "loss": round(run.loss, 4)}
+                    for name, of in seen.items():
+                        scores = score(run.average, of, body)
+                        row |= {f"{key}, noise {name}": round(scores[key], 2) for key in SCORES}
+                    run.rows.append(row)
+                    print("\n" + "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+                if run.step % SAVE == 0:
+                    save(lambda: write(run, args.out, options))
+            code = int(runs.reduced(torch.tensor(max(came, default=0), device=args.device), "MAX"))
+        if own.rank == 0:
+            if not save(lambda: write(run, args.out, options)):
+                return 1
+            if run.step < steps:
+                print(f"\nstopped at step {run.step}; this goes on: {runs.command(own)}")
+            else:
+                print(
+                    f"\ntrained {run.step} steps; {args.out}/ holds {'baseline.pt' if args.baseline else 'model.npz'}"
+                )
+    return code if run.step < steps else 0
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """Training and scoring on a few frames: what is written, what refused, and that a resumed run equals a whole one."""
 
 import csv
+import errno
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,7 +85,8 @@ def test_resumed_equals_uninterrupted(run, capsys, monkeypatch, options):
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
-    run("--out", "parts", *options)
+    with pytest.raises(SystemExit, match="143"):
+        run("--out", "parts", *options)
     said = capsys.readouterr().out
     assert "stopped at step 8; this goes on: python train.py --motion motion.npz" in said
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
@@ -102,13 +106,25 @@ def test_resumed_equals_uninterrupted(run, capsys, monkeypatch, options):
     assert all(torch.equal(value, saved[name]) for name, value in network.state_dict().items())
 
 
-def process(out, rank, world, batch, port):
-    """train.py on the CPU as one of several processes, as torchrun starts them."""
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **{key: str(value) for key, value in place.items()}}
-    sizes = ["--hidden", "4", "--shape-hidden", "4", "--batch", str(batch), "--steps", "8", "--cooldown", "0"]
+def environment(**more):
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in more.items()}}
+
+
+def process(out, place, batch):
+    """train.py on the CPU, as one of several processes where ``place`` says so."""
+    sizes = ["--hidden", "4", "--shape-hidden", "4", "--batch", str(batch), "--steps", "20", "--cooldown", "0"]
     script = [sys.executable, str(ROOT / "examples/train.py"), "--motion", "motion.npz", "--device", "cpu"]
-    return subprocess.Popen([*script, *sizes, "--out", out], env=env, stdout=subprocess.DEVNULL)
+    return subprocess.Popen([*script, *sizes, "--out", out], env=environment(**place), stdout=subprocess.DEVNULL)
+
+
+def places(kind, port):
+    """The variables of two processes, by torchrun or by srun."""
+    names = {
+        "torchrun": ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
+        "srun": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"),
+    }
+    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    return [{**place, **dict(zip(names[kind], (rank, rank, 2), strict=True))} for rank in range(2)]
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
@@ -116,11 +132,39 @@ def test_two_processes_equal_one_with_twice_the_batch(motions):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    started = [process("two", 0, 2, 2, port), process("two", 1, 2, 2, port), process("one", 0, 1, 4, port)]
+    started = [process("two", place, 2) for place in places("srun", port)] + [process("one", {}, 4)]
     assert [p.wait(300) for p in started] == [0, 0, 0]
-    assert_same_checkpoint("two/checkpoint.pt", "one/checkpoint.pt", 2e-6)
+    assert_same_checkpoint("two/checkpoint.pt", "one/checkpoint.pt", 1e-6)
     weights = torch.load("one/checkpoint.pt", weights_only=True)["network"]
     assert weights["camera.head.bias"].abs().min() > 2e-5  # which began at zero, and moved far more than the tolerance
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
+def test_a_dead_process_ends_the_job_is_named_and_another_number_goes_on(run, capsys):
+    """From one process to two, of which one is killed, to one again: always four clips in a batch."""
+    sizes = ["--batch", "4", "--validate", "--leave", "someone", "held_01"]
+    run(*sizes, "--steps", 4)
+    line = sys.argv[1:]
+    line[line.index("--steps", line.index("--steps") + 1) + 1] = "1000000"
+    line += ["--batch", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    with open("log", "w") as log:
+        script = str(ROOT / "examples/train.py")
+        job = subprocess.Popen([*torchrun, script, *line], env=environment(), stdout=log, stderr=log)
+    while not ("from step 4" in (said := Path("log").read_text()) and "rank 1" in said):
+        assert job.poll() is None, said
+        time.sleep(0.05)
+    assert "batches of 4 clips: 2 in each of 2 processes" in said
+    os.kill(int(re.search(r"rank 1 of 2: process (\d+)", said)[1]), signal.SIGKILL)
+    assert job.wait(60) == 1
+    cause = Path("log").read_text().split("Root Cause")[1]
+    assert re.search(r"rank +: 1 .*\n +exitcode +: -9 ", cause)
+    capsys.readouterr()
+    run(*sizes, "--steps", 8)
+    said = capsys.readouterr().out
+    assert re.search(r"from step \d+\nbatches of 4 clips: 4 in each of 1 processes", said)
+    with pytest.raises(SystemExit, match=r"a run with batch 4, not 2 \(batch is of all .* --batch 4 for each of 1\)"):
+        run("--batch", 2, "--validate", "--leave", "someone", "held_01")
 
 
 def test_the_rate_warms_up_stays_and_falls():
@@ -133,20 +177,135 @@ def test_the_rate_warms_up_stays_and_falls():
     assert stays == pytest.approx([0.1, 1001 / 1010, train.AVERAGE, train.COOL])
 
 
-def test_a_gradient_that_is_not_finite_is_left_out_and_said(run, monkeypatch, capsys):
-    draw = clips.draw
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130)])
+def test_a_signal_finishes_the_clip_saves_and_says_how_to_go_on(run, monkeypatch, capsys, number, code):
+    step = torch.optim.AdamW.step
 
-    def spoiled(*args, **kwargs):
+    def signalled(self, *args, **kwargs):
+        signal.raise_signal(getattr(signal, number))
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", signalled)
+    with pytest.raises(SystemExit) as end:
+        run("--validate")
+    assert end.value.code == code
+    assert "stopped at step 4; this goes on: python train.py --motion motion.npz" in capsys.readouterr().out
+    assert torch.load("out/checkpoint.pt", weights_only=True)["step"] == 4
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(run, monkeypatch, capsys):
+    run("--validate", "--steps", 4)
+    before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    monkeypatch.setattr(train, "SAVE", 4)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SystemExit, match="1"):
+        run("--validate", "--steps", 12, "--cooldown", 0)
+    monkeypatch.setattr(os, "fsync", sync)
+    said = capsys.readouterr()
+    assert "could not be saved: [Errno 28] No space left on device; every file in out is whole" in said.err
+    assert [line.split()[1] for line in said.err.splitlines() if line.startswith("step")] == ["8", "12", "12"]
+    assert "trained" not in said.out.split("from step 4")[1]
+    assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
+    (Path("out") / ".checkpoint.pt.0badcafe.part").write_bytes(b"of a process that was killed")
+    run("--validate", "--steps", 8)
+    assert "from step 4" in capsys.readouterr().out
+    assert torch.load("out/checkpoint.pt", weights_only=True)["step"] == 8
+    assert not list(Path("out").glob(".*"))
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The clips that training drew; what is in ``spoil`` is done to each of them."""
+    draw, seen, spoil = clips.draw, [], []
+
+    def watched(*args, **kwargs):
         clip = draw(*args, **kwargs)
         if args[3] > 1:  # not where the mean pose is taken
-            clip.rotations[1, 20:32] = torch.nan  # in the second window
+            seen.append((args[0], clip))
+            for change in spoil:
+                change(clip)
         return clip
 
-    monkeypatch.setattr(clips, "draw", spoiled)
-    run("--steps", 4)
-    assert "step 1: the gradient is not finite; the step is left out" in capsys.readouterr().out
-    saved = torch.load("out/checkpoint.pt", weights_only=True)["network"]
-    assert all(value.isfinite().all() for value in saved.values())
+    monkeypatch.setattr(clips, "draw", watched)
+    return seen, spoil
+
+
+def assert_finite(path):
+    saved = torch.load(path, weights_only=True)
+    assert all(value.isfinite().all() for name in ("network", "average") for value in saved[name].values())
+
+
+@pytest.mark.parametrize("what", ["features", "rotations", "loss"])
+def test_a_step_that_is_not_finite_is_left_out_and_its_clips_named(run, monkeypatch, drawn, capsys, what):
+    seen, spoil = drawn
+    if what == "loss":
+        loss, calls = train.loss_of, []
+
+        def spoiled(network, estimate, clip, *rest):
+            calls.append(len(clip.start))
+            whole = len(clip.start) == 2 and len(calls) == 2  # in the second window, and then the clip by itself
+            alone = len(clip.start) == 1 and clip.start == seen[0][1].start[1]
+            return loss(network, estimate, clip, *rest) * (torch.nan if whole or alone else 1)
+
+        monkeypatch.setattr(train, "loss_of", spoiled)
+    else:
+        spoil.append(lambda clip: getattr(clip, what)[1, 20:32].fill_(torch.nan))
+    run("--validate", "--steps", 4)
+    source, clip = seen[0]
+    said = [line for line in capsys.readouterr().out.splitlines() if "not finite" in line]
+    assert said == [f"step 1: not finite, so it is left out; clips: {source.where(int(clip.start[1]))}"]
+    assert_finite("out/checkpoint.pt")
+
+
+def test_too_many_steps_that_are_not_finite_end_the_run(run, monkeypatch, drawn):
+    monkeypatch.setattr(train, "PATIENCE", 7)
+    run("--validate", "--steps", 4)
+    drawn[1].append(lambda clip: clip.features.fill_(torch.nan))
+    with pytest.raises(SystemExit, match="^7 steps in a row were not finite, up to step 10; the run ends"):
+        run("--validate", "--steps", 100)
+    assert_finite("out/checkpoint.pt")
+
+
+SAVING = """
+import os, random, signal, sys, time, torch
+from pathlib import Path
+import train
+
+path, random_ = Path("out/checkpoint.pt"), random.Random(0)
+run = train.Run(train.model_of({"hidden": 8, "shape_hidden": 8}), {})
+left = last = 0
+for _ in range(20):
+    child = os.fork()
+    while not child:  # it saves until it is killed; every number of a save is its step's
+        run.step += 1
+        with torch.no_grad():
+            for parameter in run.network.parameters():
+                parameter.fill_(run.step)
+        run.save(path)
+    time.sleep(0.05 * random_.random() if path.exists() else 0.3)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    left += len(list(path.parent.glob(".*.part")))
+    train.runs.tidied(path.parent)
+    if path.exists():
+        saved = torch.load(path, weights_only=True)
+        assert saved["step"] >= last
+        assert all((saved["network"][name] == saved["step"]).all() for name, _ in run.network.named_parameters())
+        last = run.step = saved["step"]
+assert path.exists() and last and left, "no save was interrupted"
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_killed_while_saving_twenty_times(tmp_path):
+    (tmp_path / "out").mkdir()
+    env = environment(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "examples")]))
+    subprocess.run([sys.executable, "-c", SAVING], cwd=tmp_path, env=env, check=True)
 
 
 @pytest.mark.parametrize(
