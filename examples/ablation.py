@@ -112,7 +112,7 @@ def overall_table(runs: dict[str, list[Run]]) -> str:
 
 
 def lost_table(runs: dict[str, list[Run]], name: str, step: int) -> str:
-    """A limb's error while it is lost, by ``step`` frames, and after; and what the conditioning gains."""
+    """A limb's error while it is lost, by ``step`` frames, and after; and how far it is above that of no root."""
 
     def mean(key: str, first: int, last: int) -> Callable[[Run], float]:
         return lambda run: statistics.mean(run["lost"][name][key][first:last])
@@ -120,10 +120,13 @@ def lost_table(runs: dict[str, list[Run]], name: str, step: int) -> str:
     every = next(iter(runs.values()))[0]["lost"][name]["lost"]
     frames, end = len(every) - limbs.AFTER, len(every)
     columns = {"seen": mean("seen", 0, frames)}
-    columns |= {f"{i / 30:.2f} s": mean("lost", i, i + step) for i in range(0, frames, step)}
-    columns |= {"all of it": mean("lost", 0, frames)}
-    columns |= {"after: seen": mean("seen", frames, end), "after": mean("lost", frames, end)}
-    gains = {f"{key}, over no root, %": columns[key] for key in ("all of it", "after")}
+    for i in range(0, frames, step):
+        columns[f"frame {i + 1}" if step == 1 else f"{i / 30:.1f} to {(i + step) / 30:.1f} s"] = mean(
+            "lost", i, i + step
+        )
+    columns |= {"lost": mean("lost", 0, frames), "after: seen": mean("seen", frames, end)}
+    columns["after"] = mean("lost", frames, end)
+    gains = {f"{key} over no root, %": columns[key] for key in ("lost", "after")}
     rows = [[graph, *(spread(list(map(value, own))) for value in columns.values())]
             + [gain(own, runs["LMR, no root"], value) for value in gains.values()]
             for graph, own in runs.items()]  # fmt: skip
@@ -136,7 +139,7 @@ def report(every: Sequence[Run]) -> str:
     texts = [f"## Overall\n\n{overall_table(runs)}"]
     for name in every[0]["lost"]:
         step = 3 if name.endswith("hidden") else 1
-        texts.append(f"## {name.capitalize()}: MPJPE of its joints, mm\n\n{lost_table(runs, name, step)}")
+        texts.append(f"## {name.capitalize()}: MPJPE of the limb's joints, mm\n\n{lost_table(runs, name, step)}")
     still = [[graph, *(spread([run["still"][key] for run in own]) for key in own[0]["still"])]
              for graph, own in runs.items()]  # fmt: skip
     head = ["", "drift of what holds still, mm", "of it noise", "MPJPE of what moves"]
