@@ -4,6 +4,15 @@
 
 CHECKPOINT is a file or the name of a shipped model; OTHER is one too, or the baseline.pt of examples/train.py. Where a
 recording jumps it is cut, and the state starts anew. Tables are printed as Markdown; --out holds every figure as JSON.
+
+With --video the checkpoint is compared with what a detector of keypoints says in 3D of real videos (`kinlmr.recover` at
+the file's rate): PA-MPJPE over shoulders, elbows, wrists, hips, knees and ankles. That is agreement between the two,
+not truth. A file is an .npz of one person in T frames:
+
+    coco17     (T, 17, 3)  x, y in pixels, and confidence, 0 where a point was not found
+    world33    (T, 33, 3)  the detector's own 3D of the set mediapipe33 in metres, its axes and origin any right-handed
+                           ones; frames that are NaN, or all zero, are not compared
+    fps        frames a second
 """
 
 import argparse
@@ -12,15 +21,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from train import NOISES, VIEWS, Network, chosen, load_network
 
 import kinlmr
 from kinlmr import clips, files, metrics, motion
+from kinlmr.keypoints import keypoint_sets
 
 SIDES = ("front", "right", "back", "left")  # where the camera stands, by VIEWS
 METRICS = {"mpjpe": "MPJPE, mm", "pa_mpjpe": "PA-MPJPE", "pve": "PVE", "accel": "Accel, mm/frame²"}
 LONGEST, SHORTEST, THINNED = 900, 3, 10  # frames in memory at once, frames that are scored at least, PVE's every tenth
+COMPARED = [f"{side}_{name}" for name in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+            for side in ("left", "right")]  # fmt: skip
 Row = dict[str, Any]
 
 
@@ -101,10 +114,63 @@ def report(results: dict[str, dict[str, Row]]) -> str:
     return "\n\n".join(texts)
 
 
+# --------------------------------------------------------------------------------------------------------------- video
+
+
+def read_video(path: str) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """A file of --video: keypoints (T, 17, 3), world (T, 33, 3), frames a second."""
+    arrays, shapes = files.read_npz(path), {"coco17": 17, "world33": 33}
+    missing = [key for key in (*shapes, "fps") if key not in arrays]
+    if missing:
+        raise ValueError(f"{path} has {', '.join(arrays) or 'nothing'}; it lacks {', '.join(missing)}")
+    frames = len(arrays["coco17"]) if arrays["coco17"].ndim else 0
+    for key, points in shapes.items():
+        seen = arrays[key]
+        if seen.shape != (frames, points, 3) or seen.dtype.kind not in "fiu" or not frames:
+            raise ValueError(f"{path}: {key} is {seen.dtype} of {seen.shape}; expected are numbers (T, {points}, 3)")
+    if arrays["fps"].size != 1 or arrays["fps"].dtype.kind not in "fiu":
+        raise ValueError(f"{path}: fps is {arrays['fps'].dtype} of {arrays['fps'].shape}; expected is one number")
+    keypoints, world = (torch.from_numpy(arrays[key].astype(np.float32)) for key in shapes)
+    return keypoints, world, arrays["fps"].item()
+
+
+@torch.no_grad()
+def agreement(model: kinlmr.LMR, path: str, body: kinlmr.Body) -> Row:
+    """PA-MPJPE in mm between a model and the detector of a video, all COMPARED points and each; and the mean pose's."""
+    keypoints, world, fps = read_video(path)
+    assert body.points is not None
+    sets = keypoint_sets()
+    recovery, _ = kinlmr.recover(model, keypoints, fps)
+    start = model.rotation.to_matrix(model.start.pose), model.start.shape
+    kept = world.isfinite().flatten(1).all(1) & world.flatten(1).any(1) & (recovery.box[:, 2] > 0)
+    if not kept.any():
+        raise ValueError(f"{path}: no frame has both keypoints and world33")
+    truth = world[kept][:, [sets["mediapipe33"].index(name) for name in COMPARED]]
+    errors = []
+    for rotations, shape in ((recovery.rotations, recovery.shape), start):
+        points = body(rotations, shape, want=("points",)).points.expand(len(world), -1, -1)[kept]
+        mine = points[:, [body.points.names.index(name) for name in COMPARED]]
+        errors.append(metrics.joint_errors(metrics.procrustes(mine, truth), truth, root=None))
+    named = {name: float(error) for name, error in zip(COMPARED, errors[0].mean(0), strict=True)}
+    return {"frames": len(truth), "pa_mpjpe": float(errors[0].mean()), "mean pose": float(errors[1].mean()), **named}
+
+
+def video_report(results: dict[str, dict[str, Row]]) -> str:
+    """PA-MPJPE by network and video, and over the frames of all; the mean pose says how much there was to find."""
+    first = next(iter(results.values()))
+    columns = [*(f"{Path(path).stem}, {row['frames']} frames" for path, row in first.items()), "all frames"]
+    rows = {}
+    for who, own in results.items():
+        for name, key in ((who, "pa_mpjpe"), (f"{who}: its mean pose", "mean pose")):
+            rows[name] = [*(row[key] for row in own.values()), mean(own.values(), key)]
+    return "### Real video: agreement with the detector's own 3D, not truth\n\n" + table("PA-MPJPE, mm", columns, rows)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a checkpoint, or the name of a shipped model")
-    parser.add_argument("--motion", nargs="+", required=True, help="BVH, AMASS or archives; files or folders")
+    parser.add_argument("--motion", nargs="+", default=[], help="BVH, AMASS or archives; files or folders")
+    parser.add_argument("--video", nargs="+", default=[], help=".npz of a detector's keypoints and own 3D, see above")
     parser.add_argument("--subjects", nargs="*", default=[], help="subjects or beginnings of names; all without it")
     parser.add_argument("--leave", nargs="*", default=[], help="subjects or beginnings of names: left out")
     parser.add_argument("--against", help="a second checkpoint, or examples/train.py's baseline.pt")
@@ -113,40 +179,58 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def wanted(recordings: list[motion.Motion], args: argparse.Namespace) -> list[motion.Motion]:
+    """The recordings of --subjects without those of --leave, cut where they jump."""
+    recordings = chosen(recordings, args.subjects) if args.subjects else recordings
+    leave = chosen(recordings, args.leave)
+    pieces = clips.pieces([m for m in recordings if not any(m is other for other in leave)], shortest=SHORTEST)
+    if not pieces:
+        raise SystemExit(f"no recording left to score, of {SHORTEST} frames between cuts at least")
+    return pieces
+
+
 def main() -> None:
     args = arguments()
     try:
         networks = {Path(name).stem if i == 0 else f"against {Path(name).stem}": load_network(name)
                     for i, name in enumerate(filter(None, (args.model, args.against)))}  # fmt: skip
         body = kinlmr.load_body("anny24", points="coco17")
-        recordings = motion.load_motion(args.motion, body)
+        recordings = motion.load_motion(args.motion, body) if args.motion else []
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from None
+    if not args.motion and not args.video:
+        raise SystemExit("nothing to score: give --motion, --video or both")
     for name, network in networks.items():
         takes = network.options if isinstance(network, kinlmr.LMR) else {"features": 51}
         if (takes["features"], len(network.start.pose)) != (51, len(body.joints)):
             seen = f"{takes['features']} features and {len(network.start.pose)} joints"
             raise SystemExit(f"{name} has {seen}; a model of coco17 has 51, and the body's {len(body.joints)}")
-    recordings = chosen(recordings, args.subjects) if args.subjects else recordings
-    leave = chosen(recordings, args.leave)
-    pieces = clips.pieces([m for m in recordings if not any(m is other for other in leave)], shortest=SHORTEST)
-    if not pieces:
-        raise SystemExit(f"no recording left to score, of {SHORTEST} frames between cuts at least")
-    frames = sum(map(len, pieces))
-    what = f"{frames / pieces[0].fps / 60:.1f} minutes in {len({m.name for m in pieces})} recordings"
-    print(f"{what}, {len(pieces)} pieces between cuts, each streamed whole from {len(SIDES)} sides\n", flush=True)
-    plan = kinlmr.compile(kinlmr.load_skeleton("smpl.yaml"))
-    results: dict[str, dict[str, Row]] = {}
-    for who, network in networks.items():
-        for noise in args.noise:
-            rows = [row for i, m in enumerate(pieces) for row in scored(network, m, body, plan, NOISES[noise], i)]
-            result = {"overall": summary(rows), "actions": grouped(rows, "action"), "views": grouped(rows, "view")}
-            parts = {name: mean(rows, name) for name in plan.parts}
-            results.setdefault(who, {})[noise] = {**result, "parts": parts, "pieces": rows}
-    print(report(results))
-    names = {"model": args.model, "against": args.against, "recordings": sorted({m.name for m in pieces})}
-    files.write_atomic(args.out, json.dumps({**names, "frames": frames, "results": results}, indent=1).encode())
-    print(f"\n{args.out} holds these figures, and those of every piece")
+    pieces = wanted(recordings, args) if args.motion else []
+    frames, names = sum(map(len, pieces)), sorted({m.name for m in pieces})
+    found: Row = {"model": args.model, "against": args.against, "recordings": names, "frames": frames, "results": {}}
+    if pieces:
+        what = f"{frames / pieces[0].fps / 60:.1f} minutes in {len(names)} recordings"
+        print(f"{what}, {len(pieces)} pieces between cuts, each streamed whole from {len(SIDES)} sides\n", flush=True)
+        plan = kinlmr.compile(kinlmr.load_skeleton("smpl.yaml"))
+        for who, network in networks.items():
+            for noise in args.noise:
+                rows = [row for i, m in enumerate(pieces) for row in scored(network, m, body, plan, NOISES[noise], i)]
+                result = {"overall": summary(rows), "actions": grouped(rows, "action"), "views": grouped(rows, "view")}
+                parts = {name: mean(rows, name) for name in plan.parts}
+                found["results"].setdefault(who, {})[noise] = {**result, "parts": parts, "pieces": rows}
+        print(report(found["results"]) + "\n")
+    if args.video:
+        models = {who: model for who, model in networks.items() if isinstance(model, kinlmr.LMR)}
+        if not models:
+            raise SystemExit("--video takes models, by kinlmr.recover; a per-frame network is not one")
+        try:
+            found["video"] = {who: {path: agreement(model, path, body) for path in args.video}
+                              for who, model in models.items()}  # fmt: skip
+        except (OSError, ValueError) as error:
+            raise SystemExit(str(error)) from None
+        print(video_report(found["video"]) + "\n")
+    files.write_atomic(args.out, json.dumps(found, indent=1).encode())
+    print(f"{args.out} holds these figures, and those of every piece and point")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
     python examples/train.py --motion FOLDER --validate SUBJECT --leave SUBJECT --out out/train
 
 Clips are seen by a poor detector (--noise). A step is one window of 16 frames, four to a clip, the state carried from
-one to the next. The rate is constant, then falls linearly over the last --cooldown steps. --out holds checkpoint.pt
-(the same command goes on from it, to the same numbers bit for bit), constant.pt (it before the cooldown: put it in
-checkpoint.pt's place to train on with more --steps), the averaged weights (model.npz, or baseline.pt) and the errors
-on the validation subjects, with and without noise (curve.csv, curve.png).
+one to the next. Muon takes the recurrent nodes' matrices, AdamW the rest. The rates are constant, then fall linearly
+over the last --cooldown steps. --start begins with the weights of another model. --out holds checkpoint.pt (the same
+command goes on from it, to the same numbers bit for bit), constant.pt (it before the cooldown: put it in
+checkpoint.pt's place to train on with more --steps), the averaged weights (model.npz, or baseline.pt) and the errors on
+the validation subjects, with and without noise (curve.csv, curve.png).
 
 SIGTERM, SIGUSR1 and Ctrl-C finish the clip's four steps, save, print the command that goes on, and exit with 143 (130
 for Ctrl-C). Whatever else ends the run, checkpoint.pt is whole, and SAVE steps old at most. A step whose numbers are
@@ -37,7 +38,8 @@ from kinlmr import clips, files, losses, metrics, motion
 
 VIEWS = (0.0, math.pi / 2, math.pi, -math.pi / 2)
 NOISES = {"wide": clips.WIDE, "usual": clips.USUAL, "off": clips.OFF}
-WINDOW, WINDOWS, RATE, WARM = 16, 4, 1e-3, 200
+WINDOW, WINDOWS, WARM = 16, 4, 200
+RATES = 2e-3, 1e-3, 2e-4  # of Muon, of AdamW, and of AdamW for the shape network, whose ReLUs die at a higher one
 AVERAGE, COOL = 0.9995, 0.998  # of the averaged weights, how much stays in a step: before, and in the cooldown
 VALIDATE, SAVE = 1000, 200  # steps
 PATIENCE = 20  # steps in a row that are not finite, before the run ends
@@ -46,6 +48,8 @@ SCORES = ("mpjpe", "pa_mpjpe", "accel")
 
 class PerFrame(nn.Module):
     """The network to beat: a frame's features to its estimate, as many parameters as the model; its state is empty."""
+
+    INNER = "layers.2.weight", "layers.4.weight"
 
     def __init__(self, model: kinlmr.LMR) -> None:
         super().__init__()
@@ -81,7 +85,7 @@ def loss_of(
     rotations, shape = network.matrices(estimate), clip.shape[:, None].expand_as(estimate.shape)
     mesh = body(rotations, estimate.shape, want=("joints", "points"))
     joints, points = (x - mesh.joints[..., :1, :] for x in (mesh.joints, mesh.points))
-    smpl = losses.parameters(rotations, estimate.shape, clip.rotations, shape, shape_weight=0.01)
+    smpl = losses.parameters(rotations, estimate.shape, clip.rotations, shape, shape_weight=0.05)
     flat = losses.points(kinlmr.project(points, estimate.camera), clip.points[..., :2], clip.points[..., 2])
     velocity = (joints.diff(dim=1) - clip.joints.diff(dim=1)).abs().sum(-1).mean()
     return losses.total(smpl, losses.joints(joints, clip.joints), image * flat, weights=(5.0, 8.0, 1.0)) + 8 * velocity
@@ -89,6 +93,21 @@ def loss_of(
 
 def model_of(options: dict[str, Any]) -> kinlmr.LMR:
     return kinlmr.build("smpl.yaml", keypoints="coco17", **options)
+
+
+def begin_with(model: kinlmr.LMR, name: str) -> None:
+    """Give a model the weights of a checkpoint, all but those of the shape network if that has another width."""
+    try:
+        given = kinlmr.load(name).state_dict()
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    own = model.state_dict()
+    others = [key for key, value in own.items() if key not in given or given[key].shape != value.shape]
+    if wrong := [key for key in others if not key.startswith("shape.")]:
+        raise SystemExit(f"--start {name}: {wrong[0]} has another size there; give --hidden its hidden size")
+    model.load_state_dict(
+        own | {key: value for key, value in given.items() if not (others and key.startswith("shape."))}
+    )
 
 
 def load_network(path: str) -> Network:
@@ -131,10 +150,27 @@ def score(network: Network, seen: list[clips.Clips], body: kinlmr.Body) -> dict[
 
 
 def schedule(step: int, steps: int, cooldown: int) -> tuple[float, float]:
-    """The rate of a step, and how much of the averaged weights stays after it."""
+    """The share of the rates that a step takes, and how much of the averaged weights stays after it."""
     left = min(1.0, (steps - step) / cooldown) if cooldown else 1.0
     stays = AVERAGE if step < steps - cooldown else COOL
-    return RATE * min(1, (step + 1) / WARM) * left, min(stays, (step + 1) / (step + 10))
+    return min(1, (step + 1) / WARM) * left, min(stays, (step + 1) / (step + 10))
+
+
+def optimizers(network: Network) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices between hidden layers, AdamW for the rest; torch before 2.9 has no Muon: AdamW for all."""
+    named = dict(network.named_parameters())
+    inner = [n for n, p in named.items() if p.ndim == 2 and (".rnn." in n or n in PerFrame.INNER)]
+    inner = inner if hasattr(torch.optim, "Muon") else []
+    shape = [name for name in named if name.startswith("shape.")]
+    muon, rest, own = (
+        {"params": [named[n] for n in names], "lr": rate, "rate": rate}
+        for names, rate in zip((inner, [n for n in named if n not in {*inner, *shape}], shape), RATES, strict=True)
+    )
+    groups = [rest] + ([own | {"weight_decay": 0.0}] if shape else [])
+    adam: torch.optim.Optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
+    if not inner:
+        return [adam]
+    return [torch.optim.Muon([muon], weight_decay=0.01, adjust_lr_fn="match_rms_adamw"), adam]
 
 
 def unfit(clip: clips.Clips) -> Tensor:
@@ -148,7 +184,7 @@ class Run:
 
     def __init__(self, network: Network, settings: dict[str, Any]) -> None:
         self.network, self.average, self.settings = network, copy.deepcopy(network), settings
-        self.optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.01)
+        self.optimizers = optimizers(network)
         self.step, self.loss, self.left_out = 0, math.nan, 0  # left_out: steps in a row
         self.rows: list[dict[str, float]] = []
 
@@ -167,15 +203,17 @@ class Run:
             if not len(wrong):
                 estimate, state = self.network(part.features, state=before)
                 loss = loss_of(self.network, estimate, part, body, known)
-                self.optimizer.zero_grad()
+                self.network.zero_grad()
                 loss.backward()
                 if own.world > 1:
                     runs.average_gradients(parameters)
                 norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-            rate, stays = schedule(self.step, steps, cooldown)
+            share, stays = schedule(self.step, steps, cooldown)
             if norm.isfinite():
-                self.optimizer.param_groups[0]["lr"] = rate
-                self.optimizer.step()
+                for optimizer in self.optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = share * group["rate"]
+                    optimizer.step()
                 self.loss = loss.item() if math.isnan(self.loss) else 0.99 * self.loss + 0.01 * loss.item()
                 self.left_out = 0
             else:
@@ -207,12 +245,13 @@ class Run:
         if self.left_out == PATIENCE:
             raise SystemExit(
                 f"{PATIENCE} steps in a row were not finite, up to step {self.step}; the run ends, and the last "
-                "checkpoint stays. If the clips named are of one recording, --leave it; if of all, lower RATE"
+                "checkpoint stays. If the clips named are of one recording, --leave it; if of all, lower RATES"
             )
 
     def save(self, path: Path) -> None:
-        parts = {"network": self.network, "average": self.average, "optimizer": self.optimizer}
+        parts = {"network": self.network, "average": self.average}
         own = {"settings": self.settings, "step": self.step, "loss": self.loss, "rows": self.rows}
+        own["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
         buffer = io.BytesIO()
         torch.save(own | {name: part.state_dict() for name, part in parts.items()}, buffer)
         files.write_atomic(path, buffer.getvalue())
@@ -228,7 +267,8 @@ class Run:
             raise SystemExit(f"{path} is of a run with {'; '.join(others)}{mend}; give this one another --out")
         self.network.load_state_dict(saved["network"])
         self.average.load_state_dict(saved["average"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         self.step, self.loss, self.rows = saved["step"], saved["loss"], saved["rows"]
 
 
@@ -249,11 +289,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--motion", nargs="+", required=True, help="BVH, AMASS or archives; files or folders")
     parser.add_argument("--validate", nargs="*", default=[], help="subjects or beginnings of names: scored as it goes")
     parser.add_argument("--leave", nargs="*", default=[], help="subjects or beginnings of names: left out")
+    parser.add_argument("--start", help="a checkpoint or a shipped model whose weights to begin with")
     parser.add_argument("--steps", type=int, default=16000)
-    parser.add_argument("--cooldown", type=int, default=3000, help="of these steps the last, with a falling rate")
-    parser.add_argument("--batch", type=int, default=16, help="clips, of every process")
+    parser.add_argument("--cooldown", type=int, default=4000, help="of these steps the last, with a falling rate")
+    parser.add_argument("--batch", type=int, default=32, help="clips, of every process")
     parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--shape-hidden", type=int, default=256)
+    parser.add_argument("--shape-hidden", type=int, default=128)
     parser.add_argument("--noise", default="wide", choices=NOISES)
     parser.add_argument("--baseline", action="store_true", help="train a per-frame network of that size instead")
     parser.add_argument("--seed", type=int, default=0)
@@ -292,9 +333,16 @@ def train(args: argparse.Namespace, own: runs.Place) -> int:
     model = model_of(options)
     pose = clips.draw(source, body, 512, 1, torch.Generator().manual_seed(0)).rotations.mean((0, 1))
     model.start.pose.copy_(model.rotation.from_matrix(kinlmr.rotations.nearest_rotation(pose)))
+    if args.start:
+        begin_with(model, args.start)
     body, source = body.to(args.device), source.to(args.device)
     settings = options | {"batch": batch, "noise": args.noise, "seed": args.seed}
-    settings |= {"baseline": args.baseline, "recordings": len(kept), "frames": len(source.quaternions)}
+    settings |= {
+        "start": args.start,
+        "baseline": args.baseline,
+        "recordings": len(kept),
+        "frames": len(source.quaternions),
+    }
     network: Network = PerFrame(model) if args.baseline else model
     run = Run(network.to(args.device), settings)
     if (args.out / "checkpoint.pt").is_file():

@@ -27,12 +27,15 @@ from kinlmr.rotations import axis_angle_to_matrix, matrix_to_quaternion, quatern
 SPEEDS = 0.75, 1.33  # how slow and how fast a recording is played
 FOCAL = 1000.0  # pixels, of every camera; the root is seen FOCAL pixels right of and below the picture's corner
 DISTANCES, REST = (2.5, 20.0), 4.0  # metres from the camera to the root: drawn between, or without augmentation
-MIXED = 0.25  # chance that a clip has a limb of LIMBS from another clip
-BENT = 0.1  # radians, the deviation of a turn that is added to every joint but the root, the same through a clip
+MIXED = 0.3  # chance that a clip has a limb of LIMBS from another clip
+BENT = 0.4  # radians: of a clip's slow turns of every joint but the root, the largest deviation
+TILTED = 0.15  # chance that a clip is turned as a whole, any way up
+SPREAD = 0.3  # an action is drawn as often as its places to start to this power
 LIMBS = (
     ("left_collar", "left_shoulder", "left_elbow", "left_wrist", "left_hand"),
     ("right_collar", "right_shoulder", "right_elbow", "right_wrist", "right_hand"),
-    ("left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "left_foot", "right_foot"),
+    ("left_hip", "left_knee", "left_ankle", "left_foot"),
+    ("right_hip", "right_knee", "right_ankle", "right_foot"),
     ("spine1", "spine2", "spine3", "neck", "head"),
 )
 Numbers = Callable[..., Tensor]
@@ -170,11 +173,11 @@ def draw(
 ) -> Clips:
     """Draw clips, on the bank's device. ``augment``: re-time, mirror, vary and turn them, and vary the shape.
 
-    An action is drawn as often as the square root of its places to start, so that what there is much of (standing,
+    An action is drawn as often as its places to start to the power of SPREAD, so that what there is much of (standing,
     walking) does not drown the rest; then one of its places, each as often as any other.
     """
     rand, normal = _random(generator, source.quaternions)
-    action = torch.multinomial(source.count.sqrt().to(generator.device), batch, True, generator=generator)
+    action = torch.multinomial((source.count**SPREAD).to(generator.device), batch, True, generator=generator)
     action = action.to(source.count.device)
     start = source.starts[source.first[action] + (rand(batch) * source.count[action]).long()]
     speed = SPEEDS[0] + (SPEEDS[1] - SPEEDS[0]) * rand(batch) if augment else torch.ones_like(start)
@@ -185,26 +188,30 @@ def draw(
     if augment:
         mirrored = (rand(batch) < 0.5)[:, None, None, None, None]
         rotations = torch.where(mirrored, mirror(rotations, source.joints), rotations)
-        rotations = varied(rotations, source.joints, rand, normal)
+        rotations = varied(rotations, source.joints, source.fps, rand, normal)
     return see(rotations, body, source.fps, generator, noise, augment)._replace(start=start)
 
 
-def varied(rotations: Tensor, joints: Sequence[str], rand: Numbers, normal: Numbers) -> Tensor:
-    """Limbs mixed between the clips of a batch, and every joint bent a little: rotations (B, T, J, 3, 3) -> the same.
+def varied(rotations: Tensor, joints: Sequence[str], fps: float, rand: Numbers, normal: Numbers) -> Tensor:
+    """Limbs mixed between the clips of a batch, joints bent, some clips turned: rotations (B, T, J, 3, 3) -> the same.
 
     The model is local, so the data may be: arms from one recording go with legs from another. rand and normal draw
     uniform and normal numbers of a size. Joints are told by SMPL's names; a limb that is not there is not mixed.
     """
-    batch, names, whole = len(rotations), plain_names(joints), rotations
+    (batch, frames), names, whole = rotations.shape[:2], plain_names(joints), rotations
     rotations = rotations.clone()
     for limb in LIMBS:
         at = [j for j, name in enumerate(names) if name in limb]
         mixed = (rand(batch) < MIXED)[:, None, None, None, None]
         other = whole[rand(batch).argsort()]
         rotations[:, :, at] = torch.where(mixed, other[:, :, at], whole[:, :, at])
-    bend = BENT * normal(batch, 1, len(joints), 3)
+    bend = BENT * rand(batch, 1, 1, 1) ** 2 * _slow((batch, frames, len(joints), 3), fps, rand, normal)
     bend[:, :, 0] = 0
-    return rotations @ axis_angle_to_matrix(bend)
+    tilt = quaternion_to_matrix(normal(batch, 4))[:, None]
+    tilted = (rand(batch) < TILTED)[:, None, None, None]
+    rotations = rotations @ axis_angle_to_matrix(bend)
+    rotations[:, :, 0] = torch.where(tilted, tilt @ rotations[:, :, 0], rotations[:, :, 0])
+    return rotations
 
 
 def whole(motion: Motion, body: Body, yaw: float, generator: Generator, noise: Noise = USUAL) -> Clips:
@@ -310,7 +317,7 @@ def disturb(
     error = noise.jitter * wild * normal(*image.shape)
     confidence = (1 - 5 * error.norm(dim=-1) + 0.05 * (rand(batch, frames, count) - 1)).clamp(0.05, 1)
     if noise.drift:
-        error = error + noise.drift * rand(batch, 1, 1, 1) * _slow(image, fps, rand, normal)
+        error = error + noise.drift * rand(batch, 1, 1, 1) * _slow(tuple(image.shape), fps, rand, normal)
     found = image + error * extent
 
     member = torch.tensor([[name in limb for name in names] for limb in HIDDEN], device=image.device)  # (4, K)
@@ -335,7 +342,9 @@ def disturb(
         found = torch.where((out & guessed)[..., None], torch.stack([found[..., 0], pulled], -1), found)
     if noise.guess:
         guess = hidden & guessed
-        found = torch.where(guess[..., None], found + 0.06 * _slow(image, fps, rand, normal) * extent, found)
+        found = torch.where(
+            guess[..., None], found + 0.06 * _slow(tuple(image.shape), fps, rand, normal) * extent, found
+        )
         unsure = 0.3 * rand(batch, 1, count) ** 2 + 0.02 * rand(batch, frames, count)
         confidence = torch.where(guess, unsure.clamp_min(0.005), confidence)
         hidden = hidden & ~guessed
@@ -353,12 +362,13 @@ def _behind(image: Tensor, points: Tensor, names: Sequence[str]) -> Tensor:
     return inside
 
 
-def _slow(image: Tensor, fps: float, rand: Numbers, normal: Numbers) -> Tensor:
-    """A slow error of every point, of deviation one: a constant and up to one turn a second. (B, T, K, 2)"""
-    batch, frames, count, _ = image.shape
-    time = torch.arange(frames, device=image.device)[:, None, None] / fps
-    phase = 2 * torch.pi * time * rand(batch, 1, count, 2)
-    a, b, c = normal(3, batch, 1, count, 2)
+def _slow(size: tuple[int, ...], fps: float, rand: Numbers, normal: Numbers) -> Tensor:
+    """Slow deviations (B, T, ...) of deviation one or a little more: a constant and up to one turn a second."""
+    batch, frames, *rest = size
+    time = torch.arange(frames).view(-1, *[1] * len(rest)) / fps
+    rate = rand(batch, 1, *rest)
+    phase = 2 * torch.pi * time.to(rate) * rate
+    a, b, c = normal(3, batch, 1, *rest)
     return (a * phase.sin() + b * phase.cos() + c) / 2**0.5
 
 

@@ -292,24 +292,54 @@ def assert_limbs_whole(clip_of, joints):
     assert torch.equal(clip_of[:, 0], torch.arange(len(clip_of)))
 
 
-def test_limbs_are_mixed_as_a_whole_and_joints_bent_the_same_through_a_clip(monkeypatch):
+def varied_only(monkeypatch, what, rotations, joints, seed=0):
+    """`clips.varied` with one of its three changes."""
+    for name in {"MIXED", "BENT", "TILTED"} - {what}:
+        monkeypatch.setattr(clips, name, 0.0)
+    kept = rotations.clone()
+    varied = clips.varied(rotations, joints, 30.0, *clips._random(seeded(seed), rotations))
+    assert torch.equal(rotations, kept)
+    return varied
+
+
+def test_limbs_are_mixed_as_a_whole(monkeypatch):
     angle = torch.linspace(0, 1, 40)[:, None, None, None] * torch.tensor([1.0, 0, 0])
     rotations = axis_angle_to_matrix(angle.expand(40, 3, 24, 3))
-    kept, source = rotations.clone(), clips._random(seeded(), rotations)
-    bent = clips.varied(rotations, BODY.joints, *source)
-    assert torch.equal(rotations, kept)
-    assert torch.equal(bent[:, :, 0], rotations[:, :, 0])
-    assert torch.allclose(bent[:, 0], bent[:, 2], atol=1e-6)
-    assert not torch.allclose(bent, rotations, atol=1e-2)
-    monkeypatch.setattr(clips, "BENT", 0.0)
     for joints in (BODY.joints, [name.title().replace("_", "") for name in BODY.joints]):
-        mixed = clips.varied(rotations, joints, *source)
+        mixed = varied_only(monkeypatch, "MIXED", rotations, joints)
         clip_of = ((mixed[:, 0, :, 2, 1].asin()) * 39).round().long()
         assert_limbs_whole(clip_of, BODY.joints)
         others = (clip_of != torch.arange(40)[:, None]).float().mean(0)
-        assert 0.1 < others[BODY.joints.index("left_knee")] < 0.4
+        assert 0.1 < others[BODY.joints.index("left_knee")] < 0.5
     with pytest.raises(AssertionError):
         assert_limbs_whole(clip_of[:, torch.randperm(24, generator=seeded())], BODY.joints)
+
+
+def test_joints_are_bent_slowly_and_the_root_is_not(monkeypatch):
+    rotations = axis_angle_to_matrix(clip_of_turns(40, 30))
+    bent = varied_only(monkeypatch, "BENT", rotations, BODY.joints)
+    assert torch.equal(bent[:, :, 0], rotations[:, :, 0])
+    turns = rotations[:, :, 1:].mT @ bent[:, :, 1:]
+    assert (turns - torch.eye(3)).flatten(2).norm(dim=-1).mean() > 0.1
+    steps = (turns[:, 1:] - turns[:, :-1]).flatten(3).norm(dim=-1)
+    assert steps.max() < 0.5
+    assert steps.mean() < 0.05
+
+
+def test_some_clips_are_turned_as_a_whole(monkeypatch):
+    rotations = axis_angle_to_matrix(clip_of_turns(200, 5))
+    turned = varied_only(monkeypatch, "TILTED", rotations, BODY.joints)
+    assert torch.equal(turned[:, :, 1:], rotations[:, :, 1:])
+    before, after = rotations[:, :, 0], turned[:, :, 0]
+    assert torch.allclose(after[:, :1].mT @ after, before[:, :1].mT @ before, atol=1e-5)  # the motion stays
+    changed = (after - before).flatten(1).norm(dim=-1) > 1e-3
+    assert 0.05 < changed.float().mean() < 0.3
+
+
+def clip_of_turns(batch, frames):
+    """Rotation vectors (B, T, 24, 3) of joints that turn at different paces."""
+    pace = torch.randn(batch, 1, 24, 3, generator=seeded())
+    return 0.02 * torch.arange(frames)[:, None, None] * pace
 
 
 @given(
@@ -348,12 +378,12 @@ def test_clips_cross_no_cut_and_no_recordings_end():
     assert source.where(len(MOTIONS[0]) + 7) == "cmu_01_03 from frame 7"
 
 
-def test_actions_are_drawn_by_the_root_of_their_places():
+def test_actions_are_drawn_by_a_root_of_their_places():
     short = {name: getattr(MOTIONS[0], name)[:40] for name in ("rotations", "translation")}
     source = clips.bank([replace(MOTIONS[0], name="rare", **short), *[replace(MOTIONS[1], name="common")] * 3], 16)
     rare, common = source.count.tolist()
     start = clips.draw(source, BODY, 4000, 16, seeded(), clips.OFF, augment=False).start
-    share = (start < 40).float().mean() * (rare**0.5 + common**0.5) / rare**0.5
+    share = (start < 40).float().mean() * (rare**clips.SPREAD + common**clips.SPREAD) / rare**clips.SPREAD
     assert 0.8 < share < 1.2
     assert common > 100 * rare  # drawn by places alone it would be rarer than this
 

@@ -28,6 +28,7 @@ SIZES = {
     "smpl_chain.yaml": 24,
     "smpl_independent.yaml": 24,
     "smpl_ktd.yaml": 24,
+    "smpl_pairs.yaml": 24,
     "smpl_single.yaml": 24,
     "smplh.yaml": 52,
     "smplx.yaml": 55,

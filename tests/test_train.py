@@ -13,11 +13,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import kinlmr
 from kinlmr import clips
+from kinlmr.keypoints import keypoint_sets
 from kinlmr.motion import load_motion, save_motion
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +45,11 @@ def motions(tmp_path, monkeypatch):
     monkeypatch.setattr(kinlmr, "load_body", lambda name, points: load("anny24_lo369", points=points))
     monkeypatch.setattr(train, "VALIDATE", 4)
     return short
+
+
+@pytest.fixture(scope="module")
+def body():
+    return kinlmr.load_body("anny24_lo369", points="coco17")
 
 
 @pytest.fixture
@@ -335,9 +342,10 @@ def test_the_small_example_trains_and_compares(motions, monkeypatch, capsys):
     train_minimal.main()
     out = capsys.readouterr().out
     figures = {line[:20].strip(): [float(x) for x in line[20:].split()] for line in out.splitlines()
-               if line.startswith(("mean pose", "one frame", "LMR  "))}  # fmt: skip
-    assert {name: len(row) for name, row in figures.items()} == {"mean pose": 3, "one frame at a time": 3, "LMR": 3}
-    assert figures["LMR"][0] < figures["mean pose"][0]
+               if line.startswith(("mean pose", "one frame", "LMR  ", "LMR,"))}  # fmt: skip
+    names = ["mean pose", "one frame at a time", "LMR", "LMR, shipped weights"]
+    assert {name: len(row) for name, row in figures.items()} == dict.fromkeys(names, 3)
+    assert figures["LMR, shipped weights"][0] < figures["LMR"][0] < figures["mean pose"][0]
     assert kinlmr.load("out/lmr.npz").options["features"] == 51
     monkeypatch.setattr(sys, "argv", ["train_minimal.py", "--motion", "motion.npz", "--test", "nobody"])
     with pytest.raises(SystemExit, match="--test nobody: 0 recordings to test on and 3 to train on"):
@@ -408,3 +416,90 @@ def test_what_cannot_be_scored_is_said(trained, monkeypatch):
     kinlmr.save(kinlmr.build(features=34, hidden=4), "other.npz")
     with pytest.raises(SystemExit, match="against other has 34 features and 24 joints; a model of coco17 has 51"):
         evaluated(monkeypatch, "--against", "other.npz")
+
+
+@pytest.fixture
+def video(motions, body):
+    """A made-up video.npz: pictures of a recording, and as the detector's own 3D what the model makes of them."""
+    clip = clips.whole(motions[0], body, 0.7, torch.Generator(), clips.OFF)
+    points = body(clip.rotations[:, :30], clip.shape[:, None], want=("points",)).points[0]
+    image = 1000 * points[..., :2] / (points[..., 2:] + 4) + 800
+    keypoints = torch.cat([image, torch.ones_like(image[..., :1])], -1)
+
+    def write(model=None, **others):
+        own = points
+        if model is not None:
+            recovery, _ = kinlmr.recover(model, keypoints, 25)
+            own = body(recovery.rotations, recovery.shape, want=("points",)).points
+        names = keypoint_sets()["mediapipe33"]
+        world = torch.full((len(own), 33, 3), 0.5)
+        for k, name in enumerate(body.points.names):
+            world[:, names.index(name)] = own[:, k]
+        arrays = {"coco17": keypoints.numpy(), "world33": world.numpy(), "fps": np.array(25.0)} | others
+        np.savez("video.npz", **{key: x for key, x in arrays.items() if x is not None})
+        return arrays
+
+    return write
+
+
+def watched(monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "model.npz", "--video", "video.npz", *options])
+    evaluate.main()
+    return json.loads(Path("evaluation.json").read_text())["video"]["model"]["video.npz"]
+
+
+def test_agreement_with_a_detectors_own_3d_is_up_to_place_turn_and_size(video, body, monkeypatch, capsys):
+    torch.manual_seed(0)
+    model = kinlmr.build(keypoints="coco17", hidden=4, shape_hidden=4)
+    kinlmr.save(model, "model.npz")
+    turn = kinlmr.rotations.axis_angle_to_matrix(torch.tensor([0.3, -2.0, 1.0]))
+    world = video(model)["world33"]
+    video(model, world33=(3 * torch.from_numpy(world) @ turn.T + 1).numpy())
+    row = watched(monkeypatch)
+    assert row["frames"] == len(world)
+    assert row["pa_mpjpe"] < 0.01 < row["mean pose"]
+    mirrored = world * np.float32([-1, 1, 1])
+    video(model, world33=mirrored)
+    assert watched(monkeypatch)["pa_mpjpe"] > 1
+    video()
+    other = watched(monkeypatch)
+    assert other["pa_mpjpe"] == pytest.approx(sum(other[name] for name in evaluate.COMPARED) / 12)
+    assert other["pa_mpjpe"] > 10
+    out = capsys.readouterr().out
+    assert "agreement with the detector's own 3D, not truth" in out
+    assert f"| model | {other['pa_mpjpe']:.1f} | {other['pa_mpjpe']:.1f} |" in out
+
+
+def test_frames_without_keypoints_or_without_3d_are_not_compared(video, monkeypatch):
+    kinlmr.save(kinlmr.build(keypoints="coco17", hidden=4, shape_hidden=4), "model.npz")
+    arrays = video()
+    whole = watched(monkeypatch)
+    arrays["world33"][10:20], arrays["world33"][20] = 0, np.nan
+    arrays["coco17"][:3] = 0
+    np.savez("video.npz", **arrays)
+    assert watched(monkeypatch)["frames"] == whole["frames"] - 14
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"fps": None}, "video.npz has coco17, world33; it lacks fps"),
+        ({"world33": np.zeros((5, 33, 3))}, r"world33 is float64 of \(5, 33, 3\); expected are numbers \(T, 33, 3\)"),
+        ({"world33": np.zeros((30, 33, 3))}, "no frame has both keypoints and world33"),
+        ({"fps": np.array("fast")}, "fps is <U4 .*expected is one number"),
+        ({"fps": np.array(-1.0)}, "fps is -1.0; give the keypoints' frames per second"),
+    ],
+)
+def test_a_video_that_cannot_be_compared_is_said(video, monkeypatch, others, message):
+    kinlmr.save(kinlmr.build(keypoints="coco17", hidden=4, shape_hidden=4), "model.npz")
+    video(**others)
+    with pytest.raises(SystemExit, match=message):
+        watched(monkeypatch)
+    assert not Path("evaluation.json").exists()
+
+
+def test_nothing_to_score_is_said(motions, monkeypatch):
+    kinlmr.save(kinlmr.build(keypoints="coco17", hidden=4, shape_hidden=4), "model.npz")
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "model.npz"])
+    with pytest.raises(SystemExit, match="give --motion, --video or both"):
+        evaluate.main()
