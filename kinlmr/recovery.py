@@ -158,8 +158,8 @@ def _resampled(model: LMR, body: Body, frame: Tensor, ratio: float, state: Strea
     now, seen = state, None
     for tick in range(1, int(max(ticks.tolist(), default=0)) + 1):
         share = ((tick - state.phase) / ratio).clamp(0, 1).to(frame)
-        seen, after = _run(model, body, _between(state.keypoints, frame, share)[:, None], now)
-        now = _chosen(ticks >= tick, after, now)
+        one, after = _run(model, body, _between(state.keypoints, frame, share)[:, None], now)
+        seen, now = one if seen is None else _chosen(ticks >= tick, one, seen), _chosen(ticks >= tick, after, now)
     phase = phase - ticks
     apart = phase > EXACT
     if seen is None or apart.any():

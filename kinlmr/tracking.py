@@ -108,12 +108,16 @@ def _pairs(x: Tensor, tracks: Tracks) -> tuple[Tensor, Tensor, Tensor]:
     distance = (weight * apart).sum(-1) / weight.sum(-1).clamp_min(1e-9)
     size = _size(tracks.points)
     reach = (REACH * size + (tracks.away - 1) * tracks.velocity.norm(dim=-1))[:, None]
-    near = ((distance <= reach) & (weight.sum(-1) > 0)).nonzero().tolist()
-    pairs: list[tuple[int, int]] = []
-    for _, _, p, d in sorted((bool(tracks.seen[p] < FIRM), float(distance[p, d] / size[p]), p, d) for p, d in near):
-        if all(p != other and d != taken for other, taken in pairs):
-            pairs.append((p, d))
-    who, which = torch.tensor(pairs, dtype=torch.long).view(-1, 2).unbind(1)
+    late = torch.where(tracks.seen < FIRM, 1e9, 0.0)[:, None]
+    cost = torch.where((distance <= reach) & (weight.sum(-1) > 0), distance / size[:, None] + late, torch.inf)
+    pairs: dict[int, int] = {}
+    taken: set[int] = set()
+    for place in cost.flatten().argsort(stable=True)[: int(cost.isfinite().sum())].tolist():
+        p, d = divmod(place, len(x))
+        if p not in pairs and d not in taken:
+            pairs[p] = d
+            taken.add(d)
+    who, which = (torch.tensor(list(some), dtype=torch.long) for some in (pairs, pairs.values()))
     return who, which, 1 - (distance / reach)[who, which]
 
 

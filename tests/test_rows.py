@@ -19,7 +19,7 @@ from kinlmr import State, Stream, concat, recover
 
 PEOPLE = 4
 FRAMES = 8
-SEEN = {fps: walker(FRAMES, fps, PEOPLE) for fps in (30, 50)}
+SEEN = {fps: walker(FRAMES, fps, PEOPLE) for fps in (12.5, 30, 50)}
 FEATURES = torch.randn(PEOPLE, FRAMES, 51, generator=torch.Generator().manual_seed(0))
 
 
@@ -71,9 +71,14 @@ crowds = st.lists(
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=6)
-@given(st.sampled_from([30, 50]), crowds)
+@given(st.sampled_from(list(SEEN)), crowds)
 def test_people_come_and_go_and_know_nothing_of_one_another(kind, fps, presence):
     assert_rows_are_people(kind, fps, presence)
+
+
+def test_who_comes_between_the_ticks_of_others():
+    """At 12.5 frames a second a frame has two or three ticks of those who are there, and one of somebody new."""
+    assert_rows_are_people("stream", 12.5, [[0], [0, 1], [0, 1], [1, 2, 0], [2, 0], [2, 0]])
 
 
 def test_the_law_of_people_can_fail(monkeypatch):
