@@ -17,7 +17,7 @@ LEARN = 0.3  # how much of the way the velocity goes to the last frame's motion
 
 
 class Tracks(NamedTuple):
-    """The people that `track` follows, P of them, by ascending row. Nobody's numbers depend on how long it has run.
+    """The people that `track` follows, P of them, by ascending row: as large as they are many, however long it runs.
 
     row (P): their rows. points (P, K, 3): where each point was last seen, moved on with the person since; confidence 0
     if never. velocity (P, 2): in pixels a frame. seen, away (P): how often, and for how many frames not. next (): the
@@ -45,10 +45,10 @@ def track(keypoints: Tensor | Array, tracks: Tracks | None = None, patience: int
     given twice. Who is away for longer than ``patience`` is given up, and gets a new row on return; who was seen in a
     single frame, likely a false detection, is given up at once.
 
-    A person is expected where he was last seen, moved on with constant velocity; a detection farther away than `REACH`
-    is not his (after a gap, farther than that and the way he may have stood still). The distance is the mean over
-    points, in units of the person's size. The nearest pair is matched first, then the next (greedy); people who were
-    seen in one frame come last. So people who cross are told apart, but not if they turn back where nobody sees them.
+    A person is expected where last seen, moved on with constant velocity, and a detection is theirs within `REACH` of
+    that place (after a gap also from there back to where they were lost). The distance is the mean over points, in
+    units of the person's size. The nearest pair is matched first, then the next (greedy); people who were seen in one
+    frame only come last. So people who cross are told apart, unless they turn back where nobody sees them.
 
     With `kinlmr.Stream`, its rows being the people of ``tracks`` in their order:
 
