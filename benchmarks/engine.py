@@ -79,7 +79,7 @@ def streamer(network: nn.Module) -> Callable[[nn.Module, Tensor], None]:
 def interleaved(
     jobs: dict[str, Callable[[], None]], rounds: int, repeat: int, device: str, base: str = "naive"
 ) -> dict[str, Any]:
-    """Milliseconds of each job, and the ratio of the base's to it: medians over rounds."""
+    """Milliseconds of each job, and the ratio of the base's to it: medians over rounds; and the 95th percentile."""
     sync, clock = _clock(device)
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for round in range(rounds + 1):
@@ -92,7 +92,8 @@ def interleaved(
             if round:  # the first warms up
                 times[name].append((clock() - began) / repeat * 1e3)
     ratio = lambda name: statistics.median(n / t for n, t in zip(times[base], times[name], strict=True))  # noqa: E731
-    return {n: {"ms": statistics.median(t), "ratio": ratio(n)} for n, t in times.items()}
+    late = lambda t: sorted(t)[int(0.95 * (len(t) - 1))]  # noqa: E731
+    return {n: {"ms": statistics.median(t), "ratio": ratio(n), "late": late(t)} for n, t in times.items()}
 
 
 def _clock(device: str) -> tuple[Callable[[], None], Callable[[], float]]:

@@ -20,7 +20,10 @@ DEVICES = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), 
 
 
 class Shot(NamedTuple):
-    """A frame: its number in the file, its time in seconds, picture (H, W, 3), keypoints (P, K, 3) in source pixels."""
+    """A frame: its number in the file (damaged ones count), time in seconds, picture (H, W, 3), keypoints (P, K, 3).
+
+    Keypoints are in pixels of the source.
+    """
 
     number: int
     time: float
@@ -106,7 +109,10 @@ def _read(container: Any, stream: Any, name: str, longest: int) -> Iterator[tupl
                 turns = round(frame.rotation / 90) % 4
                 picture = np.ascontiguousarray(np.rot90(picture, turns))
                 size = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
-                yield Shot(number, clock, picture, np.zeros((0, 0, 3), np.float32)), (float(size[0]), float(size[1]))
+                yield (
+                    Shot(number + broken, clock, picture, np.zeros((0, 0, 3), np.float32)),
+                    (float(size[0]), float(size[1])),
+                )
                 number, last = number + 1, clock
     except (FFmpegError, OSError) as error:
         print(f"warning: {name} broke off after {number} frames ({error}); they are used")
@@ -171,7 +177,13 @@ class Writer:
         frame = av.VideoFrame.from_ndarray(even, format="rgb24")
         frame.pts, frame.time_base = self.count, 1 / self.rate
         self.count += 1
-        self.container.mux(self.stream.encode(frame))
+        try:
+            self.container.mux(self.stream.encode(frame))
+        except FFmpegError as error:
+            raise self.refusal(error) from None
+
+    def refusal(self, error: FFmpegError) -> OSError:
+        return OSError(f"{self.path}: could not be written ({error.strerror}); is the disk full?")
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         try:
@@ -181,6 +193,6 @@ class Writer:
             if kind is None and self.count:
                 os.replace(self.aside, self.path)
         except FFmpegError as error:
-            raise OSError(f"{self.path}: could not be written ({error})") from None
+            raise self.refusal(error) from None
         finally:
             self.aside.unlink(missing_ok=True)

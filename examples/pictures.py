@@ -75,12 +75,3 @@ class Sheet:
                 cells.append(draw.side_view(shown.world, shown.faces, size, color=shown.color))
             cells += [np.full_like(cells[0], 244)] * (min(4, len(picks)) - len(rows))
         draw.write_png(path, draw.sheet(cells, min(4, len(picks))))
-
-
-def visible(keypoints: Array, frame: int, last: int, patience: float) -> Array:
-    """Which frames (C) show a person: those with keypoints (C, K, 3), and as many as ``patience`` after them."""
-    out = []
-    for k, points in enumerate(keypoints):
-        last = frame + k if (points[:, 2] > 0).sum() > 1 else last
-        out.append(last >= 0 and frame + k - last <= patience)
-    return np.array(out)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+import kinlmr
 from kinlmr.files import read_npz
 from kinlmr.keypoints import convert, keypoint_sets
 
@@ -30,7 +31,7 @@ KNOWN = (
     "known are: .npz with keypoints (P, T, K, 3); COCO results, a list of {image_id, keypoints}; MediaPipe landmarks, "
     "frames of 33 {x, y, visibility}; a folder of OpenPose's JSON, {people: [{pose_keypoints_2d}]}"
 )
-OVERLAP, LOST, LEAST = 0.2, 30, 5  # IoU of one person; frames until one is given up; frames that make a person
+LEAST = 5  # frames that make a person
 
 
 class Found(NamedTuple):
@@ -42,14 +43,14 @@ class Found(NamedTuple):
     format: str
 
 
-def read(path: str | Path, size: tuple[float, float], target: str = "coco17") -> Found:
-    """Keypoints of a file or folder, as points of the set ``target``. size: the video's (width, height).
+def read(path: str | Path, size: tuple[float, float], target: str = "coco17", fps: float = 30) -> Found:
+    """Keypoints of a file or folder, as points of the set ``target``. size, fps: the video's (width, height) and rate.
 
     ValueError: a format that is not known, or points that are not those of their set.
     """
     path = Path(path)
     if path.is_dir():
-        found = _folder(path)
+        found = _folder(path, fps)
     elif not path.is_file():
         raise FileNotFoundError(f"{path}: no such file or folder of keypoints")
     elif path.suffix.lower() == ".npz":
@@ -57,9 +58,9 @@ def read(path: str | Path, size: tuple[float, float], target: str = "coco17") ->
     else:
         content = _json(path)
         if isinstance(content, list) and content and isinstance(content[0], dict) and "image_id" in content[0]:
-            found = _coco(path, content)
+            found = _coco(path, content, fps)
         elif (frames := _landmarks(content)) is not None:
-            found = _mediapipe(path, frames, size)
+            found = _mediapipe(path, frames, size, fps)
         else:
             raise ValueError(f"{path}: unknown keypoint format, {_seen(content)}; {KNOWN}")
     if not found.keypoints.size:
@@ -128,7 +129,7 @@ def _check_names(path: Path, names: Sequence[str], name: str) -> None:
         )
 
 
-def _coco(path: Path, content: list[Any]) -> Found:
+def _coco(path: Path, content: list[Any], fps: float) -> Found:
     found: list[tuple[int, Array]] = []
     for entry in content:
         try:
@@ -138,10 +139,10 @@ def _coco(path: Path, content: list[Any]) -> Found:
             raise ValueError(
                 f"{path}: entry {len(found)} has no image_id with a number, or no keypoints as x, y, confidence"
             ) from None
-    return _of_frames(path, found, "COCO results")
+    return _of_frames(path, found, "COCO results", fps)
 
 
-def _folder(path: Path) -> Found:
+def _folder(path: Path, fps: float) -> Found:
     files = sorted(path.glob("*.json"))
     found: list[tuple[int, Array]] = []
     last = -1
@@ -159,7 +160,7 @@ def _folder(path: Path) -> Found:
             ) from None
     if not files:
         raise ValueError(f"{path}: a folder without a .json file; {KNOWN}")
-    return _of_frames(path, found, "OpenPose JSON", last + 1)
+    return _of_frames(path, found, "OpenPose JSON", fps, last + 1)
 
 
 def _number(text: str) -> int:
@@ -167,7 +168,7 @@ def _number(text: str) -> int:
     return int(re.findall(r"\d+", text)[-1]) if re.search(r"\d", text) else int(text)
 
 
-def _of_frames(path: Path, found: list[tuple[int, Array]], form: str, count: int = 0) -> Found:
+def _of_frames(path: Path, found: list[tuple[int, Array]], form: str, fps: float, count: int = 0) -> Found:
     """Detections with their frames, to people. Frames count from 0, or from 1 where the first is 1."""
     if not found:
         return Found(np.zeros((0, 0, 17, 3), np.float32), "coco17", None, form)
@@ -184,7 +185,7 @@ def _of_frames(path: Path, found: list[tuple[int, Array]], form: str, count: int
     for number, points in found:
         points, name = named(points, str(path))
         frames[number - base].append(points)
-    return Found(follow(frames), name, None, form)
+    return Found(follow(frames, fps), name, None, form)
 
 
 def _landmarks(content: Any) -> list[Any] | None:
@@ -210,7 +211,7 @@ def _landmarks(content: Any) -> list[Any] | None:
     return frames if any(frames) else None
 
 
-def _mediapipe(path: Path, frames: list[Any], size: tuple[float, float]) -> Found:
+def _mediapipe(path: Path, frames: list[Any], size: tuple[float, float], fps: float) -> Found:
     arrays: list[list[Array]] = []
     for people in frames:
         arrays.append([])
@@ -229,7 +230,7 @@ def _mediapipe(path: Path, frames: list[Any], size: tuple[float, float]) -> Foun
     top = np.median([np.abs(person[:, :2]).max() for people in arrays for person in people])
     if top < 2:  # shares of the picture
         arrays = [[person * np.array([*size, 1], np.float32) for person in people] for people in arrays]
-    return Found(follow(arrays), "mediapipe33", None, "MediaPipe landmarks")
+    return Found(follow(arrays, fps), "mediapipe33", None, "MediaPipe landmarks")
 
 
 def _json(path: Path) -> Any:
@@ -251,48 +252,23 @@ def _seen(content: Any) -> str:
 # --------------------------------------------------------------------------------------------------------------- people
 
 
-def box_of(points: Array) -> Array | None:
-    """(x0, y0, x1, y1) around the points (K, 3) that were seen; None where fewer than two were."""
-    places = points[points[:, 2] > 0, :2]
-    return np.concatenate([places.min(0), places.max(0)]) if len(places) > 1 else None
-
-
-def iou(one: Array, two: Array) -> float:
-    """Intersection over union of boxes (x0, y0, x1, y1)."""
-    sides = np.minimum(one[2:], two[2:]) - np.maximum(one[:2], two[:2])
-    shared = float(np.prod(sides.clip(0)))
-    total = float(np.prod(one[2:] - one[:2]) + np.prod(two[2:] - two[:2])) - shared
-    return shared / total if total > 0 else 0.0
-
-
-def follow(frames: Sequence[Sequence[Array]]) -> Array:
+def follow(frames: Sequence[Sequence[Array]], fps: float = 30) -> Array:
     """Detections (K, 3) of every frame, in any order -> people (P, T, K, 3), zeros where one is not seen.
 
-    Each frame, the two boxes that overlap most are one person, then the next two (greedy IoU). Who overlaps nobody is
-    new; who is not seen for `LOST` frames is given up; who was seen in fewer than `LEAST` frames was nobody, unless the
-    clip is as short.
+    `kinlmr.track` says who is who; who is away for over a second is a new row on return. Who was seen in fewer than
+    `LEAST` frames was nobody, unless the clip is as short.
     """
-    people: list[dict[int, Array]] = []
-    last: list[tuple[int, Array]] = []  # of each person: the frame and the box
+    points = next((len(points) for detections in frames for points in detections), 17)
+    people: dict[int, dict[int, Array]] = {}
+    tracks = None
     for number, detections in enumerate(frames):
-        boxes = [(k, box) for k, points in enumerate(detections) if (box := box_of(points)) is not None]
-        alive = [p for p, (frame, _) in enumerate(last) if number - frame <= LOST]
-        pairs = sorted(((iou(last[p][1], box), p, k) for p in alive for k, box in boxes), reverse=True)
-        owner: dict[int, int] = {}
-        for overlap, p, k in pairs:
-            if overlap >= OVERLAP and k not in owner and p not in owner.values():
-                owner[k] = p
-        for k, box in boxes:
-            if k not in owner:
-                owner[k] = len(people)
-                people.append({})
-                last.append((number, box))
-            people[owner[k]][number] = detections[k]
-            last[owner[k]] = (number, box)
-    kept = [person for person in people if len(person) >= min(LEAST, len(frames))]
-    points = next((len(d) for detections in frames for d in detections), 17)
+        array = np.array(detections, np.float32).reshape(-1, points, 3)
+        owners, tracks = kinlmr.track(array, tracks, round(fps))
+        for row, detection in zip(owners.tolist(), array, strict=True):
+            people.setdefault(row, {})[number] = detection
+    people.pop(-1, None)
+    kept = [person for _, person in sorted(people.items()) if len(person) >= min(LEAST, len(frames))]
     rows = np.zeros((len(kept), len(frames), points, 3), np.float32)
     for row, person in zip(rows, kept, strict=True):
-        for number, detection in person.items():
-            row[number] = detection
+        row[list(person)] = list(person.values())
     return rows

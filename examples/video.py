@@ -13,9 +13,9 @@ import math
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import readers
@@ -23,7 +23,7 @@ import torch
 from detectors import detected, find_detector, looked_up
 from frames import Video, Writer, open_video, steady
 from numpy.typing import NDArray
-from pictures import Sheet, scene, visible
+from pictures import Scene, Sheet, scene
 
 import kinlmr
 from kinlmr import draw, export, files
@@ -32,48 +32,77 @@ Array = NDArray[Any]
 DATA = Path(__file__).parent / "data"
 MODEL, BODY = "anny24-coco17", "anny24_lo1229"
 CHUNK = 16  # frames at once of a file; a camera's come one by one
-SHOWN, AWAY = 0.3, 1.0  # seconds: how long a body is drawn, and followed, without keypoints
+SHOWN, AWAY = 0.3, 1.0  # seconds: how long somebody is drawn, and followed, without keypoints
 OPACITY, DEPTH = 0.85, 0.5  # of the bodies drawn; seconds that depths are averaged over in the files
 
 
-@dataclass
-class Person:
-    """One of the people: what was recovered, frames from ``start`` on, and what `kinlmr.recover` remembers."""
+class Take(NamedTuple):
+    """What was recovered of somebody, from frame ``start`` on."""
 
-    parts: list[kinlmr.Recovery] = field(default_factory=list)
-    state: Any = None
-    start: int = -1
-    last: int = -1  # the last frame with keypoints
+    start: int
+    recovery: kinlmr.Recovery
 
-    def take(self, model: kinlmr.LMR, keypoints: Array, fps: float, frame: int) -> kinlmr.Recovery | None:
-        """The next keypoints (C, K, 3), the first of them at ``frame`` -> their recovery, None until somebody was seen.
 
-        Who was away stays as before, and starts afresh.
+class Piece(NamedTuple):
+    """From frame ``low`` of a chunk on: who is there, their recovery (B, C, ...), and when each is shown (B, C)."""
+
+    low: int
+    rows: list[int]
+    recovery: kinlmr.Recovery
+    shown: Array
+
+
+class Crowd:
+    """The people of a video, by row of its keypoints: who is there is a row of one stream.
+
+    last (P): each one's last frame with keypoints; pieces: what was recovered, by the frame it begins with.
+    """
+
+    def __init__(self, model: kinlmr.LMR, fps: float) -> None:
+        self.model, self.fps = model, fps
+        self.here, self.stream = list[int](), kinlmr.Stream.initial(model, 0)
+        self.last = np.zeros(0, int)
+        self.pieces: list[tuple[int, Piece]] = []
+
+    def take(self, keypoints: Array, frame: int) -> Iterator[Piece]:
+        """The next keypoints (P, C, K, 3), from ``frame`` on, in pieces: a new one begins where somebody comes.
+
+        Who is away for `AWAY` leaves, and starts afresh on return.
         """
-        seen = np.flatnonzero((keypoints[..., 2] > 0).sum(1) > 1)
-        count, first = len(keypoints), 0
-        if self.state is None:
-            first = int(seen[0]) if len(seen) else count
-        new = []
-        if self.parts and first:
-            new.append(kinlmr.Recovery(*(part[-1:].expand(first, *part.shape[1:]) for part in self.parts[-1])))
-        if first < count:
-            recovery, self.state = kinlmr.recover(model, torch.from_numpy(keypoints[first:]), fps, self.state)
-            self.start = frame + first if self.start < 0 else self.start
-            new.append(recovery)
-        if len(seen):
-            self.last = frame + int(seen[-1])
-        elif frame + count - self.last > AWAY * fps:
-            self.state = None
-        if not new:
-            return None
-        self.parts.append(kinlmr.Recovery(*(torch.cat(columns) for columns in zip(*new, strict=True))))
-        return self.parts[-1]
+        seen, count = (keypoints[..., 2] > 0).sum(-1) > 1, keypoints.shape[1]
+        self.last = np.pad(self.last, (0, len(keypoints) - len(self.last)), constant_values=-(10**9))
+        comes = [p for p in range(len(seen)) if p not in self.here and seen[p].any()]
+        cuts = sorted({0, count, *(int(seen[p].argmax()) for p in comes)})
+        for low, high in itertools.pairwise(cuts):
+            new = [p for p in comes if p not in self.here and seen[p, low]]
+            self.stream = kinlmr.concat([self.stream, kinlmr.Stream.initial(self.model, len(new))])
+            self.here = [*self.here, *new]
+            if self.here:
+                points = torch.from_numpy(keypoints[self.here, low:high])
+                recovery, self.stream = kinlmr.recover(self.model, points, self.fps, self.stream)
+                clock = frame + np.arange(low, high)
+                before = np.where(seen[self.here, low:high], clock, self.last[self.here][:, None])
+                latest = np.maximum.accumulate(before, 1)
+                self.last[self.here] = latest[:, -1]
+                piece = Piece(low, self.here, recovery, clock - latest <= SHOWN * self.fps)
+                self.pieces.append((frame + low, piece))
+                yield piece
+        stay = [row for row, p in enumerate(self.here) if frame + count - self.last[p] <= AWAY * self.fps]
+        self.here, self.stream = [self.here[row] for row in stay], self.stream.select(stay)
 
-    def whole(self) -> kinlmr.Recovery:
-        """From the first frame with keypoints to the last."""
-        joined = (torch.cat(columns)[: self.last + 1 - self.start] for columns in zip(*self.parts, strict=True))
-        return kinlmr.Recovery(*joined)
+    def takes(self) -> list[Take]:
+        """Everybody who was seen, from the first frame with keypoints to the last; who is away stays as before."""
+        found: dict[int, tuple[int, list[kinlmr.Recovery]]] = {}
+        for frame, piece in self.pieces:
+            for row, p in enumerate(piece.rows):
+                start, parts = found.setdefault(p, (frame, []))
+                if gap := frame - start - sum(len(part.box) for part in parts):
+                    parts.append(kinlmr.Recovery(*(x[-1:].expand(gap, *x.shape[1:]) for x in parts[-1])))
+                parts.append(kinlmr.Recovery(*(x[row] for x in piece.recovery)))
+        return [
+            Take(start, kinlmr.Recovery(*(torch.cat(x)[: self.last[p] + 1 - start] for x in zip(*parts, strict=True))))
+            for p, (start, parts) in sorted(found.items())
+        ]
 
 
 # ------------------------------------------------------------------------------------------------------------- the work
@@ -81,7 +110,7 @@ class Person:
 
 def from_file(args: argparse.Namespace, video: Video, target: str) -> readers.Found:
     """The keypoints of --keypoints, in the video's pixels; says what looks wrong."""
-    found = readers.read(args.keypoints, video.source_size, target)
+    found = readers.read(args.keypoints, video.source_size, target, video.fps)
     size, x = args.keypoints_size or found.size, found.keypoints
     if size is not None and size != video.source_size:
         x[..., :2] *= np.array(video.source_size, np.float32) / np.array(size, np.float32)
@@ -113,7 +142,7 @@ def main(argv: list[str] | None = None) -> None:
 
     stopped: list[int] = []
     usual = signal.signal(signal.SIGINT, lambda number, _: stopped.append(number) if not stopped else sys.exit(1))
-    begun, people = time.perf_counter(), list[Person]()
+    begun, crowd = time.perf_counter(), Crowd(model, video.fps)
     keypoints: list[Array] = []
     sheet, frame, spent = Sheet(), 0, 0.0
     bar = Progress(video.frames)
@@ -128,23 +157,19 @@ def main(argv: list[str] | None = None) -> None:
                 clock = time.perf_counter()
                 points = np.stack([shot.keypoints for shot in chunk], 1).astype(np.float32)  # (P, C, K, 3)
                 keypoints.append(points)
-                people += [Person() for _ in range(len(points) - len(people))]
-                bodies = []
-                for row, (person, rows) in enumerate(zip(people, points, strict=True)):
-                    last = person.last
-                    if (recovery := person.take(model, rows, video.fps, frame)) is not None:
-                        vertices = body(recovery.rotations, recovery.shape, want=("vertices",)).vertices
-                        shown = visible(rows, frame, last, SHOWN * video.fps)[-len(vertices) :]
-                        bodies.append((row, recovery, vertices, shown))
+                scenes = list[Scene | None]([None] * len(chunk))
+                for low, rows, recovery, shown in crowd.take(points, frame):
+                    vertices = body(recovery.rotations, recovery.shape, want=("vertices",)).vertices
+                    for k, on in enumerate(shown.T):
+                        now = [
+                            (p, kinlmr.Recovery(*(x[row, k] for x in recovery)), vertices[row, k])
+                            for row, p in enumerate(rows)
+                            if on[row]
+                        ]
+                        scenes[low + k] = scene(body, now, video, focal)
                 spent += time.perf_counter() - clock
-                for k, shot in enumerate(chunk):
-                    clock = time.perf_counter()
-                    now = [
-                        (row, kinlmr.Recovery(*(part[k - len(chunk)] for part in recovery)), vertices[k - len(chunk)])
-                        for row, recovery, vertices, shown in bodies
-                        if k >= len(chunk) - len(vertices) and shown[k - len(chunk)]
-                    ]
-                    picture, drawn = shot.picture, scene(body, now, video, focal)
+                for shot, drawn in zip(chunk, scenes, strict=True):
+                    clock, picture = time.perf_counter(), shot.picture
                     if drawn is not None:
                         picture = draw.mesh(picture, drawn.image, drawn.faces, drawn.color, opacity=OPACITY)
                     spent += time.perf_counter() - clock
@@ -152,8 +177,7 @@ def main(argv: list[str] | None = None) -> None:
                     sheet.add(frame, picture, drawn)
                     frame += 1
                 bar.show(frame, spent)
-            found = [person for person in people if person.parts]
-            if not found:
+            if not (found := crowd.takes()):
                 raise SystemExit(f"nobody was seen in {frame} frames of {video.name}; nothing is written")
     finally:
         signal.signal(signal.SIGINT, usual)
@@ -188,16 +212,15 @@ class Progress:
 
 
 def save(
-    out: Path, body: kinlmr.Body, model: kinlmr.LMR, people: list[Person], keypoints: Array, video: Video, focal: float
+    out: Path, body: kinlmr.Body, model: kinlmr.LMR, people: list[Take], keypoints: Array, video: Video, focal: float
 ) -> None:
     """body.glb with everybody, a .bvh each, recovery.npz; y up, the lowest point of all at y = 0."""
     takes = []
-    for person in people:
-        whole = person.whole()
+    for start, whole in people:
         place = whole.translation(video.source_size, focal)
         place = settled(torch.where(place.isfinite(), place, 0), whole.box[:, 2] > 0, video.fps)
         shape = whole.shape.mean(0)
-        takes.append((*export.upright(body, whole.rotations, shape, place), shape, person.start))
+        takes.append((*export.upright(body, whole.rotations, shape, place), shape, start))
     joints = [body(turns, shape, place).joints for turns, place, shape, _ in takes]
     everything = torch.cat([x.flatten(0, 1) for x in joints])
     floor = torch.stack([everything[:, 0].mean(), everything[:, 1].min(), everything[:, 2].mean()])
@@ -211,11 +234,10 @@ def save(
     arrays: dict[str, Array] = {"keypoints": keypoints}
     for name in ("rotations", "shape", "camera", "box", "translation"):
         rows = []
-        for person in people:
-            whole = person.whole()
+        for start, whole in people:
             value = whole.translation(video.source_size, focal) if name == "translation" else getattr(whole, name)
             row = np.full((frames, *value.shape[1:]), np.nan, np.float32)
-            row[person.start : person.last + 1] = value.numpy()
+            row[start : start + len(value)] = value.numpy()
             rows.append(row)
         arrays[name] = np.stack(rows)
     more = {"set": model.options["keypoints"], "fps": video.fps, "size": video.source_size, "focal": focal}

@@ -14,10 +14,12 @@ from kinlmr.checkpoint import load, save
 from kinlmr.database import read_database
 from kinlmr.model import LMR, Estimate, State
 from kinlmr.plan import Plan, compile
-from kinlmr.recovery import Recovery, recover
+from kinlmr.recovery import Recovery, Stream, recover
 from kinlmr.rotations import ROTATIONS, Rotation
+from kinlmr.rows import concat
 from kinlmr.skeleton import Part, Skeleton
 from kinlmr.skeleton import load as load_skeleton
+from kinlmr.tracking import Tracks, track
 
 __version__ = "0.1.0"
 
@@ -33,10 +35,13 @@ __all__ = [
     "Rotation",
     "Skeleton",
     "State",
+    "Stream",
+    "Tracks",
     "build",
     "camera",
     "clips",
     "compile",
+    "concat",
     "draw",
     "export",
     "keypoints",
@@ -52,4 +57,5 @@ __all__ = [
     "rotations",
     "save",
     "save_body",
+    "track",
 ]

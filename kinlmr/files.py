@@ -312,6 +312,8 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, target)
-    except BaseException:
+    except BaseException as error:
         aside.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # such as a full disk, which names no file
+            raise type(error)(error.errno, f"could not be written, {error.strerror}", os.fspath(path)) from None
         raise

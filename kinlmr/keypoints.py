@@ -6,6 +6,7 @@ vertex at all. This room knows no body: `kinlmr.body` and `kinlmr.assets` hand i
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -104,6 +105,7 @@ def regressor_rows(points: str | os.PathLike[str] | Array, vertices: int) -> Ten
     return torch.from_numpy(rows.astype(np.float64))
 
 
+@functools.cache
 def _keypoints() -> dict[str, Any]:
     text = (resources.files("kinlmr") / "bodies" / "keypoints.json").read_text("utf-8")
     content: dict[str, Any] = json.loads(text)

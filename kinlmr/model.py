@@ -13,6 +13,7 @@ from kinlmr import engine
 from kinlmr.cells import Cell
 from kinlmr.plan import Plan
 from kinlmr.rotations import Rotation
+from kinlmr.rows import Rows, select
 from kinlmr.schedule import Node, Schedule
 
 
@@ -25,9 +26,22 @@ class Estimate(NamedTuple):
 
 
 class State(NamedTuple):
-    """What LMR remembers between frames: memory (B, V, M), every iteration's own hidden vectors side by side."""
+    """What LMR remembers between frames: memory (B, V, M), every iteration's own hidden vectors side by side.
+
+    A row, ``memory[b]``, is one person (one clip of a batch), and knows nothing of the others: people may be taken out
+    with `select`, joined with `kinlmr.concat`, and new ones come with ``model.initial_state(people)``. A state is a
+    plain tuple of tensors that nothing writes to: two streams may go on from one state.
+    """
 
     memory: Tensor
+
+    def select(self, rows: Rows) -> State:
+        """The state of these people, in this order. rows: numbers (n), which may repeat, or a mask (B) of bools."""
+        return select(self, rows)
+
+    def to(self, *args: Any, **kwargs: Any) -> State:
+        """On another device or of another type; arguments as of `torch.Tensor.to`."""
+        return State(*(x.to(*args, **kwargs) for x in self))
 
 
 class RecurrentNode(nn.Module):
@@ -149,7 +163,7 @@ class LMR(nn.Module):
         }
 
     def initial_state(self, batch: int) -> State:
-        """The state before the first frame of ``batch`` bodies: zeros (B, V, M)."""
+        """The state before the first frame of ``batch`` bodies: zeros (B, V, M). `kinlmr.concat` adds it to others."""
         return State(self.start.pose.new_zeros(batch, *self.state_size))
 
     @overload

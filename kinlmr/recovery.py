@@ -22,8 +22,9 @@ from kinlmr.camera import LEAST, fit, to_translation
 from kinlmr.files import Array
 from kinlmr.keypoints import Track, check_keypoints, keypoint_sets, normalise
 from kinlmr.model import LMR, Estimate, State
+from kinlmr.rows import Rows, select
 
-T = TypeVar("T")
+T = TypeVar("T", bound=tuple[Any, ...])
 
 SAME = 0.01  # rates this near, such as 29.97 and 30, are taken for one
 EXACT = 1e-6  # of a tick: a frame this near is on it
@@ -54,17 +55,48 @@ class Recovery(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """What `recover` remembers of B people between frames; each row of its tensors is one of them.
+    """What `recover` remembers of B people between frames: a plain tuple of tensors, and nothing writes to it.
 
-    model, track and span (B), pixels per metre: as of the last tick; keypoints (B, K, 3): of the last frame; phase (B):
-    how long ago the last tick was when that frame came, in ticks.
+    memory (B, V, M), the model's; box (B, 3) and points (B, K, 3), as `kinlmr.keypoints.Track` has them; span (B),
+    pixels per metre: all as of the last tick. keypoints (B, K, 3): of the last frame. phase (B), float64: how long ago
+    the last tick was when that frame came, in ticks; 1 of somebody who had no frame yet.
+
+    A row, index b of every tensor, is one person, and knows nothing of the others. So people may come and go:
+
+    >>> import kinlmr, torch
+    >>> model = kinlmr.build("smpl.yaml", keypoints="coco17", body="anny24_lo369", hidden=4)
+    >>> frames = torch.rand(3, 9, 17, 3) * 300  # of three people
+    >>> _, state = kinlmr.recover(model, frames[:2, :5], 25)  # 0 and 1 are there
+    >>> state = kinlmr.concat([state, kinlmr.Stream.initial(model, 1)])  # 2 comes
+    >>> state = state.select([0, 2])  # 1 leaves
+    >>> recovery, state = kinlmr.recover(model, frames[[0, 2], 5:], 25, state)
+
+    ``torch.save(tuple(state), path)`` keeps it, ``Stream(*torch.load(path))`` brings it back.
     """
 
-    model: State
-    track: Track
+    memory: Tensor
+    box: Tensor
+    points: Tensor
     span: Tensor
     keypoints: Tensor
     phase: Tensor
+
+    @classmethod
+    def initial(cls, model: LMR, people: int) -> Stream:
+        """Of so many people, before their first frame: what `recover` takes ``None`` for."""
+        _check_model(model)
+        points = model.start.pose.new_zeros(people, len(keypoint_sets()[model.options["keypoints"]]), 3)
+        phase = torch.ones(people, dtype=torch.float64, device=points.device)
+        return cls(model.initial_state(people).memory, points[:, 0], points, points[:, 0, 0], points, phase)
+
+    def select(self, rows: Rows) -> Stream:
+        """The state of these people, in this order. rows: numbers (n), which may repeat, or a mask (B) of bools."""
+        return select(self, rows)
+
+    def to(self, *args: Any, **kwargs: Any) -> Stream:
+        """On another device or of another type; arguments as of `torch.Tensor.to`. The phase stays float64."""
+        moved = Stream(*(x.to(*args, **kwargs) for x in self))
+        return moved._replace(phase=self.phase.to(moved.phase.device))
 
 
 @torch.no_grad()
@@ -76,7 +108,7 @@ def recover(model: LMR, keypoints: Tensor | Array, fps: float, state: Stream | N
                model's set (`kinlmr.keypoints.convert` brings others there); a confidence of 0 is not seen, and its x
                and y may be anything
     fps        frames a second. Any rate; within 1 % of the model's there is no resampling, and it is fastest
-    state      from the call before, None at first
+    state      from the call before, None at first; people come and go between calls as `Stream` says
     -> `Recovery`, and the state for the next call. No gradients.
 
     A frame without keypoints is estimated from what was seen before.
@@ -89,11 +121,7 @@ def recover(model: LMR, keypoints: Tensor | Array, fps: float, state: Stream | N
     rows = x if x.ndim == 4 else x[None]
     body = _body(model.options["body"], model.options["keypoints"], x.device, x.dtype)
     _check_body(model, body)
-    if state is None:
-        nothing = torch.zeros_like(rows[:, 0])
-        track = Track(rows.new_zeros(len(rows), 3), nothing)
-        phase = torch.full((len(rows),), 1 - ratio, dtype=torch.float64, device=rows.device)
-        state = Stream(model.initial_state(len(rows)), track, rows.new_zeros(len(rows)), nothing, phase)
+    state = Stream.initial(model, len(rows)) if state is None else state
     _check_state(state, rows)
 
     if abs(1 / ratio - 1) <= SAME:
@@ -101,6 +129,7 @@ def recover(model: LMR, keypoints: Tensor | Array, fps: float, state: Stream | N
         state = state._replace(keypoints=rows[:, -1], phase=torch.zeros_like(state.phase))
     else:
         frames = []
+        state = state._replace(phase=torch.where(state.phase < 1, state.phase, 1 - ratio))  # a first frame is a tick
         for frame in rows.unbind(1):
             one, state = _resampled(model, body, frame, ratio, state)
             frames.append(one)
@@ -114,11 +143,12 @@ def recover(model: LMR, keypoints: Tensor | Array, fps: float, state: Stream | N
 
 def _run(model: LMR, body: Body, keypoints: Tensor, state: Stream) -> tuple[Recovery, Stream]:
     """Keypoints (B, T, K, 3) at the model's ticks."""
-    features, box, track = normalise(keypoints, state.track)
-    estimate, after = model(features, state=state.model)
+    features, box, track = normalise(keypoints, Track(state.box, state.points))
+    estimate, after = model(features, state=State(state.memory))
     rotations = model.matrices(estimate)
     camera, span = _camera(body, rotations, estimate, features, box, state.span)
-    return Recovery(rotations, estimate.shape, camera, box), state._replace(model=after, track=track, span=span)
+    state = state._replace(memory=after.memory, box=track.box, points=track.keypoints, span=span)
+    return Recovery(rotations, estimate.shape, camera, box), state
 
 
 def _resampled(model: LMR, body: Body, frame: Tensor, ratio: float, state: Stream) -> tuple[Recovery, Stream]:
@@ -126,10 +156,10 @@ def _resampled(model: LMR, body: Body, frame: Tensor, ratio: float, state: Strea
     phase = state.phase + ratio
     ticks = (phase + EXACT).floor()
     now, seen = state, None
-    for tick in range(1, int(ticks.max()) + 1):
+    for tick in range(1, int(max(ticks.tolist(), default=0)) + 1):
         share = ((tick - state.phase) / ratio).clamp(0, 1).to(frame)
-        seen, after = _run(model, body, _between(state.keypoints, frame, share)[:, None], now)
-        now = _chosen(ticks >= tick, after, now)
+        one, after = _run(model, body, _between(state.keypoints, frame, share)[:, None], now)
+        seen, now = one if seen is None else _chosen(ticks >= tick, one, seen), _chosen(ticks >= tick, after, now)
     phase = phase - ticks
     apart = phase > EXACT
     if seen is None or apart.any():
@@ -148,10 +178,9 @@ def _between(before: Tensor, after: Tensor, share: Tensor) -> Tensor:
 
 
 def _chosen(where: Tensor, yes: T, no: T) -> T:
-    """By rows: where (B), and two tensors or tuples of them alike."""
-    if isinstance(yes, Tensor) and isinstance(no, Tensor):
-        return torch.where(where.view(-1, *[1] * (yes.ndim - 1)), yes, no)  # type: ignore[return-value]
-    return type(yes)(*(_chosen(where, a, b) for a, b in zip(yes, no, strict=True)))  # type: ignore[call-overload]
+    """By rows: where (B), and two tuples of tensors alike."""
+    pick = lambda a, b: torch.where(where.view(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
+    return type(yes)(*map(pick, yes, no))
 
 
 def _camera(

@@ -18,8 +18,8 @@ README = (ROOT / "README.md").read_text()
 
 FLOORS = [
     {"skeleton", "files", "cells", "raster", "glb"},
-    {"plan", "rotations", "camera", "database", "draw", "keypoints", "losses", "products", "skinning"},
-    {"schedule", "bvh", "body", "metrics"},
+    {"plan", "rotations", "camera", "database", "draw", "keypoints", "losses", "products", "rows", "skinning"},
+    {"schedule", "bvh", "body", "metrics", "tracking"},
     {"engine", "assets", "recording"},
     {"retarget"},
     {"motion"},
@@ -32,9 +32,9 @@ FLOORS = [
 ]
 
 PUBLIC = """
-    LMR ROTATIONS Body Estimate Mesh Part Plan Recovery Rotation Skeleton State
-    build camera clips compile draw export keypoints load load_body load_skeleton losses metrics motion project
-    read_database recover rotations save save_body
+    LMR ROTATIONS Body Estimate Mesh Part Plan Recovery Rotation Skeleton State Stream Tracks
+    build camera clips compile concat draw export keypoints load load_body load_skeleton losses metrics motion project
+    read_database recover rotations save save_body track
 """
 
 

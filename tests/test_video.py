@@ -1,5 +1,6 @@
 """examples/video.py: formats of keypoints, people from frame to frame, videos in and out, the whole on a few frames."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -7,8 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import assert_same
 
 import kinlmr
 from kinlmr.checkpoint import shipped
@@ -132,8 +135,30 @@ def test_names_that_do_not_match_are_listed(tmp_path):
         readers.read(mediapipe(tmp_path / "a.json", clip(33), names), SIZE)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.permutations(range(3)), min_size=6, max_size=30), st.data())
+def test_names_of_an_npz_that_do_not_match_are_listed(tmp_path):
+    names = list(keypoint_sets()["coco17"])
+    names[4], names[9] = "tail", "paw"
+    np.savez(tmp_path / "a.npz", keypoints=clip(17), names=names)
+    with pytest.raises(
+        ValueError, match=r"a.npz: its 17 names .* coco17, 17; .* tail \(right_ear\), paw \(left_wrist\)"
+    ):
+        readers.read(tmp_path / "a.npz", SIZE)
+
+
+def test_people_of_a_file_who_cross_keep_their_rows(tmp_path):
+    """As OpenPose writes them: in no order, and for a few frames only the one in front."""
+    one = np.stack([person(25, (10 + 5 * t, 10)) for t in range(40)])
+    two = np.stack([person(25, (210 - 5 * t, 12)) for t in range(40)])
+    hidden = np.abs(np.arange(40) - 20) < 4
+    two[hidden] = 0
+    folder = openpose(tmp_path / "op", np.stack([one, two]))
+    found = readers.read(folder, SIZE, "coco17", fps=25)
+    expected = convert(np.stack([one, two]), "body25", "coco17").numpy()
+    assert_same_people(found.keypoints, expected)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.permutations(range(3)), min_size=6, max_size=20), st.data())
 def test_people_keep_their_rows_however_detections_are_ordered(orders, data):
     steps = data.draw(st.lists(st.integers(-5, 5), min_size=len(orders), max_size=len(orders)))
     way = np.cumsum(steps)
@@ -240,6 +265,84 @@ def test_a_broken_file_is_used_as_far_as_it_goes_or_refused(frames, tmp_path, ca
         frames.open_video(tmp_path / "none.mp4", None, 320)
 
 
+def test_a_broken_frame_in_the_middle_is_left_out_and_the_others_keep_their_numbers(frames, tmp_path, capsys):
+    data = bytearray((ROOT / "examples/data/demo.mp4").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
+    (tmp_path / "broken.mp4").write_bytes(data)
+    read = list(frames.open_video(tmp_path / "broken.mp4", None, 320).shots)
+    whole = list(frames.open_video(ROOT / "examples/data/demo.mp4", None, 320).shots)
+    assert "broken.mp4: 4 damaged packets were left out" in capsys.readouterr().out
+    assert len(read) == len(whole) - 4
+    assert read[-1].number == whole[-1].number  # so keypoints of a file go on with their frames
+    assert read[-1].time == pytest.approx(whole[-1].time)
+    ticks = list(frames.steady(read, 30.0))  # the gap is filled with the nearest pictures
+    assert len(ticks) == len(whole)
+
+
+class Unplugged:
+    """A container that ends as a camera does that is pulled out."""
+
+    def __init__(self, container, packets):
+        self.container, self.packets, self.streams = container, packets, container.streams
+
+    def demux(self, stream):
+        yield from itertools.islice(self.container.demux(stream), self.packets)
+        raise OSError(19, "No such device")
+
+    def close(self):
+        self.container.close()
+
+
+def test_a_camera_that_vanishes_ends_the_video_and_the_files_are_whole(video, frames, tmp_path, monkeypatch, capsys):
+    usual = frames.av.open
+    demo = str(ROOT / "examples/data/demo.mp4")
+    camera = lambda name, *mode, **options: (  # noqa: E731
+        usual(name, *mode, **options) if mode else Unplugged(usual(demo), 12)
+    )
+    monkeypatch.setattr(frames.av, "open", camera)
+    monkeypatch.setattr(video, "find_detector", lambda name: lambda picture: person(17, (100, 100)))
+    video.main(["--camera", "0", "--out", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "camera 0 broke off after" in out
+    assert "No such device" in out
+    monkeypatch.undo()
+    count = len(list(frames.open_video(tmp_path / "overlay.mp4", None, 320).shots))
+    assert 5 < count < 13
+    assert np.load(tmp_path / "recovery.npz")["rotations"].shape[:2] == (1, count)
+
+
+@pytest.fixture
+def disk():
+    """A function that lets files grow to so many bytes and no more, as a full disk does."""
+    resource = pytest.importorskip("resource")
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+
+@pytest.mark.parametrize("size", [10, 20_000, 100_000])
+def test_a_full_disk_leaves_no_piece_of_a_video(frames, tmp_path, disk, size):
+    noise = np.random.default_rng(0).integers(0, 255, (60, 120, 160, 3)).astype(np.uint8)
+
+    def write():
+        with frames.Writer(tmp_path / "a.mp4", 30.0) as writer:
+            for picture in noise:
+                writer.add(picture)
+
+    disk(size)
+    with pytest.raises(OSError, match="a.mp4: could not be written .*is the disk full"):
+        write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_whole_files_only(video, tmp_path, disk):
+    """The overlay fits, the sheet after it does not."""
+    disk(50_000)
+    with pytest.raises(OSError, match="could not be written, .*contact.png"):
+        video.main(["--out", str(tmp_path), "--size", "160", "--seconds", "0.3"])
+    assert [path.name for path in tmp_path.iterdir()] == ["overlay.mp4"]
+
+
 def test_a_video_that_fails_leaves_nothing(frames, tmp_path):
     def fail():
         with frames.Writer(tmp_path / "a.mp4", 30.0) as writer:
@@ -283,6 +386,56 @@ def test_the_clip_becomes_bodies(video, frames, tmp_path, capsys):
         assert np.mean(inside) > 0.6
     assert tuple(result["joints"]) == kinlmr.load_body("anny24_lo1229").joints
     assert "66 frames, people: 2" in capsys.readouterr().out
+
+
+def tiny():
+    """A random model of a few numbers."""
+    torch.manual_seed(0)
+    body = "anny24_lo369"
+    sizes = {"hidden": 4, "shape_hidden": 4, "iterations": 1}
+    return kinlmr.build("smpl_single.yaml", keypoints="coco17", body=body, **sizes).eval()
+
+
+def crowded(video, model, points, fps, sizes):
+    """What a crowd makes of keypoints (P, T, K, 3) in chunks of these sizes, and which frames show whom (P, T)."""
+    crowd, frame = video.Crowd(model, fps), 0
+    shown = np.zeros(points.shape[:2], bool)
+    for size in itertools.islice(itertools.cycle(sizes), points.shape[1]):
+        chunk = points[:, frame : frame + size]
+        for low, rows, recovery, on in crowd.take(chunk, frame):
+            assert recovery.box.shape[:2] == on.shape == (len(rows), on.shape[1])
+            shown[rows, frame + low : frame + low + on.shape[1]] = on
+        frame += chunk.shape[1]
+    return crowd.takes(), shown
+
+
+def test_people_of_a_video_come_go_and_return_and_chunks_change_nothing(video):
+    """One is there throughout, one comes in the middle, one leaves for a moment and later for long, one never comes."""
+    model, fps = tiny(), 10.0
+    points = np.stack([[person(17, (100 * p + 2 * t, 10)) for t in range(50)] for p in range(4)])
+    points[1, :13] = 0
+    for low, high in ((5, 10), (20, 38), (45, 50)):
+        points[2, low:high] = 0
+    points[3] = 0
+    takes, shown = crowded(video, model, points, fps, [16])
+    assert [(take.start, len(take.recovery.box)) for take in takes] == [(0, 50), (13, 37), (0, 45)]
+    for sizes in ([1, 4], [7, 3]):
+        other, on = crowded(video, model, points, fps, sizes)
+        assert (on == shown).all()
+        for one, two in zip(takes[:2], other[:2], strict=True):
+            assert_same(one.recovery, two.recovery, 1e-4)
+        assert_same([x[:20] for x in takes[2].recovery], [x[:20] for x in other[2].recovery], 1e-4)
+        assert_same([x[38:] for x in takes[2].recovery], [x[38:] for x in other[2].recovery], 1e-4)
+    for take, p in zip(takes, range(3), strict=True):  # as if alone, fresh on return after a second
+        first = slice(take.start, 20)
+        alone, _ = kinlmr.recover(model, torch.from_numpy(points[p, first]), fps)
+        assert_same([x[: 20 - take.start] for x in take.recovery], alone, 1e-4)
+    again, _ = kinlmr.recover(model, torch.from_numpy(points[2, 38:45]), fps)
+    assert_same([x[38:] for x in takes[2].recovery], again, 1e-4)
+    waits = np.zeros(50, bool)
+    waits[[*range(5, 8), *range(20, 23), *range(45, 48)]] = True  # SHOWN seconds
+    assert (shown[2] == ((points[2, :, :, 2] > 0).any(1) | waits)).all()
+    assert not shown[3].any()
 
 
 def test_its_own_arrays_are_keypoints_and_another_size_is_said(video, tmp_path, capsys):

@@ -1,0 +1,66 @@
+"""People as rows: states are NamedTuples of tensors with one row per person; they are taken apart and joined here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from kinlmr.files import Array
+
+Rows = Tensor | Array | Sequence[int] | Sequence[bool]
+S = TypeVar("S", bound=tuple[Any, ...])
+
+
+def select(state: S, rows: Rows) -> S:
+    """The rows (n) of every tensor of a state of B people, in the order given; a mask (B) takes those that are True."""
+    people, index = len(state[0]), torch.as_tensor(rows)
+    if index.dtype == torch.bool and index.shape == (people,):
+        index = index.nonzero()[:, 0]
+    elif not index.numel() and index.ndim == 1:
+        index = index.long()
+    if index.ndim != 1 or index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise ValueError(
+            f"rows are a list of row numbers, or a mask of {people}, one for each person of the state; "
+            f"not {index.dtype} of shape {tuple(index.shape)}"
+        )
+    if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < people):
+        raise ValueError(f"rows {index.tolist()} are not all among 0 .. {people - 1}, the people of the state")
+    return type(state)(*(x[index.to(x.device)] for x in state))
+
+
+def concat(states: Iterable[S]) -> S:
+    """Several `kinlmr.State`, or several `kinlmr.Stream`, as one: the rows of the first, then those of the next.
+
+    A row is a person. Somebody new joins with a fresh state, somebody who leaves is not selected, and a person's
+    numbers depend on nobody else's rows:
+
+    >>> import kinlmr, torch
+    >>> model = kinlmr.build("smpl.yaml", features=51, hidden=4)
+    >>> _, state = model.step(torch.zeros(2, 51))  # people 0 and 1
+    >>> state = kinlmr.concat([state, model.initial_state(1)])  # 2 comes
+    >>> state = state.select([0, 2])  # 1 leaves; the next frames are of 0 and 2
+    >>> state.memory.shape[0]
+    2
+    """
+    states = list(states)
+    if not states:
+        raise ValueError("concat joins at least one state; of nobody: model.initial_state(0), Stream.initial(model, 0)")
+    first = states[0]
+    for i, state in enumerate(states):
+        if not (isinstance(state, tuple) and hasattr(state, "select")) or type(state) is not type(first):
+            raise TypeError(
+                f"concat joins kinlmr.State with State or Stream with Stream; states[{i}] is of type "
+                f"{type(state).__name__}" + f", states[0] of type {type(first).__name__}" * (i > 0)
+            )
+        for name, x, y in zip(type(first)._fields, first, state, strict=True):  # type: ignore[attr-defined]
+            one, two = ((z.shape[1:], z.dtype, z.device) for z in (x, y))
+            if one != two:
+                say = lambda z: f"{('B', *z.shape[1:])} {z.dtype} on {z.device}".replace("'", "")  # noqa: E731
+                raise ValueError(
+                    f"the {name} of states[{i}] is {say(y)}, of states[0] {say(x)}; join states of one model, "
+                    "brought to one device and type with .to()"
+                )
+    return type(first)(*map(torch.cat, zip(*states, strict=True)))
