@@ -12,7 +12,7 @@ import kinlmr
 from kinlmr.skeleton import Part, Skeleton
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-import export_onnx  # noqa: E402
+import export_onnx
 
 ARM = Skeleton(
     "arm", ("shoulder", "elbow", "wrist"), (None, "shoulder", "elbow"),
