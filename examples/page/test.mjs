@@ -16,7 +16,7 @@ import { chromium } from "playwright-core";
 const { values: given } = parseArgs({
   options: { chromium: { type: "string", default: "/usr/bin/chromium" }, picture: { type: "string" }, numbers: { type: "string" } },
 });
-const DIST = new URL("dist/", import.meta.url).pathname, FRAMES = 60, ARMS_UP = 22;
+const DIST = new URL("dist/", import.meta.url).pathname, FRAMES = 36, ARMS_UP = 20;
 const KINDS = { html: "text/html", js: "text/javascript", mjs: "text/javascript", mp4: "video/mp4", wasm: "application/wasm", json: "application/json" };
 
 const server = createServer((request, answer) => {
