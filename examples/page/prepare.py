@@ -91,7 +91,7 @@ def body(name: str, points: str, mesh: str) -> dict[str, Any]:
 
 
 def task(landmarks: str) -> dict[str, bytes]:
-    """The parts of a .task: BlazePose's two models of npm, told how to scale their pictures: to -1 .. 1, and to 0 .. 1."""
+    """The parts of a .task: two BlazePose models of npm, told how to scale pictures: to -1 .. 1, and to 0 .. 1."""
     folder = MODULES / "@mediapipe/pose"
     detector = (folder / "pose_solution_packed_assets.data").read_bytes()  # this one file is all that it packs
     marks = (folder / f"pose_landmark_{landmarks}.tflite").read_bytes()
