@@ -123,7 +123,7 @@ def columns_to_matrix(a: Tensor, b: Tensor) -> Tensor:
     rest = rest - (x * rest).sum(-1, keepdim=True) * x  # nearly parallel: once is not enough
     apart = rest.detach().norm(dim=-1, keepdim=True)
     parallel = apart <= 16 * torch.finfo(a.dtype).eps
-    short = SHORT / torch.minimum(size_a, size_b).clamp(SHORT, 1)  # so that both together do not pass 1 / SHORT
+    short = SHORT / torch.minimum(size_a, size_b).clamp(SHORT, 1.0)  # so that both together do not pass 1 / SHORT
     y = _direction(_divided(rest, torch.where(parallel, 1.0, apart), short), _perpendicular(x), ~parallel)
     return torch.stack((x, y, torch.linalg.cross(x, y, dim=-1)), -1)
 
@@ -237,7 +237,7 @@ class _Nearest(torch.autograd.Function):
         one, two, three = k.unbind(-1)
         cofactors = torch.stack([torch.linalg.cross(*pair) for pair in ((two, three), (three, one), (one, two))], -1)
         det = (one * cofactors[..., 0]).sum(-1)
-        short = SHORT / size[..., 0, 0].clamp(SHORT, 1) * cofactors.detach().abs().amax((-2, -1)).clamp_min(SHORT)
+        short = SHORT / size[..., 0, 0].clamp(SHORT, 1.0) * cofactors.detach().abs().amax((-2, -1)).clamp_min(SHORT)
         steady = det / torch.maximum(det.abs(), short).square()  # 1 / det, and zero where the nearest is not unique
         a = (cofactors.mT @ axial[..., None])[..., 0] * steady[..., None]
         x, y, z = a.unbind(-1)
