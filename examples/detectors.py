@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import kinlmr
 
 Array = NDArray[Any]
-LATEST = 3, 12  # Python's version, of the last mediapipe with a model inside
+VERSION, LATEST = sys.version_info[:2], (3, 12)  # Python's; the latest that mediapipe with a model inside is for
 Detector = Callable[[Array], Array]  # a frame (H, W, 3) uint8, RGB -> (K, 3) x, y in pixels, confidence; zeros: nobody
 
 
@@ -45,16 +45,16 @@ def find_detector(name: str | None) -> Detector:
     return detect
 
 
-def how_to_install(error: Exception, version: tuple[int, int] = sys.version_info[:2]) -> str:
+def how_to_install(error: Exception) -> str:
     """What to do without mediapipe's detector: the last release with a model inside is for Python 3.9 to 3.12.
 
     As pip resolves that release it would bring an older numpy, and jax; so its requirements are named one by one.
     """
     python, first = sys.executable, ""
-    if version > LATEST:
+    if VERSION > LATEST:
         python = ".venv312/bin/python"
         first = (
-            f"mediapipe's is for Python 3.12 at most, this is {version[0]}.{version[1]}; in kinlmr's source:\n"
+            f"mediapipe's is for Python 3.12 at most, this is {VERSION[0]}.{VERSION[1]}; in kinlmr's source:\n"
             f'  python3.12 -m venv .venv312\n  {python} -m pip install -c constraints.txt -e ".[video]"\n'
         )
     return (
@@ -62,7 +62,7 @@ def how_to_install(error: Exception, version: tuple[int, int] = sys.version_info
         f"--detector, or install mediapipe's.\n{first}"
         f"  {python} -m pip install --no-deps mediapipe==0.10.21 opencv-python-headless\n"
         f'  {python} -m pip install absl-py attrs flatbuffers matplotlib "protobuf<5"\n'
-        "pip then says that mediapipe wants another numpy; it runs with this one"
+        "pip then lists what mediapipe asks for besides; the detector runs without it"
     )
 
 

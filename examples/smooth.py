@@ -59,14 +59,14 @@ class Filter(NamedTuple):
 
 
 def one_euro(
-    x: Tensor, fps: float, cutoff: float, beta: float, unit: bool = False, memory: Filter | None = None
+    x: Tensor, fps: float, cutoff: float | Tensor, beta: float, unit: bool = False, memory: Filter | None = None
 ) -> tuple[Tensor, Filter]:
     """The one-euro filter (Casiez et al. 2012), causal: x (B, T, ..., D) -> the same, and the memory for what follows.
 
-    cutoff in Hz, plus beta times the speed; with beta = 0 it is exponential smoothing. unit: x are unit quaternions,
-    q and -q one rotation, and the speed is the angle's, in radians per second.
+    cutoff in Hz (a number, or as x at a frame), plus beta times the speed; with beta = 0 it is exponential smoothing.
+    unit: x are unit quaternions, q and -q one rotation, and the speed is the angle's, in radians per second.
     """
-    speed_gain, found = _gain(1.0, fps), []
+    speed_gain, found = _gain(1.0, fps), []  # speeds are filtered at 1 Hz
     for now in x.unbind(1):
         if memory is None:
             memory = Filter(now, torch.zeros_like(now))
