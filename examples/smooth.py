@@ -11,15 +11,16 @@ FILE.npz holds one person's parameters of SMPL's 24 joints, one row a frame, und
     pred_cam, trans, transl, ...        (T, N): a one-euro filter
 
 Before a name may stand another (smpl_params_incam_body_pose), and after it where the camera is (pose_world). OUT.npz
-has the same arrays, smooth; what was made of them before (vertices, joints) is left out, all else is copied. The
-smoother is an LMR (train_smoother.py) that corrects a slow filter, see `smooth`. It knows nothing of where the camera
-stands, so roots in the camera's frame and in the world's do alike.
+has the same arrays, smooth; what was made of them before (vertices, joints) is left out, all else is copied. A one-euro
+filter smooths the rotations, or with --model an LMR of train_smoother.py that corrects a slower filter, see `smooth`.
+Neither knows where the camera stands: roots in the camera's frame and in the world's do alike.
 """
 
 import argparse
 import io
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,9 +40,10 @@ from kinlmr.rotations import (
 )
 
 Array = NDArray[Any]
-MODEL = "smooth24"
+Method = Callable[[Tensor], Tensor]  # rotations (B, T, J, 3, 3) -> the same, smooth
+FILTER = 1.0, 0.5  # the one-euro filter's cutoff in Hz at rest, and how much it rises with speed (docs/smoother.md)
 RATES = 20.0, 65.0  # frames per second that the model was trained for
-BASE = 0.5, 0.2  # the slow filter's cutoff in Hz at rest, and how much it rises with speed; at FPS, whatever the rate
+BASE = 0.5, 0.2  # the filter under a model, at FPS whatever the rate
 FPS = 30.0
 PLACES = 1.0, 1.0  # the same of cameras and translations
 GAP = 0.5  # seconds without frames after which a person is smoothed afresh
@@ -125,6 +127,11 @@ def smooth(model: kinlmr.LMR, rotations: Tensor, memory: Smoother | None = None)
     return slow @ model.matrices(estimate), Smoother(base, state)
 
 
+def filtered(fps: float, cutoff: float | Tensor, beta: float) -> Method:
+    """The one-euro filter of every joint's quaternion."""
+    return lambda x: quaternion_to_matrix(one_euro(matrix_to_quaternion(x), fps, cutoff, beta, unit=True)[0])
+
+
 def running_mean(x: Tensor) -> Tensor:
     """The mean of the frames so far: (B, T, S) -> the same. A person has one shape."""
     return x.cumsum(1) / torch.arange(1, x.shape[1] + 1, device=x.device)[:, None]
@@ -201,8 +208,8 @@ def _matrices(path: Path, key: str, x: Array, counts: tuple[int, ...]) -> Tensor
     return axis_angle_to_matrix(flat.reshape(len(x), -1, 3))
 
 
-def smoothed(path: Path, arrays: dict[str, Array], model: kinlmr.LMR, fps: float) -> dict[str, Array]:
-    """The arrays of a file, smooth, without those that were made of the parameters."""
+def smoothed(path: Path, arrays: dict[str, Array], method: Method, fps: float) -> dict[str, Array]:
+    """The arrays of a file, smooth, their rotations by the method; without those that were made of the parameters."""
     poses = poses_of(path, arrays)
     frames = len(next(iter(poses.values())))
     cuts, out = _cuts(path, arrays, frames, fps), {}
@@ -211,7 +218,7 @@ def smoothed(path: Path, arrays: dict[str, Array], model: kinlmr.LMR, fps: float
         given = torch.eye(3).repeat(frames, JOINTS, 1, 1)
         given[:, :body] = rotations[:, :body]
         with torch.inference_mode():
-            answer = torch.cat([smooth(model, piece[None])[0][0] for piece in given.tensor_split(cuts)])
+            answer = torch.cat([method(piece[None])[0] for piece in given.tensor_split(cuts)])
         answer = torch.cat([answer[:, :body], rotations[:, body:]], 1)
         for key, part in zip(keys, answer.tensor_split([1] if len(keys) == 2 else [], 1), strict=True):
             x = arrays[key]
@@ -242,15 +249,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("file", type=Path, help="an .npz of one person's parameters, a row a frame")
     parser.add_argument("--out", type=Path, required=True, help="the .npz to write")
     parser.add_argument("--fps", type=float, default=FPS, help=f"frames per second of the file; {FPS:g} without it")
-    parser.add_argument("--model", default=MODEL, help="a shipped smoother's name, or train_smoother.py's checkpoint")
+    parser.add_argument("--model", help="a checkpoint of train_smoother.py; without it, rotations are filtered")
     args = parser.parse_args(argv)
-    if not RATES[0] <= args.fps <= RATES[1]:
-        raise ValueError(f"--fps {args.fps:g}: the smoother is for {RATES[0]:g} to {RATES[1]:g} frames per second")
     if args.out.suffix != ".npz":
         raise ValueError(f"--out {args.out}: the name must end in .npz")
-    model = kinlmr.load(args.model).eval()
+    low, high = RATES if args.model else (1.0, 1000.0)
+    if not low <= args.fps <= high:
+        raise ValueError(f"--fps {args.fps:g}: expected {low:g} to {high:g} frames per second")
+    method = filtered(args.fps, *FILTER)
+    if args.model:
+        model = kinlmr.load(args.model).eval()
+        if model.options["features"] != built(1).options["features"]:
+            raise ValueError(f"{args.model}: not a checkpoint of train_smoother.py, its features are others")
+        method = lambda x: smooth(model, x)[0]  # noqa: E731
     arrays = files.read_npz(args.file)
-    out = smoothed(args.file, arrays, model, args.fps)
+    out = smoothed(args.file, arrays, method, args.fps)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **out)  # type: ignore[arg-type]
     files.write_atomic(args.out, buffer.getvalue())

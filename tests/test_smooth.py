@@ -28,6 +28,11 @@ def model():
     return model
 
 
+@pytest.fixture(scope="module")
+def method(model):
+    return lambda x: room.smooth(model, x)[0]
+
+
 def walk(frames=FRAMES, joints=24, seed=0, people=1):
     """Rotations (B, T, J, 3, 3) that wander."""
     generator = torch.Generator().manual_seed(seed)
@@ -121,13 +126,13 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_layout_is_smoothed_as_its_rotations_are(model, name):
+def test_every_layout_is_smoothed_as_its_rotations_are(method, name):
     rotations = walk()
     arrays = LAYOUTS[name](rotations[0])
     if name in ("GVHMR", "PromptHMR", "AMASS"):  # they have no joints for the hands
         rotations[:, :, 22:] = torch.eye(3)
-    expected = LAYOUTS[name](room.smooth(model, rotations)[0][0].detach())
-    found = room.smoothed(Path("a.npz"), arrays, model, 30.0)
+    expected = LAYOUTS[name](method(rotations)[0].detach())
+    found = room.smoothed(Path("a.npz"), arrays, method, 30.0)
     assert found.keys() == arrays.keys()
     for key, x in found.items():
         assert x.dtype == arrays[key].dtype
@@ -136,7 +141,7 @@ def test_every_layout_is_smoothed_as_its_rotations_are(model, name):
         np.testing.assert_allclose(*turns, atol=2e-4)
 
 
-def test_what_else_a_file_has(model):
+def test_what_else_a_file_has(method):
     rng = np.random.default_rng(0)
     arrays = {
         "pose": vectors(walk()[0]), "betas": rng.normal(size=(FRAMES, 10)), "pred_cam": rng.normal(size=(FRAMES, 3)),
@@ -144,7 +149,7 @@ def test_what_else_a_file_has(model):
         "left_hand_pose": np.ones((FRAMES, 45)),
         "frame_ids": np.array([3, 4, 5, 40, 41, 42, 44]), "video": np.array("a.mp4"),
     }  # fmt: skip
-    found = room.smoothed(Path("a.npz"), arrays, model, 30.0)
+    found = room.smoothed(Path("a.npz"), arrays, method, 30.0)
     assert found.keys() == arrays.keys() - {"verts"}
     assert all(found[key] is arrays[key] for key in ("bboxes", "left_hand_pose", "frame_ids", "video"))
     for key in ("pose", "betas", "pred_cam"):  # where a second is missing it starts afresh
@@ -152,7 +157,7 @@ def test_what_else_a_file_has(model):
             {**arrays, key: arrays[key][part], "pose": arrays["pose"][part]} for part in (slice(3), slice(3, None))
         ]
         parts = [{k: x for k, x in part.items() if k in ("pose", key)} for part in parts]
-        alone = [room.smoothed(Path("a.npz"), part, model, 30.0)[key] for part in parts]
+        alone = [room.smoothed(Path("a.npz"), part, method, 30.0)[key] for part in parts]
         np.testing.assert_allclose(found[key], np.concatenate(alone), atol=1e-5)
     np.testing.assert_allclose(found["betas"][2], arrays["betas"][:3].mean(0))
 
@@ -168,21 +173,29 @@ def test_what_else_a_file_has(model):
         ({"frame_ids": np.arange(FRAMES)[::-1]}, r"frame_ids of shape \(7,\), expected \(7,\) of rising"),
     ],
 )
-def test_bad_files_are_refused(model, change, message):
+def test_bad_files_are_refused(method, change, message):
     arrays = {key: x for key, x in {"pose": np.zeros((FRAMES, 72)), **change}.items() if x is not None}
     with pytest.raises(ValueError, match=rf"^a\.npz: .*{message}"):
-        room.smoothed(Path("a.npz"), arrays, model, 30.0)
+        room.smoothed(Path("a.npz"), arrays, method, 30.0)
 
 
-def test_from_file_to_file(model, tmp_path, capsys):
+def test_from_file_to_file(model, method, tmp_path, capsys):
     kinlmr.save(model, tmp_path / "model.npz")
+    kinlmr.save(kinlmr.build(features=3, hidden=2), tmp_path / "other.npz")
     np.savez(tmp_path / "in.npz", pose=vectors(walk()[0]), verts=np.zeros((FRAMES, 4, 3)), name=np.array("x"))
-    command = [str(tmp_path / "in.npz"), "--out", str(tmp_path / "out.npz"), "--model", str(tmp_path / "model.npz")]
-    room.main(command)
-    assert capsys.readouterr().out == "smoothed: pose\ncopied: name\nleft out: verts\n"
-    expected = room.smoothed(Path("a.npz"), {"pose": vectors(walk()[0])}, model, 30.0)
-    with np.load(tmp_path / "out.npz") as file:
-        np.testing.assert_allclose(file["pose"], expected["pose"], atol=1e-6)
-    for more, message in ((["--fps", "12"], "for 20 to 65 frames"), (["--out", "out.pkl"], "must end in .npz")):
+    command = [str(tmp_path / "in.npz"), "--fps", "25", "--out", str(tmp_path / "out.npz")]
+    filtered = room.filtered(25.0, *room.FILTER)
+    for more, way in (([], filtered), (["--model", str(tmp_path / "model.npz")], method)):
+        room.main([*command, *more])
+        assert capsys.readouterr().out == "smoothed: pose\ncopied: name\nleft out: verts\n"
+        with np.load(tmp_path / "out.npz") as file:
+            expected = room.smoothed(Path("a.npz"), {"pose": vectors(walk()[0])}, way, 25.0)
+            np.testing.assert_allclose(file["pose"], expected["pose"], atol=1e-6)
+    for more, message in (
+        (["--fps", "12", "--model", "model.npz"], "--fps 12: expected 20 to 65 frames"),
+        (["--fps", "0"], "--fps 0: expected 1 to 1000 frames"),
+        (["--out", "out.pkl"], "must end in .npz"),
+        (["--model", str(tmp_path / "other.npz")], "not a checkpoint of train_smoother.py"),
+    ):
         with pytest.raises(ValueError, match=message):
             room.main([*command, *more])
