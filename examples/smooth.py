@@ -41,7 +41,7 @@ from kinlmr.rotations import (
 
 Array = NDArray[Any]
 Method = Callable[[Tensor], Tensor]  # rotations (B, T, J, 3, 3) -> the same, smooth
-FILTER = 1.0, 0.5  # the one-euro filter's cutoff in Hz at rest, and how much it rises with speed (docs/smoother.md)
+FILTER = 2.0, 0.2  # the one-euro filter: cutoff in Hz at rest, and how much it rises with speed (docs/smoother.md)
 RATES = 20.0, 65.0  # frames per second that the model was trained for
 BASE = 0.5, 0.2  # the filter under a model, at FPS whatever the rate
 FPS = 30.0
