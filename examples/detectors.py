@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import kinlmr
 
 Array = NDArray[Any]
+VERSION, LATEST = sys.version_info[:2], (3, 12)  # Python's; the latest that mediapipe with a model inside is for
 Detector = Callable[[Array], Array]  # a frame (H, W, 3) uint8, RGB -> (K, 3) x, y in pixels, confidence; zeros: nobody
 
 
@@ -31,12 +32,8 @@ def find_detector(name: str | None) -> Detector:
         return found
     try:
         pose = importlib.import_module("mediapipe").solutions.pose.Pose(model_complexity=1)
-    except (ImportError, AttributeError):
-        raise SystemExit(
-            "no detector of keypoints: give a file of keypoints with --keypoints, another detector with --detector, or "
-            "install mediapipe, on Python 3.9 to 3.12:\n  pip install --no-deps mediapipe==0.10.21 "
-            "opencv-python-headless && pip install absl-py attrs flatbuffers 'protobuf<5' matplotlib"
-        ) from None
+    except (ImportError, AttributeError) as error:
+        raise SystemExit(how_to_install(error)) from None
 
     def detect(frame: Array) -> Array:
         marks = pose.process(np.ascontiguousarray(frame)).pose_landmarks
@@ -46,6 +43,27 @@ def find_detector(name: str | None) -> Detector:
         return np.array([(p.x * size[0], p.y * size[1], p.visibility) for p in marks.landmark], np.float32)
 
     return detect
+
+
+def how_to_install(error: Exception) -> str:
+    """What to do without mediapipe's detector: the last release with a model inside is for Python 3.9 to 3.12.
+
+    As pip resolves that release it would bring an older numpy, and jax; so its requirements are named one by one.
+    """
+    python, first = sys.executable, ""
+    if VERSION > LATEST:
+        python = ".venv312/bin/python"
+        first = (
+            f"mediapipe's is for Python 3.12 at most, this is {VERSION[0]}.{VERSION[1]}; in kinlmr's source:\n"
+            f'  python3.12 -m venv .venv312\n  {python} -m pip install -c constraints.txt -e ".[video]"\n'
+        )
+    return (
+        f"no detector of keypoints ({error}): give a file of keypoints with --keypoints, another detector with "
+        f"--detector, or install mediapipe's.\n{first}"
+        f"  {python} -m pip install --no-deps mediapipe==0.10.21 opencv-python-headless\n"
+        f'  {python} -m pip install absl-py attrs flatbuffers matplotlib "protobuf<5"\n'
+        "pip then lists what mediapipe asks for besides; the detector runs without it"
+    )
 
 
 def detected(shots: Iterable[Shot], detect: Detector, target: str, scale: float) -> Iterator[Shot]:

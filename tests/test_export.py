@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import kinlmr
 from kinlmr import export
 from kinlmr.assets import assemble
-from kinlmr.rotations import axis_angle_to_matrix, quaternion_to_matrix
+from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle, quaternion_to_matrix
 
 FPS, FRAMES = 25.0, 6
 
@@ -38,6 +38,28 @@ def posed(body, rotations, shape, translation):
     """What every reader must find: joints (T, J, 3), vertices (T, N, 3)."""
     mesh = body.to(torch.float64)(rotations, shape, translation, want=("joints", "vertices"))
     return mesh.joints.numpy(), mesh.vertices.numpy()
+
+
+def reposed(body, vectors, shape, translation):
+    """The same by smplx's function, from what a file holds: vectors (T, J, 3), shape (S), translation (T, 3).
+
+    It wants joints as means of vertices: each joint is a vertex of its own, that nothing moves.
+    """
+    lbs = pytest.importorskip("smplx.lbs").lbs
+    body, joints = body.to(torch.float64), len(body.joints)
+    vectors, shape, translation = (torch.as_tensor(np.asarray(x, float)) for x in (vectors, shape, translation))
+    planar = lambda x: x.unflatten(-1, (3, -1)).mT  # noqa: E731
+    pose, more = planar(body.basis).split((body.pose_width, body.shape_width))
+    with_joints = lambda x, j: torch.cat([x, j.unflatten(-1, (-1, 3))], -2)  # noqa: E731
+    pose = with_joints(pose, pose.new_zeros(len(pose), 3 * joints)).flatten(1)
+    vertices, places = lbs(
+        shape.expand(len(vectors), -1), vectors.reshape(len(vectors), -1),
+        with_joints(planar(body.template), body.J)[None], with_joints(more, body.J_shapedirs).permute(1, 2, 0),
+        pose if len(pose) else pose.new_zeros(9 * (joints - 1), pose.shape[1]),
+        torch.eye(len(body.template) // 3 + joints, dtype=torch.float64)[-joints:], torch.tensor(body.parents),
+        torch.cat([body.weights.T, torch.zeros(joints, joints, dtype=torch.float64)]),
+    )  # fmt: skip
+    return (places + translation[:, None]).numpy(), (vertices[:, :-joints] + translation[:, None]).numpy()
 
 
 def assert_within(found, truth, millimetres=0.1):
@@ -200,7 +222,12 @@ def test_bvh_is_read_back(tmp_path, body):
     export.save_bvh(tmp_path / "body.bvh", body, *motion, FPS)
     file = pybvh.read_bvh_file(tmp_path / "body.bvh")
     order = [file.joint_names.index(name) for name in body.joints]
-    assert_within(file.joint_positions()[:, order], posed(body, *motion)[0])
+    joints, vertices = posed(body, *motion)
+    assert_within(file.joint_positions()[:, order], joints)
+    places, turns = file.to_rotmat()
+    vectors = matrix_to_axis_angle(torch.from_numpy(turns[:, order]))
+    root = body.to(torch.float64).joints_at_rest(motion[1][None])[0, 0].numpy()
+    assert_within(reposed(body, vectors, motion[1], places - root)[1], vertices)
     assert file.fps == pytest.approx(FPS)
 
 
@@ -211,8 +238,7 @@ def test_amass_is_read_back(tmp_path, body):
         data = dict(file)
     assert data["poses"].shape == (FRAMES, 72)
     assert (float(data["mocap_framerate"]), str(data["gender"])) == (FPS, "female")
-    turns = axis_angle_to_matrix(torch.from_numpy(data["poses"].reshape(FRAMES, 24, 3)))
-    found = posed(body, turns, torch.from_numpy(data["betas"]), torch.from_numpy(data["trans"]))
+    found = reposed(body, data["poses"].reshape(FRAMES, 24, 3), data["betas"], data["trans"])
     for one, truth in zip(found, posed(body, *motion), strict=True):
         assert_within(one, np.stack([truth[..., 0], -truth[..., 2], truth[..., 1]], -1))  # z up
 
@@ -241,9 +267,8 @@ def test_smpl_is_read_back(tmp_path, name):
     file = codec.from_file(tmp_path / "body.smpl")
     assert (file.codec_version, file.frame_count, file.frame_rate, file.gender.name) == (2, FRAMES, FPS, "MALE")
     assert file.smpl_version.name == ("SMPL" if len(body.joints) == 24 else name.upper())
-    turns = axis_angle_to_matrix(torch.from_numpy(file.full_pose).double())
-    numbers, places = (torch.from_numpy(x).double() for x in (file.shape_parameters, file.body_translation))
-    for one, truth in zip(posed(body, turns, numbers, places), posed(body, *motion), strict=True):
+    found = reposed(body, file.full_pose, file.shape_parameters, file.body_translation)
+    for one, truth in zip(found, posed(body, *motion), strict=True):
         assert_within(one, truth)
 
 
@@ -269,9 +294,8 @@ def test_json_is_read_back(tmp_path, body):
     motion = motion_of(body)
     export.save_json(tmp_path / "body.json", body, *motion, FPS)
     content = json.loads((tmp_path / "body.json").read_text())
-    turns = axis_angle_to_matrix(torch.tensor(content["axis_angle"], dtype=torch.float64))
-    numbers, places = (torch.tensor(content[key], dtype=torch.float64) for key in ("shape", "translation"))
-    for one, truth in zip(posed(body, turns, numbers, places), posed(body, *motion), strict=True):
+    found = reposed(body, *(content[key] for key in ("axis_angle", "shape", "translation")))
+    for one, truth in zip(found, posed(body, *motion), strict=True):
         assert_within(one, truth)
     assert_within(np.array(content["places"]), posed(body, *motion)[0])
     assert (content["fps"], content["frames"], tuple(content["joints"])) == (FPS, FRAMES, body.joints)

@@ -466,3 +466,20 @@ def test_any_detector_can_be_passed(video, tmp_path, monkeypatch):
     assert (tmp_path / "out/person1.bvh").is_file()
     with pytest.raises(SystemExit, match="module:function"):
         video.main([demo, "--detector", "mine:other", "--out", str(tmp_path)])
+
+
+def test_without_mediapipe_the_commands_that_bring_it_are_told(monkeypatch):
+    import detectors
+
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    install = [
+        "-m pip install --no-deps mediapipe==0.10.21 ",
+        '-m pip install absl-py attrs flatbuffers matplotlib "pro',
+    ]
+    for version, before in (((3, 11), sys.executable), ((3, 13), ".venv312/bin/python")):
+        monkeypatch.setattr(detectors, "VERSION", version)
+        with pytest.raises(SystemExit, match="halted; None in sys.modules") as error:
+            detectors.find_detector(None)
+        lines = str(error.value).splitlines()
+        assert all(any(line.startswith(f"  {before} {command}") for line in lines) for command in install)
+        assert any("python3.12 -m venv" in line for line in lines) == (version == (3, 13))
