@@ -21,8 +21,9 @@ from einops import rearrange
 from torch import Tensor
 
 from kinlmr.body import Body, fronts
-from kinlmr.files import Array, read_npz, read_pickle, write_atomic
+from kinlmr.files import Array, read_npz, write_atomic
 from kinlmr.keypoints import Points, keypoint_sets, regressor_rows, set_rows
+from kinlmr.pickles import read_pickle
 from kinlmr.skeleton import load as load_skeleton
 from kinlmr.skeleton import nearest
 

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinlmr import load_body
-from kinlmr.files import KNOWN, Record, Unpickler, read_npz, read_pickle
+from kinlmr.files import read_npz
+from kinlmr.pickles import KNOWN, Record, Unpickler, read_pickle
 
 
 class Ch:

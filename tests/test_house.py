@@ -18,8 +18,8 @@ README = (ROOT / "README.md").read_text()
 
 FLOORS = [
     {"skeleton", "files", "cells", "raster", "glb"},
-    {"plan", "rotations", "camera", "database", "draw", "keypoints", "losses", "products", "skinning"},
-    {"schedule", "bvh", "body", "metrics"},
+    {"plan", "rotations", "camera", "draw", "pickles", "keypoints", "losses", "products", "skinning"},
+    {"schedule", "bvh", "body", "database", "inspection", "metrics"},
     {"engine", "assets", "recording"},
     {"retarget"},
     {"motion"},
@@ -33,7 +33,7 @@ FLOORS = [
 
 PUBLIC = """
     LMR ROTATIONS Body Estimate Mesh Part Plan Recovery Rotation Skeleton State
-    build camera clips compile draw export keypoints load load_body load_skeleton losses metrics motion project
+    build camera clips compile draw export inspect keypoints load load_body load_skeleton losses metrics motion project
     read_database recover rotations save save_body
 """
 
