@@ -11,6 +11,7 @@ Frames are the video's, from 0. Detections of one frame have no order: `follow` 
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ KNOWN = (
     "known are: .npz with keypoints (P, T, K, 3); COCO results, a list of {image_id, keypoints}; MediaPipe landmarks, "
     "frames of 33 {x, y, visibility}; a folder of OpenPose's JSON, {people: [{pose_keypoints_2d}]}"
 )
+CROWD, NUMBERS = 200, 50_000_000  # people in a frame; numbers in the rows of all people
 OVERLAP, LOST, LEAST = 0.2, 30, 5  # IoU of one person; frames until one is given up; frames that make a person
 
 
@@ -64,9 +66,23 @@ def read(path: str | Path, size: tuple[float, float], target: str = "coco17") ->
             raise ValueError(f"{path}: unknown keypoint format, {_seen(content)}; {KNOWN}")
     if not found.keypoints.size:
         raise ValueError(f"{path}: {found.format} without a person")
+    found = found._replace(keypoints=_seen_points(path, found.keypoints))
     if found.set == target:
         return found
     return found._replace(keypoints=convert(found.keypoints, found.set, target).numpy(), set=target)
+
+
+def _seen_points(path: Path, x: Array) -> Array:
+    """People (P, T, K, 3), zeros where a point was not seen; what was seen is finite, or refused."""
+    unseen = x[..., 2] <= 0
+    odd = ~np.isfinite(x).all(-1) & ~unseen
+    if odd.any():
+        person, frame, point = place = tuple(np.argwhere(odd)[0].tolist())
+        raise ValueError(
+            f"{path}: point {point} of person {person} in frame {frame} is {x[place].tolist()}: not finite, but its "
+            "confidence is not 0; set the confidence of points that were not found to 0"
+        )
+    return np.where(unseen[..., None], np.float32(0), x)
 
 
 def named(points: Array, where: str) -> tuple[Array, str]:
@@ -97,7 +113,8 @@ def _npz(path: Path) -> Found:
     x = x[None] if x.ndim == 3 else x
     if x.ndim != 4 or x.shape[-1] != 3 or x.dtype.kind not in "fiu":
         raise ValueError(f"{path}: {key} has numbers of shape (P, T, K, 3), not {x.dtype} of {arrays[key].shape}")
-    x = x.astype(np.float32)
+    with np.errstate(over="ignore"):  # to infinity, which `read` refuses
+        x = x.astype(np.float32)
     name = str(arrays["set"]) if "set" in arrays else None
     if name is None:
         x, name = named(x, str(path))
@@ -105,13 +122,24 @@ def _npz(path: Path) -> Found:
         sets = ", ".join(f"{known} ({len(points)})" for known, points in keypoint_sets().items())
         raise ValueError(f"{path}: keypoints of the set {name!r} with {x.shape[2]} points; there are {sets}")
     if "names" in arrays:
-        _check_names(path, [str(n) for n in arrays["names"]], name)
-    size = arrays.get("size")
-    if size is None and {"width", "height"} <= arrays.keys():
-        size = np.array([arrays["width"], arrays["height"]])
-    start = int(arrays.get("frame_start", 0))
-    x = np.pad(x, ((0, 0), (start, 0), (0, 0), (0, 0)))
-    return Found(x, name, None if size is None else (float(size[0]), float(size[1])), "kinlmr .npz")
+        _check_names(path, [str(n) for n in arrays["names"].ravel()], name)
+    sides = [_one_number(path, arrays, key) for key in ("width", "height") if key in arrays]
+    if "size" in arrays:
+        sides = arrays["size"].tolist() if arrays["size"].shape == (2,) and arrays["size"].dtype.kind in "iuf" else [0]
+    if len(sides) not in (0, 2) or not all(0 < side < np.inf for side in sides):
+        raise ValueError(f"{path}: size is {sides}, expected the (width, height) of a picture in pixels")
+    start = _one_number(path, arrays, "frame_start") if "frame_start" in arrays else 0
+    if start != int(start) or not 0 <= start <= 100 * x.shape[1] + 1000:
+        raise ValueError(f"{path}: frame_start is {start}, expected the number of a frame, for {x.shape[1]} follow")
+    x = np.pad(x, ((0, 0), (int(start), 0), (0, 0), (0, 0)))
+    return Found(x, name, (float(sides[0]), float(sides[1])) if sides else None, "kinlmr .npz")
+
+
+def _one_number(path: Path, arrays: dict[str, Array], key: str) -> float:
+    value = arrays[key]
+    if value.size != 1 or value.dtype.kind not in "iuf" or not np.isfinite(value).all():
+        raise ValueError(f"{path}: {key} is {value.dtype} of {value.shape}, expected a number")
+    return float(value.item())
 
 
 def _check_names(path: Path, names: Sequence[str], name: str) -> None:
@@ -180,11 +208,21 @@ def _of_frames(path: Path, found: list[tuple[int, Array]], form: str, count: int
     if len(kinds := {len(points) for _, points in found}) > 1:
         raise ValueError(f"{path}: people of {' and '.join(map(str, sorted(kinds)))} points; expected are all alike")
     frames: list[list[Array]] = [[] for _ in range(last - base)]
+    number, most = Counter(number for number, _ in found).most_common(1)[0]
+    if most > CROWD:
+        raise ValueError(f"{path}: {most:,} people in frame {number}; expected are {CROWD} at most")
     name = "coco17"
     for number, points in found:
         points, name = named(points, str(path))
         frames[number - base].append(points)
-    return Found(follow(frames), name, None, form)
+    return Found(_followed(path, frames), name, None, form)
+
+
+def _followed(path: Path, frames: Sequence[Sequence[Array]]) -> Array:
+    try:
+        return follow(frames)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _landmarks(content: Any) -> list[Any] | None:
@@ -215,6 +253,10 @@ def _mediapipe(path: Path, frames: list[Any], size: tuple[float, float]) -> Foun
     for people in frames:
         arrays.append([])
         for person in people:
+            if len(people) > CROWD:
+                raise ValueError(
+                    f"{path}: frame {len(arrays) - 1} has {len(people):,} people, expected {CROWD} at most"
+                )
             if len(person) != 33:
                 raise ValueError(
                     f"{path}: frame {len(arrays) - 1} has a person of {len(person)} landmarks, expected 33"
@@ -229,7 +271,7 @@ def _mediapipe(path: Path, frames: list[Any], size: tuple[float, float]) -> Foun
     top = np.median([np.abs(person[:, :2]).max() for people in arrays for person in people])
     if top < 2:  # shares of the picture
         arrays = [[person * np.array([*size, 1], np.float32) for person in people] for people in arrays]
-    return Found(follow(arrays), "mediapipe33", None, "MediaPipe landmarks")
+    return Found(_followed(path, arrays), "mediapipe33", None, "MediaPipe landmarks")
 
 
 def _json(path: Path) -> Any:
@@ -257,12 +299,15 @@ def box_of(points: Array) -> Array | None:
     return np.concatenate([places.min(0), places.max(0)]) if len(places) > 1 else None
 
 
-def iou(one: Array, two: Array) -> float:
-    """Intersection over union of boxes (x0, y0, x1, y1)."""
-    sides = np.minimum(one[2:], two[2:]) - np.maximum(one[:2], two[:2])
-    shared = float(np.prod(sides.clip(0)))
-    total = float(np.prod(one[2:] - one[:2]) + np.prod(two[2:] - two[:2])) - shared
-    return shared / total if total > 0 else 0.0
+def iou(one: Array, two: Array) -> Array:
+    """Intersection over union of boxes (..., 4) as (x0, y0, x1, y1); zero for boxes without area."""
+    one, two = one.astype(np.float64), two.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # boxes that are not finite overlap nothing
+        sides = np.minimum(one[..., 2:], two[..., 2:]) - np.maximum(one[..., :2], two[..., :2])
+        shared = np.prod(sides.clip(0), -1)
+        total = sum(np.prod(box[..., 2:] - box[..., :2], -1) for box in (one, two)) - shared
+    found: Array = np.where(total > 0, shared / np.where(total > 0, total, 1), 0)
+    return found
 
 
 def follow(frames: Sequence[Sequence[Array]]) -> Array:
@@ -274,23 +319,36 @@ def follow(frames: Sequence[Sequence[Array]]) -> Array:
     """
     people: list[dict[int, Array]] = []
     last: list[tuple[int, Array]] = []  # of each person: the frame and the box
+    alive: list[int] = []
     for number, detections in enumerate(frames):
         boxes = [(k, box) for k, points in enumerate(detections) if (box := box_of(points)) is not None]
-        alive = [p for p, (frame, _) in enumerate(last) if number - frame <= LOST]
-        pairs = sorted(((iou(last[p][1], box), p, k) for p in alive for k, box in boxes), reverse=True)
+        alive = [p for p in alive if number - last[p][0] <= LOST]
+        pairs: list[tuple[float, int, int]] = []
+        if alive and boxes:
+            overlaps = iou(np.stack([last[p][1] for p in alive])[:, None], np.stack([box for _, box in boxes]))
+            near = np.argwhere(overlaps >= OVERLAP).tolist()
+            pairs = sorted(((float(overlaps[a, b]), alive[a], boxes[b][0]) for a, b in near), reverse=True)
         owner: dict[int, int] = {}
-        for overlap, p, k in pairs:
-            if overlap >= OVERLAP and k not in owner and p not in owner.values():
+        taken: set[int] = set()
+        for _, p, k in pairs:
+            if k not in owner and p not in taken:
                 owner[k] = p
+                taken.add(p)
         for k, box in boxes:
             if k not in owner:
                 owner[k] = len(people)
+                alive.append(len(people))
                 people.append({})
                 last.append((number, box))
             people[owner[k]][number] = detections[k]
             last[owner[k]] = (number, box)
     kept = [person for person in people if len(person) >= min(LEAST, len(frames))]
     points = next((len(d) for detections in frames for d in detections), 17)
+    if (size := 3 * len(kept) * len(frames) * points) > NUMBERS:
+        raise ValueError(
+            f"{len(kept):,} people in {len(frames):,} frames would take {size:,} numbers, more than {NUMBERS:,}; "
+            "cut the clip"
+        )
     rows = np.zeros((len(kept), len(frames), points, 3), np.float32)
     for row, person in zip(rows, kept, strict=True):
         for number, detection in person.items():

@@ -79,6 +79,9 @@ def read_database(path: str | os.PathLike[str]) -> list[Video]:
         if key in columns and not right(columns[key].shape[1]):
             expected = "four" if key == "bbox" else "three a joint"
             raise ValueError(f"{name}: {key} has {columns[key].shape[1]} numbers a frame, expected {expected}")
+    if "frame_id" in columns and not np.isfinite(columns["frame_id"]).all():
+        row = int(np.argwhere(~np.isfinite(columns["frame_id"]))[0, 0])
+        raise ValueError(f"{name}: frame_id is not finite in row {row}, expected the number of a frame")
     starts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
     return [
         _video(names[first], slice(first, end), columns, texts.get("img_name"))

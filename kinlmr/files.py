@@ -19,15 +19,18 @@ MAX_BYTES = 2_000_000_000
 
 
 def read_npz(
-    path: str | os.PathLike[str], wanted: Iterable[str] | None = None, limit: int = MAX_BYTES
+    path: str | os.PathLike[str], wanted: Iterable[str] | None = None, limit: int | None = None
 ) -> dict[str, Array]:
     """The arrays of a .npz archive (all, or those of ``wanted`` that it has), never more than ``limit`` bytes.
 
+    limit: None for a hundred times the file's size and 10 MB, at most `MAX_BYTES`.
     Only plain arrays of numbers or text come out; what an archive claims is checked before memory is taken.
     """
     name = os.fspath(path)
     if not Path(path).is_file():
         raise FileNotFoundError(f"{name}: no such file")
+    if limit is None:
+        limit = min(MAX_BYTES, 100 * os.path.getsize(path) + 10_000_000)
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
