@@ -72,6 +72,15 @@ def read(path: str | Path, size: tuple[float, float], target: str = "coco17") ->
     return found._replace(keypoints=convert(found.keypoints, found.set, target).numpy(), set=target)
 
 
+def _floats(values: Any) -> Array:
+    """Numbers in float32; what is too large for it becomes infinite, which `read` refuses."""
+    try:
+        with np.errstate(over="ignore"):
+            return np.asarray(values).astype(np.float32)
+    except OverflowError as error:
+        raise ValueError(str(error)) from None
+
+
 def _seen_points(path: Path, x: Array) -> Array:
     """People (P, T, K, 3), zeros where a point was not seen; what was seen is finite, or refused."""
     unseen = x[..., 2] <= 0
@@ -113,8 +122,7 @@ def _npz(path: Path) -> Found:
     x = x[None] if x.ndim == 3 else x
     if x.ndim != 4 or x.shape[-1] != 3 or x.dtype.kind not in "fiu":
         raise ValueError(f"{path}: {key} has numbers of shape (P, T, K, 3), not {x.dtype} of {arrays[key].shape}")
-    with np.errstate(over="ignore"):  # to infinity, which `read` refuses
-        x = x.astype(np.float32)
+    x = _floats(x)
     name = str(arrays["set"]) if "set" in arrays else None
     if name is None:
         x, name = named(x, str(path))
@@ -160,7 +168,7 @@ def _coco(path: Path, content: list[Any]) -> Found:
     found: list[tuple[int, Array]] = []
     for entry in content:
         try:
-            points = np.asarray(entry["keypoints"], np.float32).reshape(-1, 3)
+            points = _floats(entry["keypoints"]).reshape(-1, 3)
             found.append((_number(str(entry["image_id"])), points))
         except (KeyError, TypeError, ValueError):
             raise ValueError(
@@ -180,7 +188,7 @@ def _folder(path: Path) -> Found:
         try:
             last = max(last, number := _number(re.sub("_keypoints$", "", file.stem)))
             for person in content["people"]:
-                found.append((number, np.asarray(person["pose_keypoints_2d"], np.float32).reshape(-1, 3)))
+                found.append((number, _floats(person["pose_keypoints_2d"]).reshape(-1, 3)))
         except (KeyError, TypeError, ValueError):
             raise ValueError(
                 f"{file}: its name has no frame number, or a person no pose_keypoints_2d as x, y, confidence"
@@ -265,7 +273,7 @@ def _mediapipe(path: Path, frames: list[Any], size: tuple[float, float]) -> Foun
                 _check_names(path, [str(point.get("name")) for point in person], "mediapipe33")
             try:
                 points = [(p["x"], p["y"], p.get("visibility", 1.0)) for p in person]
-                arrays[-1].append(np.array(points, np.float32))
+                arrays[-1].append(_floats(points))
             except (TypeError, ValueError):
                 raise ValueError(f"{path}: frame {len(arrays) - 1} has landmarks that are not numbers") from None
     top = np.median([np.abs(person[:, :2]).max() for people in arrays for person in people])

@@ -33,6 +33,7 @@ KEYS = (
     "J_shapedirs", "kintree_table", "parents", "joint_names", "f", *HANDS, "license", "name",
     "points_names", "points_owner", "points_bone", "points_mass", "points_template", "points_basis",
 )  # fmt: skip
+FAR = 1e9  # metres, and whatever else a body's numbers are
 MAX_NUMBERS = 30_000_000  # of weights and of joints moved by shape; FLAME, the largest, has 50,000
 SKELETONS = {24: "smpl.yaml", 52: "smplh.yaml", 55: "smplx.yaml", 16: "mano.yaml", 5: "flame.yaml", 35: "smal.yaml"}
 OFFICIAL = {(24, 6890): "smpl", (52, 6890): "smplh", (55, 10475): "smplx", (16, 778): "mano", (5, 5023): "flame",
@@ -144,6 +145,8 @@ def assemble(arrays: Mapping[str, Array], file: str, columns: Sequence[int] | No
             raise ValueError(f"{file}: {key} holds {array.dtype}, expected numbers")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"{file}: {key} is not finite at {tuple(np.argwhere(~np.isfinite(array))[0].tolist())}")
+        if array.dtype.kind == "f" and array.size and (far := float(np.abs(array).max())) > FAR:
+            raise ValueError(f"{file}: {key} holds {far:g}, more than {FAR:g}; a body is in metres")
         return array
 
     template = get("v_template", None, 3).astype(np.float64)

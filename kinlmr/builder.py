@@ -155,7 +155,9 @@ def _mean_parameters(path: str | os.PathLike[str], rotation: Rotation) -> Estima
             raise ValueError(f"{os.fspath(path)}: no numbers under {key!r}; it has {', '.join(arrays)}")
         if not np.isfinite(arrays[key]).all():
             raise ValueError(f"{os.fspath(path)}: {key} is not finite")
-    pose, shape, camera = (torch.from_numpy(np.float64(arrays[key])).flatten() for key in ("pose", "shape", "cam"))
+    pose, shape, camera = (
+        torch.from_numpy(arrays[key].astype(np.float64)).flatten() for key in ("pose", "shape", "cam")
+    )
     if pose.numel() % 6:
         raise ValueError(f"{os.fspath(path)}: pose has {pose.numel()} numbers, expected 6 per joint")
     matrices = rotations.six_d_to_matrix(pose.view(-1, 6))

@@ -91,6 +91,8 @@ def from_bytes(key: str, data: Any, kind: np.dtype[Any], shape: tuple[int, ...],
     array = np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
     if kind.kind == "S":
         return np.char.decode(array, "latin1")
+    if kind.kind == "U" and len(data) and np.frombuffer(data, kind.str[0] + "u4").max() > 0x10FFFF:
+        raise ValueError(f"{key} holds text with a letter that there is not")
     return array.astype(kind.newbyteorder("="), copy=isinstance(data, bytes))  # writable, as arrays are
 
 

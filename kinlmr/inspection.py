@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 import os
 import pickletools
 import re
@@ -67,7 +68,10 @@ def _pickles(file: BinaryIO, size: int) -> Iterator[tuple[str, BinaryIO]]:
                     with archive.open(info) as member:
                         yield from _of_array(io.BytesIO(member.read()), f"{info.filename} in it is ", kind == "npy")
     else:
-        yield from _of_array(unpacked(file, size)[0], "", head == b"\x93NUMPY")
+        whole, count = unpacked(file, size)
+        if whole is file and count:  # a pickle may claim any length: a map of the file gives no more than there is
+            whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # type: ignore[assignment]
+        yield from _of_array(whole, "", head == b"\x93NUMPY")
 
 
 def _of_array(file: BinaryIO, where: str, array: bool) -> Iterator[tuple[str, BinaryIO]]:

@@ -184,10 +184,10 @@ def _from_amass(arrays: Mapping[str, Array], file: Path, body: Body, fps: float)
         raise ValueError(
             f"{file}: poses {poses.shape}, expected (T, 156 or 165) of AMASS, with trans (T, 3), here {trans.shape}"
         )
-    key = next((key for key in ("mocap_framerate", "mocap_frame_rate") if key in arrays), None)
-    if key is None:
+    rated = next((key for key in ("mocap_framerate", "mocap_frame_rate") if key in arrays), None)
+    if rated is None:
         raise ValueError(f"{file}: no mocap_framerate, frames per second")
-    rate = _rate(arrays, key, file)
+    rate = _rate(arrays, rated, file)
     if not len(poses):
         raise ValueError(f"{file}: no frames")
     for key, values in (("poses", poses), ("trans", trans)):

@@ -195,7 +195,7 @@ def tried(reader, path):
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         if type(error) not in (ValueError, SystemExit):
             return f"{type(error).__name__}: {error}", traceback.extract_tb(error.__traceback__)[-1]
-        if hostile.starved(error):
+        if reader != "video" and hostile.starved(error):  # ffmpeg has a limit of its own, 2 GB a block
             return f"memory ran out: {error}", traceback.extract_tb(error.__traceback__)[-1]
         named = path.name in str(error) or (reader == "plan" and "skeleton" in str(error))
         return None if named else (f"no file named: {error}", traceback.extract_tb(error.__traceback__)[-1])

@@ -193,7 +193,15 @@ def sound():
     except ModuleNotFoundError:
         pass
     else:
-        yield "video", ".mp4", (ROOT / "examples/data/demo.mp4").read_bytes()
+        yield "video", ".mp4", written(".mp4", small_film)
+
+
+def small_film(path):
+    import frames
+
+    with frames.Writer(path, 30.0) as writer:
+        for k in range(4):
+            writer.add(np.full((48, 64, 3), 60 * k, np.uint8))
 
 
 def small_body():
@@ -426,6 +434,21 @@ def cases(folder):
             yield Case(what, "database", ".pt", data, f"{refused}|no vid_name")
             yield Case(f"{what}, packed", "database", ".pt", zlib.compress(data), f"{refused}|no vid_name")
     yield Case("a bomb", "database", ".pt", zlib.compress(bytes(60_000_000)), "would unpack to more than")
+    for what, claim in (
+        ("100 GB of bytes", b"\x80\x04\x8e"),
+        ("100 GB of text", b"\x80\x04\x8d"),
+        ("a bytearray", b"\x80\x05\x96"),
+    ):
+        yield Case(what, "inspect", ".pkl", claim + (10**11).to_bytes(8, "little") + b".", "not a pickle, or a damaged")
+    for what, data in (
+        ("a mark", b"(K\x01."),
+        ("a frame", b"\x80\x04\x95" + bytes(8)),
+        ("a stack", b"R."),
+        ("UTF-8", b"c\xff\n\xff\n."),
+    ):
+        yield Case(
+            f"without {what}", "inspect", ".pkl", data[: 3 if what == "a mark" else 99], "not a pickle, or a damaged"
+        )
     yield Case("a bomb", "inspect", ".pt", zlib.compress(bytes(60_000_000)), "would unpack to more than")
     otherwise = "missing|no numbers|unknown|neither AMASS|not a kinlmr|refused"  # what is wrong was not even read
     for what, data, says in archives():
@@ -448,6 +471,10 @@ def cases(folder):
         "joints .* vertices")  # fmt: skip
     yield Case("text for numbers", "body", ".npz", edited_body(hands_mean=np.array(["a"] * 45)), "hands_mean holds <U1")
     yield Case("a chain of 100,000", "body", ".npz", edited_body(kintree_table=chain), "joints|joint_names|shape")
+    letters = npy(np.array(["ab"])).replace("b".encode("utf-32-le"), b"\xff\xff\xff\xff")
+    whole = {f"{key}": npy(value) for key, value in arrays_of_body().items()}
+    yield Case("no letters", "body", ".npz", archive(**whole, name=letters), "name holds text with a letter")
+    yield Case("far away", "body", ".npz", edited_body(v_template=np.full((20, 3), 1e300)), "v_template holds 1e.300")
     for key, value in (("parents", np.array(["a"] * 4)), ("parents", np.array([np.nan, 0, 1, 1])), ("f", np.array(3)),
                        ("kintree_table", np.array(7)), ("weights", np.full((20, 4), np.inf))):  # fmt: skip
         yield Case(f"{key} {value.dtype} {value.shape}", "body", ".npz", edited_body(**{key: value}), key[:7])
@@ -485,6 +512,10 @@ def cases(folder):
     for key in ("pose", "shape", "cam"):
         means = {"pose": np.zeros(144), "shape": np.zeros(10), "cam": np.zeros(3)}
         yield Case(f"{key} of text", "start", ".npz", npz(**{**means, key: np.array("a")}), f"no numbers under '{key}'")
+        if key != "pose":
+            yield Case(
+                f"one {key}", "start", ".npz", npz(**{**means, key: np.array(1.0)}), "shape .1,., this model needs"
+            )
         yield Case(f"{key} of NaN", "start", ".npz", npz(**{**means, key: means[key] + np.nan}), "not finite")
 
     for old, new, says in (
@@ -553,6 +584,7 @@ def cases(folder):
         ("frame -3", json.dumps([{"image_id": -3, "keypoints": [1.0] * 51}]), "image_id|without a person|entry"),
         ("infinite", '[{"image_id": 0, "keypoints": [' + ", ".join(["1e999"] * 51) + "]}]", "not finite|entry 0"),
         ("NaN", '[{"image_id": 0, "keypoints": [' + ", ".join(["NaN"] * 51) + "]}]", "without a person"),
+        ("beyond float32", '[{"image_id": 0, "keypoints": [' + ", ".join(["1e300"] * 51) + "]}]", "not finite"),
         ("keypoints ragged", '[{"image_id": 0, "keypoints": [1, [2], 3]}]', "entry 0"),
         ("keypoints of text", '[{"image_id": 0, "keypoints": "abc"}]', "entry 0"),
         ("landmarks of text", json.dumps(landmarks()).replace("0.2,", '"a",'), "not numbers"),
