@@ -104,7 +104,7 @@ def test_arrays_of_objects_and_files_without_pickles(tmp_path):
 def test_hostile_pickles_are_listed_or_refused(tmp_path):
     seen = {}
     for what, data in pickles(tmp_path):
-        for packed in (data, zlib.compress(data)):
+        for packed in (data, zlib.compress(data))[: 2 if len(data) < 10_000 else 1]:
             try:
                 seen[what] = inspected(packed, tmp_path / "a.pkl")
             except ValueError as error:
