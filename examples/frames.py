@@ -57,7 +57,7 @@ def open_video(path: str | Path | None, camera: str | None, longest: int) -> Vid
         if camera is None:
             if not Path(name).is_file():
                 raise SystemExit(f"{name}: no such file")
-            container = av.open(name)
+            container = av.open(name, metadata_errors="replace")
         else:
             form, device = DEVICES.get(sys.platform, DEVICES["linux"])
             name, mend = f"camera {camera}", "is it connected, and free?"
@@ -71,7 +71,7 @@ def open_video(path: str | Path | None, camera: str | None, longest: int) -> Vid
         fps = float(stream.average_rate or stream.guessed_rate or 30)
         reading = _read(container, stream, name, longest)
         first, source = next(reading, (None, (0.0, 0.0)))
-    except (FFmpegError, OSError) as error:
+    except (FFmpegError, OSError, ValueError) as error:
         raise SystemExit(f"{name}: cannot be read as a video ({error}); {mend}") from None
     if first is None:
         raise SystemExit(f"{name}: not one frame of its video could be read; {mend}")

@@ -11,6 +11,7 @@ Frames are the video's, from 0. Detections of one frame have no order: `follow` 
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ KNOWN = (
     "known are: .npz with keypoints (P, T, K, 3); COCO results, a list of {image_id, keypoints}; MediaPipe landmarks, "
     "frames of 33 {x, y, visibility}; a folder of OpenPose's JSON, {people: [{pose_keypoints_2d}]}"
 )
+CROWD, NUMBERS = 200, 50_000_000  # people in a frame; numbers in the rows of all people
 LEAST = 5  # frames that make a person
 
 
@@ -65,9 +67,32 @@ def read(path: str | Path, size: tuple[float, float], target: str = "coco17", fp
             raise ValueError(f"{path}: unknown keypoint format, {_seen(content)}; {KNOWN}")
     if not found.keypoints.size:
         raise ValueError(f"{path}: {found.format} without a person")
+    found = found._replace(keypoints=_seen_points(path, found.keypoints))
     if found.set == target:
         return found
     return found._replace(keypoints=convert(found.keypoints, found.set, target).numpy(), set=target)
+
+
+def _floats(values: Any) -> Array:
+    """Numbers in float32; what is too large for it becomes infinite, which `read` refuses."""
+    try:
+        with np.errstate(over="ignore"):
+            return np.asarray(values).astype(np.float32)
+    except OverflowError as error:
+        raise ValueError(str(error)) from None
+
+
+def _seen_points(path: Path, x: Array) -> Array:
+    """People (P, T, K, 3), zeros where a point was not seen; what was seen is finite, or refused."""
+    unseen = x[..., 2] <= 0
+    odd = ~np.isfinite(x).all(-1) & ~unseen
+    if odd.any():
+        person, frame, point = place = tuple(np.argwhere(odd)[0].tolist())
+        raise ValueError(
+            f"{path}: point {point} of person {person} in frame {frame} is {x[place].tolist()}: not finite, but its "
+            "confidence is not 0; set the confidence of points that were not found to 0"
+        )
+    return np.where(unseen[..., None], np.float32(0), x)
 
 
 def named(points: Array, where: str) -> tuple[Array, str]:
@@ -98,7 +123,7 @@ def _npz(path: Path) -> Found:
     x = x[None] if x.ndim == 3 else x
     if x.ndim != 4 or x.shape[-1] != 3 or x.dtype.kind not in "fiu":
         raise ValueError(f"{path}: {key} has numbers of shape (P, T, K, 3), not {x.dtype} of {arrays[key].shape}")
-    x = x.astype(np.float32)
+    x = _floats(x)
     name = str(arrays["set"]) if "set" in arrays else None
     if name is None:
         x, name = named(x, str(path))
@@ -106,13 +131,24 @@ def _npz(path: Path) -> Found:
         sets = ", ".join(f"{known} ({len(points)})" for known, points in keypoint_sets().items())
         raise ValueError(f"{path}: keypoints of the set {name!r} with {x.shape[2]} points; there are {sets}")
     if "names" in arrays:
-        _check_names(path, [str(n) for n in arrays["names"]], name)
-    size = arrays.get("size")
-    if size is None and {"width", "height"} <= arrays.keys():
-        size = np.array([arrays["width"], arrays["height"]])
-    start = int(arrays.get("frame_start", 0))
-    x = np.pad(x, ((0, 0), (start, 0), (0, 0), (0, 0)))
-    return Found(x, name, None if size is None else (float(size[0]), float(size[1])), "kinlmr .npz")
+        _check_names(path, [str(n) for n in arrays["names"].ravel()], name)
+    sides = [_one_number(path, arrays, key) for key in ("width", "height") if key in arrays]
+    if "size" in arrays:
+        sides = arrays["size"].tolist() if arrays["size"].shape == (2,) and arrays["size"].dtype.kind in "iuf" else [0]
+    if len(sides) not in (0, 2) or not all(0 < side < np.inf for side in sides):
+        raise ValueError(f"{path}: size is {sides}, expected the (width, height) of a picture in pixels")
+    start = _one_number(path, arrays, "frame_start") if "frame_start" in arrays else 0
+    if start != int(start) or not 0 <= start <= 100 * x.shape[1] + 1000:
+        raise ValueError(f"{path}: frame_start is {start}, expected the number of a frame, for {x.shape[1]} follow")
+    x = np.pad(x, ((0, 0), (int(start), 0), (0, 0), (0, 0)))
+    return Found(x, name, (float(sides[0]), float(sides[1])) if sides else None, "kinlmr .npz")
+
+
+def _one_number(path: Path, arrays: dict[str, Array], key: str) -> float:
+    value = arrays[key]
+    if value.size != 1 or value.dtype.kind not in "iuf" or not np.isfinite(value).all():
+        raise ValueError(f"{path}: {key} is {value.dtype} of {value.shape}, expected a number")
+    return float(value.item())
 
 
 def _check_names(path: Path, names: Sequence[str], name: str) -> None:
@@ -133,7 +169,7 @@ def _coco(path: Path, content: list[Any], fps: float) -> Found:
     found: list[tuple[int, Array]] = []
     for entry in content:
         try:
-            points = np.asarray(entry["keypoints"], np.float32).reshape(-1, 3)
+            points = _floats(entry["keypoints"]).reshape(-1, 3)
             found.append((_number(str(entry["image_id"])), points))
         except (KeyError, TypeError, ValueError):
             raise ValueError(
@@ -153,7 +189,7 @@ def _folder(path: Path, fps: float) -> Found:
         try:
             last = max(last, number := _number(re.sub("_keypoints$", "", file.stem)))
             for person in content["people"]:
-                found.append((number, np.asarray(person["pose_keypoints_2d"], np.float32).reshape(-1, 3)))
+                found.append((number, _floats(person["pose_keypoints_2d"]).reshape(-1, 3)))
         except (KeyError, TypeError, ValueError):
             raise ValueError(
                 f"{file}: its name has no frame number, or a person no pose_keypoints_2d as x, y, confidence"
@@ -181,11 +217,21 @@ def _of_frames(path: Path, found: list[tuple[int, Array]], form: str, fps: float
     if len(kinds := {len(points) for _, points in found}) > 1:
         raise ValueError(f"{path}: people of {' and '.join(map(str, sorted(kinds)))} points; expected are all alike")
     frames: list[list[Array]] = [[] for _ in range(last - base)]
+    number, most = Counter(number for number, _ in found).most_common(1)[0]
+    if most > CROWD:
+        raise ValueError(f"{path}: {most:,} people in frame {number}; expected are {CROWD} at most")
     name = "coco17"
     for number, points in found:
         points, name = named(points, str(path))
         frames[number - base].append(points)
-    return Found(follow(frames, fps), name, None, form)
+    return Found(_followed(path, frames, fps), name, None, form)
+
+
+def _followed(path: Path, frames: Sequence[Sequence[Array]], fps: float) -> Array:
+    try:
+        return follow(frames, fps)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _landmarks(content: Any) -> list[Any] | None:
@@ -216,6 +262,10 @@ def _mediapipe(path: Path, frames: list[Any], size: tuple[float, float], fps: fl
     for people in frames:
         arrays.append([])
         for person in people:
+            if len(people) > CROWD:
+                raise ValueError(
+                    f"{path}: frame {len(arrays) - 1} has {len(people):,} people, expected {CROWD} at most"
+                )
             if len(person) != 33:
                 raise ValueError(
                     f"{path}: frame {len(arrays) - 1} has a person of {len(person)} landmarks, expected 33"
@@ -224,13 +274,13 @@ def _mediapipe(path: Path, frames: list[Any], size: tuple[float, float], fps: fl
                 _check_names(path, [str(point.get("name")) for point in person], "mediapipe33")
             try:
                 points = [(p["x"], p["y"], p.get("visibility", 1.0)) for p in person]
-                arrays[-1].append(np.array(points, np.float32))
+                arrays[-1].append(_floats(points))
             except (TypeError, ValueError):
                 raise ValueError(f"{path}: frame {len(arrays) - 1} has landmarks that are not numbers") from None
     top = np.median([np.abs(person[:, :2]).max() for people in arrays for person in people])
     if top < 2:  # shares of the picture
         arrays = [[person * np.array([*size, 1], np.float32) for person in people] for people in arrays]
-    return Found(follow(arrays, fps), "mediapipe33", None, "MediaPipe landmarks")
+    return Found(_followed(path, arrays, fps), "mediapipe33", None, "MediaPipe landmarks")
 
 
 def _json(path: Path) -> Any:
@@ -268,6 +318,11 @@ def follow(frames: Sequence[Sequence[Array]], fps: float = 30) -> Array:
             people.setdefault(row, {})[number] = detection
     people.pop(-1, None)
     kept = [person for _, person in sorted(people.items()) if len(person) >= min(LEAST, len(frames))]
+    if (size := 3 * len(kept) * len(frames) * points) > NUMBERS:
+        raise ValueError(
+            f"{len(kept):,} people in {len(frames):,} frames would take {size:,} numbers, more than {NUMBERS:,}; "
+            "cut the clip"
+        )
     rows = np.zeros((len(kept), len(frames), points, 3), np.float32)
     for row, person in zip(rows, kept, strict=True):
         row[list(person)] = list(person.values())

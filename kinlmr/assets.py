@@ -21,8 +21,9 @@ from einops import rearrange
 from torch import Tensor
 
 from kinlmr.body import Body, fronts
-from kinlmr.files import Array, read_npz, read_pickle, write_atomic
+from kinlmr.files import Array, read_npz, write_atomic
 from kinlmr.keypoints import Points, keypoint_sets, regressor_rows, set_rows
+from kinlmr.pickles import read_pickle
 from kinlmr.skeleton import load as load_skeleton
 from kinlmr.skeleton import nearest
 
@@ -32,6 +33,8 @@ KEYS = (
     "J_shapedirs", "kintree_table", "parents", "joint_names", "f", *HANDS, "license", "name",
     "points_names", "points_owner", "points_bone", "points_mass", "points_template", "points_basis",
 )  # fmt: skip
+FAR = 1e9  # metres, and whatever else a body's numbers are
+MAX_NUMBERS = 30_000_000  # of weights and of joints moved by shape; FLAME, the largest, has 50,000
 SKELETONS = {24: "smpl.yaml", 52: "smplh.yaml", 55: "smplx.yaml", 16: "mano.yaml", 5: "flame.yaml", 35: "smal.yaml"}
 OFFICIAL = {(24, 6890): "smpl", (52, 6890): "smplh", (55, 10475): "smplx", (16, 778): "mano", (5, 5023): "flame",
             (33, 3889): "smal", (35, 3889): "smal"}  # fmt: skip
@@ -63,10 +66,7 @@ def load_body(
     name = os.fspath(source)
     folder = resources.files("kinlmr") / "bodies"
     if Path(name).is_file():
-        if zipfile.is_zipfile(name):
-            arrays = read_npz(name, KEYS, limit=50 * os.path.getsize(name) + 10_000_000)
-        else:
-            arrays = read_pickle(name, KEYS)
+        arrays = read_npz(name, KEYS) if zipfile.is_zipfile(name) else read_pickle(name, KEYS)
         body = assemble(arrays, name, columns)
     elif name in embedded():
         with resources.as_file(folder / f"{name}.npz") as path:
@@ -79,7 +79,11 @@ def load_body(
     if isinstance(points, str) and points in keypoint_sets():
         return body.with_points(keypoint_sets()[points], *set_rows(points, body.name, body.joints, vertices))
     rows = regressor_rows(points, vertices)
-    return body.with_points([f"point{i}" for i in range(len(rows))], rows)
+    try:
+        return body.with_points([f"point{i}" for i in range(len(rows))], rows)
+    except ValueError as error:
+        where = f"{os.fspath(points)}: " if isinstance(points, str | os.PathLike) else ""
+        raise ValueError(f"{where}{error}") from None
 
 
 def save_body(body: Body, path: str | os.PathLike[str]) -> None:
@@ -141,10 +145,14 @@ def assemble(arrays: Mapping[str, Array], file: str, columns: Sequence[int] | No
             raise ValueError(f"{file}: {key} holds {array.dtype}, expected numbers")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"{file}: {key} is not finite at {tuple(np.argwhere(~np.isfinite(array))[0].tolist())}")
+        if array.dtype.kind == "f" and array.size and (far := float(np.abs(array).max())) > FAR:
+            raise ValueError(f"{file}: {key} holds {far:g}, more than {FAR:g}; a body is in metres")
         return array
 
     template = get("v_template", None, 3).astype(np.float64)
     count = len(template)
+    if not count:
+        raise ValueError(f"{file}: a body without vertices; v_template has shape {template.shape}")
     if "parents" in arrays:
         tree = get("parents", None)
     else:
@@ -163,6 +171,11 @@ def assemble(arrays: Mapping[str, Array], file: str, columns: Sequence[int] | No
     parents = _parents(_whole(tree, "the kinematic tree", file), names, file)
     joints = len(parents)
     shapedirs = get("shapedirs", count, 3, None)
+    if (size := joints * (3 * shapedirs.shape[2] + count)) > MAX_NUMBERS:
+        raise ValueError(
+            f"{file}: {joints:,} joints by {shapedirs.shape[2]:,} shape numbers and {count:,} vertices would take "
+            f"{size:,} numbers, more than {MAX_NUMBERS:,}; keep fewer of them"
+        )
     shapedirs = shapedirs.astype(np.float64 if "J_regressor" in arrays else np.float32)
     weights = _weights(arrays, get, count, joints, file)
     if joints == 16 and count == 778 and "J_regressor" in arrays and _is_flipped(template, shapedirs):

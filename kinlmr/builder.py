@@ -81,24 +81,29 @@ def build(
     positive = {"features": features, "iterations": iterations, "layers": layers, "shape_hidden": shape_hidden}
     for name, number, least in (*((*item, 1) for item in positive.items()), ("shape", shape, 0), ("camera", camera, 0)):
         _whole(name, number, least)
+    for name, flag in (("learn_start", learn_start), ("allow_nan", allow_nan)):
+        if not isinstance(flag, bool):
+            raise ValueError(f"{name} must be True or False, not {flag!r}")
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1), not {dropout!r}")
 
     joints = len(plan.skeleton.joints)
+    path = None if start is None or isinstance(start, tuple) else start
     if start is None:
-        place = torch.tensor((0.9, 0.0, 0.0) if camera == 3 else [0.0] * camera)
+        place = torch.tensor((0.9, 0.0, 0.0)) if camera == 3 else torch.zeros(camera)
         start = Estimate(torch.tensor(rotation.identity).expand(joints, -1).clone(), torch.zeros(shape), place)
     elif isinstance(start, tuple):
         start = Estimate(*(torch.as_tensor(value).detach() for value in start))
     else:
         start = _mean_parameters(start, rotation)
+    where = f"{os.fspath(path)}: " if path is not None else ""
     for what, value, expected in zip(
         Estimate._fields, start, ((joints, rotation.dimension), (shape,), (camera,)), strict=True
     ):
         if value.shape != expected:
-            raise ValueError(f"start.{what} has shape {tuple(value.shape)}, this model needs {expected}")
+            raise ValueError(f"{where}start.{what} has shape {tuple(value.shape)}, this model needs {expected}")
         if not value.is_meta and not value.isfinite().all():
-            raise ValueError(f"start.{what} is not finite")
+            raise ValueError(f"{where}start.{what} is not finite")
 
     options: dict[str, Any] = dict(
         features=features, hidden=_sizes(hidden, plan.parts), iterations=iterations, cell=cell.name, layers=layers,
@@ -148,7 +153,11 @@ def _mean_parameters(path: str | os.PathLike[str], rotation: Rotation) -> Estima
     for key in ("pose", "shape", "cam"):
         if key not in arrays or arrays[key].dtype.kind not in "iuf":
             raise ValueError(f"{os.fspath(path)}: no numbers under {key!r}; it has {', '.join(arrays)}")
-    pose, shape, camera = (torch.from_numpy(np.float64(arrays[key])).flatten() for key in ("pose", "shape", "cam"))
+        if not np.isfinite(arrays[key]).all():
+            raise ValueError(f"{os.fspath(path)}: {key} is not finite")
+    pose, shape, camera = (
+        torch.from_numpy(arrays[key].astype(np.float64)).flatten() for key in ("pose", "shape", "cam")
+    )
     if pose.numel() % 6:
         raise ValueError(f"{os.fspath(path)}: pose has {pose.numel()} numbers, expected 6 per joint")
     matrices = rotations.six_d_to_matrix(pose.view(-1, 6))

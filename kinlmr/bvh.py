@@ -13,6 +13,7 @@ import torch
 from kinlmr.files import Array
 from kinlmr.rotations import axis_angle_to_matrix
 
+FAR = 1e9  # units or degrees: nothing is as far
 SITE = -2  # an End Site: it closes a limb, has an offset, and is no joint
 CHANNELS = {f"{axis}{kind}" for axis in "XYZ" for kind in ("position", "rotation")}
 _MOTION = re.compile(r"^[ \t]*MOTION\b", re.MULTILINE)
@@ -62,7 +63,9 @@ class Bvh:
                     if stack[-1] != SITE:
                         offsets[stack[-1]] = [float(word) for word in words[1:4]]
                 elif words[0] == "CHANNELS" and stack[-1] != SITE:
-                    self.channels[stack[-1]] = words[2 : 2 + int(words[1])]
+                    if len(words) != 2 + int(words[1]):
+                        raise ValueError("other channels than promised")
+                    self.channels[stack[-1]] = words[2:]
                 else:
                     raise ValueError("unknown word")
             except (ValueError, IndexError):
@@ -72,7 +75,7 @@ class Bvh:
         unique = len(set(self.names)) == len(self.names)
         if stack or SITE in self.parents or self.parents.count(-1) != 1 or not unique:
             raise ValueError(f"{self.path}: its hierarchy is damaged (braces, roots or names do not fit together)")
-        if any(len(offset) != 3 for offset in offsets) or not np.isfinite(offsets).all():
+        if any(len(offset) != 3 for offset in offsets) or not (np.abs(offsets) < FAR).all():
             raise ValueError(f"{self.path}: its hierarchy is damaged (an OFFSET is not three finite numbers)")
         self.offsets = np.array(offsets)
 
@@ -99,8 +102,8 @@ class Bvh:
                 f"{self.path}: {count} frames of {width} numbers promised, {have:.2f} there; it is cut short"
             )
         self.values = numbers.reshape(count, width)
-        if not np.isfinite(self.values).all():
-            frame = int(np.argwhere(~np.isfinite(self.values))[0, 0])
+        if not (finite := np.abs(self.values) < FAR).all():
+            frame = int(np.argwhere(~finite)[0, 0])
             raise ValueError(f"{self.path}: frame {frame} is not finite")
 
     def posed(self) -> tuple[Array, Array]:
@@ -124,8 +127,8 @@ class Bvh:
 def _rate(text: str) -> float:
     """Frames per second of a frame time as it is written; a whole rate where only the last digit stands between."""
     time = float(text)
-    if not 0 < time < float("inf"):
-        raise ValueError("a frame time is above zero")
+    if not 1e-6 < time < 1e4:
+        raise ValueError("a frame time is above zero, and a part of a second")
     whole, exponent = round(1 / time), Decimal(text).as_tuple().exponent
     last_digit = 10.0**exponent if isinstance(exponent, int) else 0.0
     if whole and abs(1 / whole - time) <= min(last_digit, 1.1e-3 * time):

@@ -88,6 +88,8 @@ def load(path: str | os.PathLike[str], into: LMR | None = None) -> LMR:
     if into is not None and (differences := _differences(into, skeleton, rotation, options)):
         raise ValueError(f"{name}: a checkpoint of another model: {'; '.join(differences)}")
 
+    if into is None:
+        _check_count(name, skeleton, options, len(tensors))
     model = _empty(name, skeleton, rotation, options) if into is None else into
     expected = model.state_dict()
     for key in expected.keys() | tensors.keys():
@@ -108,6 +110,15 @@ def shipped() -> tuple[str, ...]:
     """The names of the models that come with kinlmr."""
     folder = resources.files(PACKAGE) / "weights"
     return tuple(sorted(f.name[:-4] for f in folder.iterdir() if f.name.endswith(".npz"))) if folder.is_dir() else ()
+
+
+def _check_count(name: str, skeleton: Skeleton, options: Mapping[str, Any], count: int) -> None:
+    """Refuse a file that claims a model of more tensors than it holds, before so many are made."""
+    parts, layers = len(skeleton.parts), options.get("layers", 1)
+    if isinstance(layers, int) and parts * (4 * layers + 2) > count:
+        raise ValueError(
+            f"{name}: {parts:,} parts of {layers:,} layers, and {count:,} tensors; the file is damaged or was edited"
+        )
 
 
 def _empty(name: str, skeleton: Skeleton, rotation: str, options: Mapping[str, Any]) -> LMR:

@@ -2,45 +2,30 @@
 
 A database (``3dpw_test_db.pt``, ``mpii3d_val_db.pt``, ...) is a pickled dict of N-long columns, one row a frame. joblib
 writes each array's bytes right behind a small pickled object that describes it. Such a file can name any function to
-call; here it is read by the restricted unpickler of `kinlmr.files`, and nothing in it runs.
+call; here it is read by the restricted unpickler of `kinlmr.pickles`, and nothing in it runs.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import os
 import pickle
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from kinlmr.files import (
-    KNOWN,
-    Array,
-    Record,
-    Unpickler,
-    as_dict,
-    from_bytes,
-    numbers,
-    plain_dtype,
-    records,
-    refusal,
-)
+from kinlmr.files import Array, from_bytes
+from kinlmr.pickles import KNOWN, Record, Unpickler, as_dict, numbers, plain_dtype, records, refusal, unpacked
 
 WRAPPERS = ("joblib.numpy_pickle", "sklearn.externals.joblib.numpy_pickle")
 COLUMNS = {"features": 2, "pose": 2, "shape": 2, "bbox": 2, "joints3D": 3, "joints2D": 3, "valid": 1, "frame_id": 1}
 TEXTS = ("vid_name", "img_name")
-OTHERS = {b"PK": "a zip archive (torch.save's)", b"BZh": "compressed by bz2", b"\xfd7zXZ": "compressed by xz",
-          b"]\x00": "compressed by lzma", b"\x04\x22\x4d\x18": "compressed by lz4", b"ZF": "of joblib before 0.10",
-          b"\x89HDF": "an HDF5 file"}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +79,9 @@ def read_database(path: str | os.PathLike[str]) -> list[Video]:
         if key in columns and not right(columns[key].shape[1]):
             expected = "four" if key == "bbox" else "three a joint"
             raise ValueError(f"{name}: {key} has {columns[key].shape[1]} numbers a frame, expected {expected}")
+    if "frame_id" in columns and not np.isfinite(columns["frame_id"]).all():
+        row = int(np.argwhere(~np.isfinite(columns["frame_id"]))[0, 0])
+        raise ValueError(f"{name}: frame_id is not finite in row {row}, expected the number of a frame")
     starts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
     return [
         _video(names[first], slice(first, end), columns, texts.get("img_name"))
@@ -162,7 +150,7 @@ def _item(key: str, item: Any) -> str | int | float:
 class _Source:
     """A file of ``size`` bytes that is never asked for more than it holds: a pickle may claim any length."""
 
-    def __init__(self, file: io.BufferedIOBase, size: int) -> None:
+    def __init__(self, file: BinaryIO, size: int) -> None:
         self.file, self.size, self.readline = file, size, file.readline
 
     def left(self) -> int:
@@ -214,23 +202,11 @@ class _Joblib(Unpickler):
         if not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) * kind.itemsize > self.source.left():
             raise ValueError(f"{key} of {kind} does not fit the {self.source.left():,} bytes left; it is cut short")
         data = bytearray(math.prod(shape) * kind.itemsize)
-        self.source.file.readinto(data)
+        self.source.file.readinto(data)  # type: ignore[attr-defined]
         return from_bytes(key, data, kind, tuple(shape), order == "F")
 
 
 def _unpickled(path: Path) -> Any:
     """What a file's pickle holds, as records, plain objects and arrays; of a compressed file, once unpacked."""
-    size = path.stat().st_size
     with open(path, "rb") as file:
-        head = file.read(8)
-        file.seek(0)
-        for magic, what in OTHERS.items():
-            if head.startswith(magic):
-                raise ValueError(f"it is {what}; expected what joblib.dump writes, plain or with compress='zlib'")
-        if head[:1] != b"x" and head[:2] != b"\x1f\x8b":
-            return _Joblib(_Source(file, size)).load()
-        limit = 100 * size + 10_000_000
-        data = zlib.decompressobj(47).decompress(file.read(), limit + 1)  # zlib's header or gzip's
-        if len(data) > limit:
-            raise ValueError(f"it would unpack to more than {limit:,} bytes, a hundred times its size")
-        return _Joblib(_Source(io.BytesIO(data), len(data))).load()
+        return _Joblib(_Source(*unpacked(file, path.stat().st_size))).load()

@@ -98,10 +98,14 @@ def regressor_rows(points: str | os.PathLike[str] | Array, vertices: int) -> Ten
             raise FileNotFoundError(
                 f"no keypoint set and no file {name!r}; the sets are {', '.join(sets)}{nearest(name, sets)}"
             )
-        points = read_npy(name)
+        points, where = read_npy(name), f"{name}: "
+    else:
+        where = ""
     rows = np.asarray(points)
-    if rows.ndim != 2 or rows.dtype.kind not in "biuf":
-        raise ValueError(f"a regressor has numbers of shape (K, {vertices}), not {rows.dtype} of {rows.shape}")
+    if rows.ndim != 2 or rows.shape[1] != vertices or rows.dtype.kind not in "biuf":
+        raise ValueError(f"{where}a regressor has numbers of shape (K, {vertices}), not {rows.dtype} of {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise ValueError(f"{where}a regressor of numbers that are not finite")
     return torch.from_numpy(rows.astype(np.float64))
 
 

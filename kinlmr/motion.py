@@ -113,32 +113,60 @@ def _from_archive(arrays: Mapping[str, Array], file: Path, body: Body, fps: floa
     missing = [key for key in ARCHIVE if key not in arrays]
     if missing:
         raise ValueError(f"{file}: neither AMASS nor an archive of motion; {', '.join(missing)} missing")
-    names, own = plain_names(list(map(str, arrays["joints"].tolist()))), plain_names(body.joints)
+    names, own = plain_names(list(map(str, arrays["joints"].ravel().tolist()))), plain_names(body.joints)
     if names != own:
         odd = [f"{n!r}{nearest(n, own)}" for n in names if n not in own] or ["the same in another order"]
         raise ValueError(f"{file}: joints of another tree than body {body.name!r}: {', '.join(odd)}")
-    units = np.cumsum(arrays["rot_delta"], 0, dtype=np.int16)
-    places = np.cumsum(arrays["trans_delta_mm"], 0, dtype=np.int32)
-    if units.shape != (len(places), len(names), 3) or places.shape[1:] != (3,):
+    deltas, steps = arrays["rot_delta"], arrays["trans_delta_mm"]
+    shapes = deltas.ndim == 3 and deltas.shape[1:] == (len(names), 3) and steps.shape == (len(deltas), 3)
+    if not shapes or deltas.dtype.kind not in "iu" or steps.dtype.kind not in "iu":
         raise ValueError(
-            f"{file}: rotations {units.shape} and translations {places.shape} do not fit {len(names)} joints"
+            f"{file}: rot_delta {deltas.dtype} {deltas.shape} and trans_delta_mm {steps.dtype} {steps.shape} are not "
+            f"whole numbers of {len(names)} joints and of one place a frame"
         )
+    rate = _rate(arrays, "fps", file)
+    units, places = np.cumsum(deltas, 0, dtype=np.int16), np.cumsum(steps, 0, dtype=np.int32)
     try:
-        clips = [(str(c["name"]), int(c["start"]), int(c["frames"]), c) for c in json.loads(str(arrays["clips"]))]
-    except (ValueError, KeyError, TypeError) as error:
+        clips = [
+            (str(c["name"]), int(c["start"]), int(c["frames"]), sorted(map(int, c.get("jumps", ()))), c)
+            for c in json.loads(str(arrays["clips"]))
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{file}: its list of clips is damaged ({error})") from None
-    motions = []
-    for name, start, frames, clip in clips:
+    for name, start, frames, jumps, _ in clips:
         if frames < 1 or start < 0 or start + frames > len(units):
             raise ValueError(f"{file}: clip {name!r} has frames {start} .. {start + frames}, the file {len(units)}")
+        if jumps and not 0 <= jumps[0] <= jumps[-1] < frames:
+            raise ValueError(f"{file}: clip {name!r} jumps at {jumps[0]} .. {jumps[-1]}, it has {frames} frames")
+    if (claimed := sum(frames for _, _, frames, _, _ in clips)) > len(units):
+        raise ValueError(f"{file}: its clips have {claimed:,} frames in all, the file {len(units):,}; they overlap")
+    motions = []
+    for name, start, frames, jumps, clip in clips:
         part = slice(start, start + frames)
         motion = Motion(
-            name, body.joints, float(arrays["fps"]), torch.from_numpy((units[part] * STEP).astype(np.float32)),
-            torch.from_numpy((places[part] / 1000).astype(np.float32)), tuple(map(int, clip.get("jumps", ()))),
+            name, body.joints, rate, torch.from_numpy((units[part] * STEP).astype(np.float32)),
+            torch.from_numpy((places[part] / 1000).astype(np.float32)), tuple(jumps),
             str(clip.get("action", "")), str(clip.get("subject", "")),
         )  # fmt: skip
-        motions.append(resampled(motion, fps))
+        motions.append(_resampled(motion, fps, file))
     return motions
+
+
+def _rate(arrays: Mapping[str, Array], key: str, file: Path) -> float:
+    """A file's frames per second: one number above zero."""
+    value = arrays[key]
+    rate = float(value.item()) if value.size == 1 and value.dtype.kind in "iuf" else 0.0
+    if not 0 < rate < float("inf"):
+        shown = f"{value.dtype} of {value.shape}" if value.size != 1 else repr(value.item())[:40]
+        raise ValueError(f"{file}: {key} is {shown}, expected frames per second, a number above zero")
+    return rate
+
+
+def _resampled(motion: Motion, fps: float, file: Path) -> Motion:
+    try:
+        return resampled(motion, fps)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
 
 
 # -------------------------------------------------------------------------------------------------------------- AMASS
@@ -146,14 +174,20 @@ def _from_archive(arrays: Mapping[str, Array], file: Path, body: Body, fps: floa
 
 def _from_amass(arrays: Mapping[str, Array], file: Path, body: Body, fps: float) -> list[Motion]:
     """AMASS: poses (T, 3 J) of SMPL+H's 52 joints, SMPL-X's 55 or SMPL's 24; trans (T, 3), the model's origin; z up."""
-    rate = next((float(arrays[key]) for key in ("mocap_framerate", "mocap_frame_rate") if key in arrays), 0.0)
-    poses, trans = (arrays.get(key, np.zeros(0)).astype(np.float32) for key in ("poses", "trans"))
-    shapes = poses.ndim == 2 and trans.shape == (len(poses), 3)
-    if not shapes or not 0 < rate < float("inf"):
+    given = [arrays.get(key, np.zeros(0)) for key in ("poses", "trans")]
+    for key, values in zip(("poses", "trans"), given, strict=True):
+        if values.dtype.kind not in "iuf":
+            raise ValueError(f"{file}: {key} holds {values.dtype}, expected numbers")
+    with np.errstate(over="ignore"):  # to infinity, which is refused below
+        poses, trans = (values.astype(np.float32) for values in given)
+    if poses.ndim != 2 or trans.shape != (len(poses), 3):
         raise ValueError(
-            f"{file}: poses {poses.shape}, expected (T, 156 or 165) of AMASS, with trans (T, 3), here {trans.shape}, "
-            f"and mocap_framerate above zero, here {rate}"
+            f"{file}: poses {poses.shape}, expected (T, 156 or 165) of AMASS, with trans (T, 3), here {trans.shape}"
         )
+    rated = next((key for key in ("mocap_framerate", "mocap_frame_rate") if key in arrays), None)
+    if rated is None:
+        raise ValueError(f"{file}: no mocap_framerate, frames per second")
+    rate = _rate(arrays, rated, file)
     if not len(poses):
         raise ValueError(f"{file}: no frames")
     for key, values in (("poses", poses), ("trans", trans)):
@@ -171,8 +205,10 @@ def _from_amass(arrays: Mapping[str, Array], file: Path, body: Body, fps: float)
     betas = None
     if layout.joints == plain_names(body.joints) and arrays.get("betas", np.zeros(0)).dtype.kind == "f":
         betas = torch.from_numpy(arrays.get("betas", np.zeros(0)).ravel()[: len(body.J_shapedirs)])
+        if not betas.isfinite().all():
+            raise ValueError(f"{file}: betas are not finite")
     world = (torch.from_numpy(trans) + root_at_rest(body, betas).float()) @ upright.T
-    return [resampled(Motion(file.stem, body.joints, rate, vectors, world), fps)]
+    return [_resampled(Motion(file.stem, body.joints, rate, vectors, world), fps, file)]
 
 
 def _layout(arrays: Mapping[str, Array], file: Path, width: int) -> Skeleton:

@@ -8,6 +8,8 @@ import networkx as nx
 
 from kinlmr.skeleton import Skeleton
 
+MAX_PAIRS = 1_000_000  # of a part and one that it is given
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -75,6 +77,7 @@ def compile(skeleton: Skeleton) -> Plan:
     graph.add_nodes_from(declared)
     graph.add_edges_from((given, part) for part, above in skeleton.part_graph().items() for given in above)
     if skeleton.given == "ancestors":
+        _check_ancestors(graph, skeleton)
         graph = nx.transitive_closure_dag(graph)
 
     rank = {name: i for i, name in enumerate(declared)}
@@ -98,3 +101,20 @@ def compile(skeleton: Skeleton) -> Plan:
         order=order,
         restore=restore,
     )
+
+
+def _check_ancestors(graph: nx.DiGraph[str], skeleton: Skeleton) -> None:
+    """Refuse a closure that would not fit in memory: a chain of 10,000 parts has 50 million pairs."""
+    above: dict[str, int] = {}  # of each part a set of parts, as the bits of a number
+    pairs = 0
+    for place, name in enumerate(nx.topological_sort(graph)):
+        bits = 0
+        for parent in graph.predecessors(name):
+            bits |= above[parent]
+        pairs += bits.bit_count()
+        above[name] = bits | 1 << place
+    if pairs > MAX_PAIRS:
+        raise ValueError(
+            f"skeleton {skeleton.name!r}: its parts are given {pairs:,} ancestors in all, more than {MAX_PAIRS:,}; "
+            "write 'given: parents', or join parts"
+        )

@@ -13,6 +13,9 @@ from torch import Tensor
 from kinlmr.body import Body
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
+MORE = 100_000  # frames that resampling may add, besides four for each: a small file must not claim days
+CHUNK = 10_000  # frames that are resampled together
+
 
 @dataclass(frozen=True, eq=False)
 class Motion:
@@ -62,17 +65,24 @@ def resampled(motion: Motion, fps: float) -> Motion:
         return replace(motion, fps=fps)
     ratio = motion.fps / fps
     count = int((len(motion) - 1) / ratio + 1e-6) + 1
-    at = torch.arange(count, dtype=torch.float64) * ratio
-    low = (at + 1e-6).floor().long().clamp_max(len(motion) - 1)
-    high = (low + 1).clamp_max(len(motion) - 1)
-    high = torch.where(torch.isin(high, torch.tensor(motion.cuts, dtype=torch.long)), low, high)
-    part = (at - low).float()[:, None, None]
-    one, two = (axis_angle_to_matrix(motion.rotations[index]) for index in (low, high))
-    between = one @ axis_angle_to_matrix(part * matrix_to_axis_angle(one.mT @ two))
-    places = torch.lerp(motion.translation[low], motion.translation[high], part[:, 0])
+    if count > (most := 4 * len(motion) + MORE):
+        raise ValueError(
+            f"recording {motion.name!r}: {len(motion):,} frames at {motion.fps:g} frames per second would be {count:,} "
+            f"at {fps:g}, more than {most:,}; is its rate right?"
+        )
+    cut, rotations, places = torch.tensor(motion.cuts, dtype=torch.long), [], []
+    for at in (torch.arange(count, dtype=torch.float64) * ratio).split(CHUNK):
+        low = (at + 1e-6).floor().long().clamp_max(len(motion) - 1)
+        high = (low + 1).clamp_max(len(motion) - 1)
+        high = torch.where(torch.isin(high, cut), low, high)
+        part = (at - low).float()[:, None, None]
+        one, two = (axis_angle_to_matrix(motion.rotations[index]) for index in (low, high))
+        between = one @ axis_angle_to_matrix(part * matrix_to_axis_angle(one.mT @ two))
+        rotations.append(matrix_to_axis_angle(between))
+        places.append(torch.lerp(motion.translation[low], motion.translation[high], part[:, 0]))
     first = {int(np.ceil(cut / ratio - 1e-6)) for cut in motion.cuts}
     cuts = tuple(sorted(cut for cut in first if cut < count))
-    return replace(motion, fps=fps, rotations=matrix_to_axis_angle(between), translation=places, cuts=cuts)
+    return replace(motion, fps=fps, rotations=torch.cat(rotations), translation=torch.cat(places), cuts=cuts)
 
 
 # --------------------------------------------------------------------------------------------------------------- sides

@@ -78,16 +78,20 @@ def read_bvh(
         world[j] = turns[:, source[joint]] @ correction if joint in source else world[parent]
     local = np.stack([world[j] if p < 0 else world[p].swapaxes(1, 2) @ world[j] for j, p in enumerate(body.parents)], 1)
     if scale is None:
-        scale = _leg({joint: own[j] for j, joint in enumerate(body.joints)}) / _leg(
-            {j: rest[i] for j, i in source.items()}
-        )
+        length = _leg({j: rest[i] for j, i in source.items()})
+        if length < 1e-6:
+            raise ValueError(f"{file.path}: its legs have no length, so its unit is not known; give scale=")
+        scale = _leg({joint: own[j] for j, joint in enumerate(body.joints)}) / length
     root = source[body.joints[body.parents.index(-1)]]
     motion = Motion(
         file.path.stem, body.joints, file.fps, matrix_to_axis_angle(torch.from_numpy(local)).float(),
         torch.from_numpy(places[:, root] * scale).float(), (1,) if _first_jumps(places * scale) else (),
         subject=file.path.stem,
     )  # fmt: skip
-    return resampled(motion, fps)
+    try:
+        return resampled(motion, fps)
+    except ValueError as error:
+        raise ValueError(f"{file.path}: {error}") from None
 
 
 def write_bvh(motion: Motion, path: str | os.PathLike[str], body: Body | str = "anny24") -> None:

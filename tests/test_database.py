@@ -12,9 +12,9 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+from hostile import Calls, pickles
 from hypothesis import given
 from hypothesis import strategies as st
-from test_files import Calls, evil
 
 import kinlmr
 from kinlmr.database import read_database
@@ -188,7 +188,7 @@ def test_nothing_in_a_database_runs(tmp_path, monkeypatch):
             joblib.dump(content, tmp_path / "evil.pt", compress=compress)
             files.append((what, f"it names (posix|nt).{message}, which no database needs",
                           (tmp_path / "evil.pt").read_bytes()))  # fmt: skip
-    for what, data in evil(tmp_path):
+    for what, data in pickles(tmp_path):
         if what not in ("many steps", "object array", "keys of one hash"):  # these are slow, a column, and below
             files += [(what, "refused|no vid_name", data), (what, "refused|no vid_name", zlib.compress(data))]
     monkeypatch.setattr(os, "system", lambda command: pytest.fail("os.system was called"))

@@ -13,11 +13,13 @@ import bodies
 import numpy as np
 import pytest
 import torch
+from hostile import Calls, npy, pickles
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kinlmr import load_body
-from kinlmr.files import KNOWN, Record, Unpickler, read_npz, read_pickle
+from kinlmr.files import read_npz
+from kinlmr.pickles import KNOWN, Record, Unpickler, read_pickle
 
 
 class Ch:
@@ -119,108 +121,9 @@ def test_python_2_strings_as_bytes(tmp_path):
 # ---------------------------------------------------------------------------------------------------- what must not run
 
 
-class Calls:
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
-
-
-def pickle_of_selects(depth):
-    """Select whose array and whose indices are the same Select, and so on: 2^depth to unfold."""
-    data = b"\x80\x02}U\x01J" + b"I0\n"
-    for _ in range(depth):
-        data += b"q\x010cchumpy.reordering\nSelect\n)\x81}(U\x01ah\x01U\x04idxsh\x01U\x0fpreferred_shape(lub"
-    return data + b"s."
-
-
-def claim_dtype(code):
-    """An array whose dtype's name is whatever ``code`` makes."""
-    made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x03\x85cnumpy\ndtype\n"
-    return made + code + b"K\x00K\x01\x87R\x89U\x01atb"
-
-
-def sparse_claim(indptr, indices, data, shape):
-    """A csc matrix with the given parts."""
-
-    class csc_matrix:
-        pass
-
-    made = csc_matrix()
-    made.__dict__ = {
-        "indptr": np.array(indptr),
-        "indices": np.array(indices, int),
-        "data": np.array(data, float),
-        "_shape": shape,
-    }
-    csc_matrix.__module__, csc_matrix.__qualname__ = "scipy.sparse._csc", "csc_matrix"
-    module = types.ModuleType("scipy.sparse._csc")
-    module.csc_matrix = csc_matrix
-    before = sys.modules.get("scipy.sparse._csc")
-    sys.modules["scipy.sparse._csc"] = module
-    try:
-        return pickle.dumps({"J": made}, 2)
-    finally:
-        sys.modules.pop("scipy.sparse._csc")
-        if before is not None:
-            sys.modules["scipy.sparse._csc"] = before
-
-
-def evil(folder):
-    touch = f"touch {folder}/ran"
-    nested = Calls(getattr, Calls(__import__, "os"), "system")
-    huge = np.arange(3.0)
-    yield "os.system", pickle.dumps({"J": Calls(os.system, touch)})
-    yield "protocol 0", pickle.dumps({"J": Calls(os.system, touch)}, 0)
-    yield "eval", pickle.dumps({"J": Calls(eval, "__import__('os').system('ls')")})
-    yield "nested reduces", pickle.dumps({"J": nested})
-    yield "a key nobody reads", pickle.dumps({"nothing": Calls(os.system, touch), "J": huge})
-    yield "not chumpy", b"cchumpy.ch_evil\nCh\n(tR."
-    yield "chumpy.ch.os", b"cchumpy.ch\nos.system\n(V" + touch.encode() + b"\ntR."
-    yield "scipy.sparse.csc.np", b"cscipy.sparse.csc\nnp\n."
-    yield "import", b"cantigravity\nfly\n."
-    yield "inst", b"(V" + touch.encode() + b"\nios\nsystem\n."
-    yield "stack global", b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R."
-    yield "extension", b"\x80\x02\x82\x01."
-    yield "persistent", b"Pos.system\n."
-    yield "build on a list", b"](dVa\nVb\nsb."
-    yield "call of an array", b"cnumpy\nndarray\n(tR(tR."
-    yield "truncated", pickle.dumps({"J": np.arange(1000.0)})[:-100]
-    yield "empty", b""
-    yield "text", b"hello world"
-    yield "not a dict", pickle.dumps([1, 2])
-    yield "100 GB bytearray", b"\x80\x05\x96" + (10**11).to_bytes(8, "little") + b"."
-    yield "100 GB bytes", b"\x80\x04\x8e" + (10**11).to_bytes(8, "little") + b"."
-    yield "memo index", b"\x80\x02K\x01r\xff\xff\xff\xff."
-    yield "deep", b"(" * 100_000 + b"]" * 100_000 + b"."
-    claim = pickle.dumps({"J": huge}, 2).replace(b"K\x03\x85", b"J\xff\xff\xff\x7f\x85")
-    yield "100 GB array", claim
-    yield "object array", pickle.dumps({"J": np.array([{}], dtype=object)})
-    yield "records", pickle.dumps({"J": np.zeros(2, dtype=[("a", "f4")])})
-    yield "subclass", pickle.dumps({"J": np.zeros((2, 2)).view(np.matrix)})
-    bomb = b"\x80\x02}U\x01J" + b"X" + (10**6).to_bytes(4, "little") + b"a" * 10**6 + b"q\x000]"
-    yield "deep tuple as a key", b"\x80\x02})" + b"\x85" * 300_000 + b"Ns."
-    yield "a key that takes for ever to hash", b"\x80\x02})" + b"2\x86" * 40 + b"Ns."
-    yield (
-        "keys of one hash",
-        b"\x80\x02}("
-        + b"".join(b"\x8a\x0a" + (k * (2**61 - 1)).to_bytes(10, "little") + b"N" for k in range(300))
-        + b"u.",
-    )
-    yield "many steps", b"\x80\x02" + b"]0" * 600_000 + b"]."
-    yield "chumpy in chumpy", pickle_of_selects(26)
-    yield "a dtype of lists", b"\x80\x02}U\x01J" + claim_dtype(b"]" + b"(2" * 20 + b"e" * 20) + b"s."
-    yield "sparse pointers", sparse_claim([0, 200_000_000], [0], [1.0], (1, 1))
-    yield "sparse places", sparse_claim([0, 2], [-1, -1], [1.0, 1.0], (2, 1))
-    yield "sparse shape", sparse_claim([0] * 11, [], [], (10**9, 10))
-    yield "protocol 5", pickle.dumps({"J": np.asfortranarray(np.ones((2, 3)))}, 5)
-    yield "amplified", bomb + b"(" + b"c_codecs\nencode\nh\x00U\x06latin1\x86R" * 3000 + b"es."
-
-
 def test_nothing_in_a_pickle_runs_or_takes_memory(tmp_path, monkeypatch):
     before = set(sys.modules)
-    for what, data in evil(tmp_path):
+    for what, data in pickles(tmp_path):
         path = tmp_path / "evil.pkl"
         path.write_bytes(data)
         monkeypatch.setattr(os, "system", lambda command: pytest.fail("os.system was called"))
@@ -234,9 +137,9 @@ def test_nothing_in_a_pickle_runs_or_takes_memory(tmp_path, monkeypatch):
     assert "antigravity" not in set(sys.modules) - before
 
 
-def test_the_evil_files_are_evil(tmp_path):
+def test_the_evil_files_are_pickles(tmp_path):
     """Python's own reader would have run the first of them."""
-    data = next(data for what, data in evil(tmp_path) if what == "os.system")
+    data = next(data for what, data in pickles(tmp_path) if what == "os.system")
     pickle.loads(data)
     assert (tmp_path / "ran").exists()
 
@@ -269,16 +172,6 @@ def test_a_damaged_pickle_gives_arrays_or_a_refusal(junk, at, cut):
 def write(path, key, data, compression=zipfile.ZIP_STORED):
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr(f"{key}.npy", data)
-
-
-def npy(array=None, shape=None, dtype="<f8", data=b""):
-    buffer = io.BytesIO()
-    if array is not None:
-        np.lib.format.write_array(buffer, array, allow_pickle=True)
-    else:
-        np.lib.format.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": shape})
-        buffer.write(data)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ README = (ROOT / "README.md").read_text()
 
 FLOORS = [
     {"skeleton", "files", "cells", "raster", "glb"},
-    {"plan", "rotations", "camera", "database", "draw", "keypoints", "losses", "products", "rows", "skinning"},
-    {"schedule", "bvh", "body", "metrics", "tracking"},
+    {"plan", "rotations", "camera", "draw", "pickles", "keypoints", "losses", "products", "rows", "skinning"},
+    {"schedule", "bvh", "body", "database", "inspection", "metrics", "tracking"},
     {"engine", "assets", "recording"},
     {"retarget"},
     {"motion"},
@@ -33,8 +33,8 @@ FLOORS = [
 
 PUBLIC = """
     LMR ROTATIONS Body Estimate Mesh Part Plan Recovery Rotation Skeleton State Stream Tracks
-    build camera clips compile concat draw export keypoints load load_body load_skeleton losses metrics motion project
-    read_database recover rotations save save_body track
+    build camera clips compile concat draw export inspect keypoints load load_body load_skeleton losses metrics motion
+    project read_database recover rotations save save_body track
 """
 
 
@@ -197,6 +197,23 @@ def test_the_readmes_snippets_run(tmp_path, monkeypatch):
 def test_the_readmes_files_exist():
     for name in re.findall(r"\]\(([^)#:]+)\)|src=\"([^\":]+)\"", README):
         assert (ROOT / "".join(name)).exists(), name
+
+
+def unknown_tests(text):
+    """Tests that a text names as `test_x.py::test_y`, or `::test_z` of the same file, and that there are not."""
+    file = ""
+    for named, test in re.findall(r"`(test_\w+\.py)?::(\w+)`", text):
+        file = named or file
+        path = ROOT / "tests" / file
+        if not path.is_file() or f"def {test}(" not in path.read_text():
+            yield f"{file}::{test}"
+
+
+def test_the_promises_name_tests_that_exist():
+    text = (ROOT / "docs/reliability.md").read_text()
+    assert text.count("::test_") > 20
+    assert not list(unknown_tests(text))
+    assert list(unknown_tests("`test_house.py::test_floors`, `::test_roofs`")) == ["test_house.py::test_roofs"]
 
 
 def test_the_readme_shows_the_plan_as_it_is():

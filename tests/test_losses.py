@@ -109,6 +109,23 @@ def test_gradients(name):
     assert torch.autograd.gradcheck(lambda p: TERMS[name][0](p, truth, weight), prediction.requires_grad_())
 
 
+@EVERY
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-3, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_derivatives_are_finite_at_any_distance(name, size, dtype):
+    """At a perfect prediction, next to it, and far from it: the gradient is finite and bounded, the second finite."""
+    prediction, truth = (x.to(dtype) for x in batch())
+    x = (truth + (size * (prediction - truth)).to(dtype)).requires_grad_()
+    value = TERMS[name][0](x, truth, None)
+    (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+    assert value.isfinite()
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() < 1e6
+    if gradient.requires_grad:
+        (second,) = torch.autograd.grad(gradient.sum(), x, allow_unused=True)
+        assert second is None or second.isfinite().all()
+
+
 def assert_a_nan_stays_in_its_frame(term, prediction, truth):
     """A NaN of one frame shows in the loss, and in the gradient of that frame alone."""
     odd = prediction.clone()

@@ -84,6 +84,19 @@ def assert_a_nan_stays_in_its_frame(procrustes, prediction, truth, frame):
             assert torch.allclose(aligned[others], expected[others], atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_points_on_a_line_or_plane_are_aligned_without_a_reflection(rank, size, dtype):
+    """Points of any rank and size, half a turn apart: alignment is rigid but for its scale, and finite."""
+    generator = torch.Generator().manual_seed(rank)
+    truth = size * torch.randn(4, 14, 3, generator=generator, dtype=dtype)
+    truth[..., rank:] = 0
+    half = axis_angle_to_matrix(torch.pi * torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 0]), 3).to(dtype))
+    aligned = metrics.procrustes(truth @ half.mT, truth)
+    assert torch.allclose(aligned, truth, atol=1e-5 * size)
+
+
 @given(st.integers(0, 99), st.integers(0, 5))
 def test_a_nan_stays_in_its_frame(seed, frame):
     assert_a_nan_stays_in_its_frame(metrics.procrustes, *pair(seed), frame)

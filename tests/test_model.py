@@ -457,6 +457,57 @@ def test_features_that_are_not_finite(value):
     assert model(large).pose.shape == (1, 1, 24, 6)
 
 
+def assert_a_nan_stays_in_its_clip(run, features, clip, frame):
+    """Features that are not finite in a frame of a clip: its earlier frames stay, and other clips with their gradients.
+
+    The clip's own gradient is lost: zero times NaN is NaN on the way back through its memory, as in torch.nn.GRU.
+    """
+    others = [i for i in range(len(features)) if i != clip]
+    expected = None
+    for odd in (0.0, torch.nan, torch.inf):
+        x = features.clone()
+        x[clip, frame, 1] += odd
+        x.requires_grad_()
+        found = run(x)
+        early = sum(value[clip, :frame].sum() for value in found)
+        (gradient,) = torch.autograd.grad(early + sum(value[others].square().sum() for value in found), x)
+        kept = [gradient[others]] + [part for value in found for part in (value[others], value[clip, :frame])]
+        if expected is None:
+            expected = kept
+        else:
+            assert found[0][clip, frame].isnan().any()
+            assert_same(expected, kept, 1e-12)
+
+
+def stepwise(model):
+    """A model's estimates of a clip, frame by frame."""
+
+    def run(features):
+        frames, state = [], None
+        for frame in features.unbind(1):
+            estimate, state = model.step(frame, state)
+            frames.append(estimate)
+        return [torch.stack(values, 1) for values in zip(*frames, strict=True)]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("cell", "steps", "of", "frame"), [("gru", False, 0, 1), ("gru", True, 2, 3), ("lstm", False, 1, 3)]
+)
+def test_a_nan_stays_in_its_clip(cell, steps, of, frame):
+    model = lively(kinlmr.build("smpl.yaml", allow_nan=True, cell=cell, **SMALL))
+    assert_a_nan_stays_in_its_clip(stepwise(model) if steps else model, clip(3, 4), of, frame)
+
+
+def test_the_law_of_nans_can_fail():
+    leaky = lambda x: [x - x.mean(0)]  # noqa: E731
+    peeks = lambda x: [x - x.flip(1)]  # noqa: E731
+    for broken in (leaky, peeks):
+        with pytest.raises(AssertionError):
+            assert_a_nan_stays_in_its_clip(broken, clip(4, 5), 1, 3)
+
+
 def test_lengths_and_states_that_do_not_fit():
     model = kinlmr.build("smpl.yaml", **SMALL)
     x = clip(dtype=torch.float32)

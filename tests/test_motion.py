@@ -374,7 +374,11 @@ def test_a_folder_of_amass_holds_shapes_too(tmp_path):
         (30, {}, r"poses have 90 numbers a frame, expected those of smpl \(72\), smplh \(156\), smplx \(165\)"),
         (52, {"trans": np.zeros((8, 3))}, r"with trans \(T, 3\), here \(8, 3\)"),
         (52, {"trans": np.full((9, 3), np.inf)}, "trans are not finite from frame 0"),
-        (52, {"mocap_framerate": np.array(0.0)}, "mocap_framerate above zero, here 0.0"),
+        (
+            52,
+            {"mocap_framerate": np.array(0.0)},
+            "mocap_framerate is 0.0, expected frames per second, a number above zero",
+        ),
     ],
 )
 def test_amass_files_that_are_none(tmp_path, joints, extra, message):
@@ -531,7 +535,7 @@ def test_archives_that_are_none(tmp_path):
         ({"clips": np.array('[{"name": "a", "start": 0, "frames": 0}]')}, "clip 'a' has frames 0"),
         ({"joints": np.array(["pelvis", "left_hipp", *BODY.joints[2:]])}, "'left_hipp'; did you mean 'left_hip'"),
         ({"joints": np.array(BODY.joints[::-1])}, "the same in another order"),
-        ({"rot_delta": good["rot_delta"][:, :23]}, "do not fit 24 joints"),
+        ({"rot_delta": good["rot_delta"][:, :23]}, "whole numbers of 24 joints"),
         ({"poses": np.zeros((4, 50))}, r"poses \(4, 50\), expected"),
         ({"poses": np.zeros((0, 156)), "trans": np.zeros((0, 3)), "mocap_framerate": np.array(30.0)}, "no frames"),
         ({"poses": np.full((4, 156), np.nan), "trans": np.zeros((4, 3)), "mocap_framerate": np.array(30.0)},

@@ -1,6 +1,7 @@
 import tracemalloc
 
 import pytest
+from hostile import yaml_bombs
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import skeletons
@@ -188,18 +189,8 @@ def test_python_made_skeletons_are_held_to_the_same():
         Skeleton("arm", ("a",), (None,), (Part("p", ("a",)),), (("p", ()), ("p", ())))
 
 
-def bombs():
-    laughs = "a: &a [x, x]\n" + "".join(
-        f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
-    )
-    merge = "a0: &a0 {k: v}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 30))
-    yield from (laughs, merge, "[" * 100_000, "{a: " * 100_000, "? " * 10_000, "- " * 100_000)
-    yield "name: " + "a" * (MAX_BYTES - 10)
-    yield "name: a\n" * 400_000
-
-
 def test_bombs_are_refused_in_little_memory():
-    for bomb in bombs():
+    for bomb in yaml_bombs():
         tracemalloc.start()
         with pytest.raises(ValueError, match=r"^bomb\.yaml"):
             parse(bomb, "bomb.yaml")
