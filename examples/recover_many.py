@@ -17,8 +17,9 @@ person was not seen for a second or more. What cannot be recovered is passed ove
 code is 1; it is tried again the next time.
 
 A result is written whole or not at all, and what is there is not done again: kill it at any moment and start it again,
-with another N too. A process takes every N-th line (RANK of WORLD_SIZE; a job array may set these two alone).
-Sequences of one rate run side by side in batches: on one CPU thread that is 3 to 20 times as fast as one at a time.
+with another N too. A process takes every N-th line (RANK of WORLD_SIZE; a job array may set these two alone); on a
+machine with GPUs they share these. Sequences of one rate run side by side in batches, which is several times as fast as
+one at a time (docs/scale.md).
 """
 
 import argparse
@@ -286,7 +287,7 @@ def batches(worker: Worker, todo: list[Job], rows: int) -> Iterator[list[Sequenc
 def main(argv: list[str] | None = None) -> int:
     args, own = arguments(argv), runs.place()
     torch.set_num_threads(args.threads)
-    device = f"cuda:{own.local}" if args.device == "cuda" else args.device
+    device = f"cuda:{own.local % torch.cuda.device_count()}" if args.device == "cuda" else args.device
     group = own if "MASTER_ADDR" in os.environ else runs.Place()  # a job array's processes do not know one another
     with runs.joined(group, "cpu", timedelta(days=30)):
         args.out.mkdir(parents=True, exist_ok=True)

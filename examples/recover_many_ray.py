@@ -59,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     if not todo:
         return 0
     ray.init(log_to_driver=args.verbose)
+    ray.data.DataContext.get_current().enable_progress_bars = False
     rows = [{"job": json.dumps(job, default=str)} for job in todo]
     lines = ray.data.from_items(rows, override_num_blocks=-(-len(todo) // args.rows))
     done = lines.map_batches(
