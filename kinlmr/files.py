@@ -29,15 +29,11 @@ def read_npz(
     name = os.fspath(path)
     if not Path(path).is_file():
         raise FileNotFoundError(f"{name}: no such file")
-    if limit is None:
-        limit = min(MAX_BYTES, 100 * os.path.getsize(path) + 10_000_000)
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             keys = members.keys() if wanted is None else [key for key in wanted if key in members]
-            total = sum(members[key].file_size for key in keys)
-            if total > limit:
-                raise ValueError(f"it would unpack to {total:,} bytes, more than {limit:,}")
+            check_members([members[key] for key in keys], os.path.getsize(path), limit)
             arrays = {}
             for key in keys:
                 with archive.open(members[key]) as file:
@@ -45,6 +41,20 @@ def read_npz(
             return arrays
     except Exception as error:
         raise ValueError(f"{name}: not an .npz archive of plain arrays, or a damaged one ({short(error)})") from None
+
+
+def check_members(members: Iterable[zipfile.ZipInfo], size: int, limit: int | None = None) -> None:
+    """Refuse members that claim to unpack to more than ``limit``, or to be packed in more than their archive has."""
+    limit = min(MAX_BYTES, 100 * size + 10_000_000) if limit is None else limit
+    total = packed = 0
+    for info in members:
+        total, packed = total + info.file_size, max(packed, info.compress_size)
+    if total > limit or packed > size:
+        raise ValueError(
+            f"it would unpack to {total:,} bytes, more than {limit:,}"
+            if total > limit
+            else f"it claims {packed:,} packed bytes in an archive of {size:,}"
+        )
 
 
 def read_npy(path: str | os.PathLike[str]) -> Array:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from kinlmr.files import short
+from kinlmr.files import check_members, short
 from kinlmr.pickles import unpacked
 
 LEGACY = 0x1950A86A20F9469CFC6C  # with this number torch.save began its five pickles before it wrote zip archives
@@ -61,10 +61,9 @@ def _pickles(file: BinaryIO, size: int) -> Iterator[tuple[str, BinaryIO]]:
     if head[:2] == b"PK":
         with zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
-                if info.file_size > (limit := 100 * size + 10_000_000):
-                    raise ValueError(f"{info.filename} would unpack to {info.file_size:,} bytes, more than {limit:,}")
                 kind = info.filename.rpartition(".")[2].lower()
-                if kind == "npy" or kind in ("pkl", "pickle"):
+                if kind in ("npy", "pkl", "pickle"):
+                    check_members([info], size)
                     with archive.open(info) as member:
                         yield from _of_array(io.BytesIO(member.read()), f"{info.filename} in it is ", kind == "npy")
     else:

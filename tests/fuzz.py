@@ -146,11 +146,12 @@ def damaged_array(r, array):
 
 
 def damaged_npy(r, data):
-    try:
-        array = np.load(io.BytesIO(data))
-    except Exception:  # it was damaged before
+    if r.random() < 0.3:
         return damaged_bytes(r, data)
-    return hostile.npy(damaged_array(r, array)) if r.random() < 0.7 else damaged_bytes(r, data)
+    try:
+        return hostile.npy(damaged_array(r, np.load(io.BytesIO(data))))
+    except Exception:  # numpy cannot: it was damaged before
+        return damaged_bytes(r, data)
 
 
 def damaged(r, suffix, data):
@@ -233,7 +234,9 @@ def main():
     while time.monotonic() < end:
         for reader, suffix, data in files:
             path = args.out / f"now{suffix}"
-            path.write_bytes(damaged(r, suffix, data))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                path.write_bytes(damaged(r, suffix, data))
             counts[reader] += 1
             wrong = tried(reader, path)
             if wrong is not None:

@@ -344,6 +344,11 @@ def archives():
         yield f"{key}: format 9", one(b"\x93NUMPY\x09\0"), "format"
         yield f"{key}: records", one(npy(np.zeros(2, dtype=[("a", "f4")]))), "not numbers"
     yield "a directory that lies of its size", lying_zip(size=(24, "<I", 2**32 - 2)), "would unpack|holds|damaged"
+    yield (
+        "a directory that lies of its packed size",
+        lying_zip(size=(20, "<I", 2**32 - 2)),
+        "packed bytes in an archive",
+    )
     yield "no such compression", lying_zip(method=(10, "<H", 99)), "archive of plain arrays"
     yield "encrypted", lying_zip(flags=(8, "<H", 1)), "archive of plain arrays"
     yield "an offset outside", lying_zip(offset=(42, "<I", 2**31)), "archive of plain arrays"
@@ -436,6 +441,9 @@ def cases(folder):
         yield Case(
             f"without {what}", "inspect", ".pkl", data[: 3 if what == "a mark" else 99], "not a pickle, or a damaged"
         )
+    for what, data, says in archives():
+        if what == "a bomb" or "directory" in what:
+            yield Case(what, "inspect", ".npz", data, says)
     yield Case("a bomb", "inspect", ".pt", zlib.compress(bytes(60_000_000)), "would unpack to more than")
     otherwise = "missing|no numbers|unknown|neither AMASS|not a kinlmr|refused"  # what is wrong was not even read
     for what, data, says in archives():
