@@ -1,5 +1,6 @@
 """examples/video.py: formats of keypoints, people from frame to frame, videos in and out, the whole on a few frames."""
 
+import contextlib
 import itertools
 import json
 import sys
@@ -311,17 +312,20 @@ def test_a_camera_that_vanishes_ends_the_video_and_the_files_are_whole(video, fr
     assert np.load(tmp_path / "recovery.npz")["rotations"].shape[:2] == (1, count)
 
 
-@pytest.fixture
-def disk():
-    """A function that lets files grow to so many bytes and no more, as a full disk does."""
+@contextlib.contextmanager
+def disk(size):
+    """Files may grow to so many bytes and no more, as on a full disk; ends before pytest writes of itself."""
     resource = pytest.importorskip("resource")
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
 @pytest.mark.parametrize("size", [10, 20_000, 100_000])
-def test_a_full_disk_leaves_no_piece_of_a_video(frames, tmp_path, disk, size):
+def test_a_full_disk_leaves_no_piece_of_a_video(frames, tmp_path, size):
     noise = np.random.default_rng(0).integers(0, 255, (60, 120, 160, 3)).astype(np.uint8)
 
     def write():
@@ -329,16 +333,14 @@ def test_a_full_disk_leaves_no_piece_of_a_video(frames, tmp_path, disk, size):
             for picture in noise:
                 writer.add(picture)
 
-    disk(size)
-    with pytest.raises(OSError, match="a.mp4: could not be written .*is the disk full"):
+    with disk(size), pytest.raises(OSError, match="a.mp4: could not be written .*is the disk full"):
         write()
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_whole_files_only(video, tmp_path, disk):
+def test_a_full_disk_leaves_whole_files_only(video, tmp_path):
     """The overlay fits, the sheet after it does not."""
-    disk(50_000)
-    with pytest.raises(OSError, match="could not be written, .*contact.png"):
+    with disk(50_000), pytest.raises(OSError, match="could not be written, .*contact.png"):
         video.main(["--out", str(tmp_path), "--size", "160", "--seconds", "0.3"])
     assert [path.name for path in tmp_path.iterdir()] == ["overlay.mp4"]
 
