@@ -124,5 +124,6 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     except BaseException as error:
         aside.unlink(missing_ok=True)
         if isinstance(error, OSError):  # such as a full disk, which names no file
-            raise type(error)(error.errno, f"could not be written, {error.strerror}", os.fspath(path)) from None
+            why = error.strerror or str(error)
+            raise type(error)(error.errno, f"could not be written, {why}", os.fspath(path)) from None
         raise
