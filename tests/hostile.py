@@ -142,7 +142,7 @@ def skeleton(name):
 
 
 def coco(frames=3):
-    points = np.random.default_rng(0).uniform(10, 90, (frames, 17, 3)).round(2)
+    points = np.random.default_rng(0).uniform(10, 90, (1, 17, 3)).round(2) + 0.5 * np.arange(frames)[:, None, None]
     return [{"image_id": f"{t}.jpg", "keypoints": points[t].ravel().tolist()} for t in range(frames)]
 
 
@@ -578,7 +578,7 @@ def cases(folder):
         ("frame of many digits", json.dumps([{"image_id": "9" * 5000, "keypoints": [1.0] * 51}]), "entry 0|image_id"),
         ("frame -3", json.dumps([{"image_id": -3, "keypoints": [1.0] * 51}]), "image_id|without a person|entry"),
         ("infinite", '[{"image_id": 0, "keypoints": [' + ", ".join(["1e999"] * 51) + "]}]", "not finite|entry 0"),
-        ("NaN", '[{"image_id": 0, "keypoints": [' + ", ".join(["NaN"] * 51) + "]}]", "without a person"),
+        ("NaN", '[{"image_id": 0, "keypoints": [' + ", ".join(["NaN"] * 51) + "]}]", "without a person|not finite"),
         ("beyond float32", '[{"image_id": 0, "keypoints": [' + ", ".join(["1e300"] * 51) + "]}]", "not finite"),
         ("keypoints ragged", '[{"image_id": 0, "keypoints": [1, [2], 3]}]', "entry 0"),
         ("keypoints of text", '[{"image_id": 0, "keypoints": "abc"}]', "entry 0"),
