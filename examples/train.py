@@ -14,7 +14,8 @@ for Ctrl-C). Whatever else ends the run, checkpoint.pt is whole, and SAVE steps 
 not finite is left out, and its clips are named; after PATIENCE of them in a row the run ends. A full disk is said, and
 the run goes on.
 
-Several processes take a part of every batch each, together N times --batch (gloo on CPUs, NCCL on GPUs; runs.py says
+Several processes take a part of every batch each, together N times --batch, to the weights of one process with that
+batch (to rounding by AdamW; Muon rounds to bfloat16, and they part) (gloo on CPUs, NCCL on GPUs; runs.py says
 how srun starts them). If one dies, torchrun ends the others and names its rank. Another N goes on from the same
 checkpoint, with a --batch that keeps the total:
 
