@@ -185,7 +185,7 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
         for kind, job in (("forward", forward), ("forward+backward", backward)):
             jobs = {name: lambda job=job, n=network, x=x: job(n, x) for name, network in found.items()}
             floor = max(batch * frames * adds / per_ms, weight_bytes / bytes_per_ms) * (3 if job is backward else 1)
-            case = f"{batch} x {frames} (C = {choose_block(batch, frames, job is backward)}), {kind}"
+            case = f"{batch} x {frames} (C = {choose_block(batch, frames, args.hidden, job is backward)}), {kind}"
             rows.append(row(case, interleaved(jobs, args.rounds, 1, args.device), floor))
     for batch in STREAMS:
         x = torch.randn(batch, args.features, device=args.device)

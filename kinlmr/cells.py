@@ -29,7 +29,8 @@ class Cell(NamedTuple):
     gates, vectors   numbers in its gates and in its memory, in multiples of H
     step             inputs (..., G), recurrent (..., G), memory (vectors, ..., H) -> memory after the frame
     scan             gates (..., C, R, G) of C frames of R rows, the input's share, which it may overwrite;
-                     memory (vectors, ..., R, H); recurrent weight (..., G, H) and bias (..., G)
+                     memory (vectors, ..., R, H); recurrent weight (..., G, H) and bias (..., G); whether backward
+                     follows
                      -> memory before and after every frame (vectors, ..., C + 1, R, H), and what else backward needs
     scan_backward    gradient of all those memories, which it may overwrite; the memories; what ``scan`` kept; weight
                      -> gradients of the input's share and of the recurrent share (..., C, R, G), and of memory
@@ -48,7 +49,7 @@ def product(x: Tensor, weight: Tensor, added: Tensor) -> Tensor:
     bias = added.ndim < x.ndim
     if weight.ndim > 2:
         return torch.baddbmm(added.unsqueeze(-2) if bias else added, x, weight.mT)
-    if not torch.compiler.is_compiling() and x.shape[0] <= FEW and weight.numel() > LARGE and not x.is_cuda:
+    if weight.numel() > LARGE and not torch.compiler.is_compiling() and x.shape[0] <= FEW and not x.is_cuda:
         return torch.addmm(added.unsqueeze(-1) if bias else added.mT, weight, x.mT).mT
     return torch.addmm(added, x, weight.mT)
 
@@ -61,16 +62,19 @@ def add_product_(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 def gru_step(inputs: Tensor, recurrent: Tensor, memory: Tensor) -> Tensor:
     """torch.nn.GRU's equations; gates in the order r, z, n."""
     size = memory.shape[-1]
-    (to_rz, to_n), (recurrent_rz, recurrent_n) = (x.split((2 * size, size), -1) for x in (inputs, recurrent))
+    (to_rz, to_n), (recurrent_rz, recurrent_n) = (x.split_with_sizes((2 * size, size), -1) for x in (inputs, recurrent))
     r, z = (to_rz + recurrent_rz).sigmoid_().chunk(2, -1)
     return torch.lerp(torch.addcmul(to_n, r, recurrent_n).tanh_(), memory, z)
 
 
-def gru_scan(gates: Tensor, memory: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, list[Tensor]]:
+def gru_scan(gates: Tensor, memory: Tensor, weight: Tensor, bias: Tensor, keep: bool) -> tuple[Tensor, list[Tensor]]:
     """As `gru_step`, C times. ``gates`` becomes the values of r, z, n; kept beside them: the recurrent share of n."""
     size, frames, rows = memory.shape[-1], *gates.shape[-3:-1]
     states = torch.empty(*gates.shape[:-3], frames + 1, rows, size, dtype=gates.dtype, device=gates.device)
     states[..., 0, :, :] = memory[0]
+    if not keep:
+        _gru_run(gates, states, weight, bias)
+        return states[None], []
     gates[..., : 2 * size] += bias[..., None, None, : 2 * size]
     share = torch.empty_like(states[..., 1:, :, :]).copy_(bias[..., None, None, 2 * size :])
     to_rz, to_n = weight.mT.split((2 * size, size), -1)
@@ -81,6 +85,20 @@ def gru_scan(gates: Tensor, memory: Tensor, weight: Tensor, bias: Tensor) -> tup
         add_product(share_n, h, to_n)
         torch.lerp(n.addcmul_(r, share_n).tanh_(), h, z, out=after)
     return states[None], [gates, share]
+
+
+def _gru_run(gates: Tensor, states: Tensor, weight: Tensor, bias: Tensor) -> None:
+    """`gru_scan` into ``states``, with nothing kept: fewer views and products, which are most of the time where H and R
+    are small."""
+    size, (h, *after) = states.shape[-1], states.unbind(-3)
+    share, rz = torch.empty_like(gates[..., 0, :, :]), torch.empty_like(gates[..., 0, :, : 2 * size])
+    (share_rz, share_n), (r, z) = share.split((2 * size, size), -1), rz.chunk(2, -1)
+    product, bias = (torch.addmm, bias) if weight.ndim == 2 else (torch.baddbmm, bias.unsqueeze(-2))
+    weight = weight.mT
+    for to_rz, n, out in zip(*(x.unbind(-3) for x in gates.split((2 * size, size), -1)), after, strict=True):
+        product(bias, h, weight, out=share)
+        torch.add(to_rz, share_rz, out=rz).sigmoid_()
+        h = torch.lerp(n.addcmul_(r, share_n).tanh_(), h, z, out=out)
 
 
 def gru_scan_backward(

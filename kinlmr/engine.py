@@ -34,7 +34,8 @@ from kinlmr.cells import Cell, product
 from kinlmr.products import Weight, gates, linear, scan, shared, traced
 from kinlmr.schedule import Node, Packed, Schedule, pack
 
-ROWS = 128  # of a block (frames times clips): more do not make its products faster
+ROWS = 64  # of a block (frames times clips): more do not make its products faster
+SMALL = 2**19  # numbers in a node's weights
 CHUNK = 96  # rows for which the features' share of the gates is computed at once, at least
 
 
@@ -46,15 +47,18 @@ class Options(NamedTuple):
     dropout: float = 0.0
 
 
-def choose_block(batch: int, frames: int, training: bool = False) -> int:
+def choose_block(batch: int, frames: int, hidden: int, training: bool = False) -> int:
     """C for B clips of T frames, such that blocks have equal lengths. Long blocks keep a cell's weights in the cache
     and make products large; but the first and last V - 1 ticks have fewer iterations at work, and the features' share
-    of all gates is kept for V blocks: without gradients, which need more memory anyhow, blocks are half as large.
+    of all gates is kept for V blocks: without gradients, which need more memory anyhow, blocks are half as large. Where
+    cells are small the number of calls counts more, and blocks are longer.
 
-    >>> choose_block(1, 300), choose_block(32, 16), choose_block(32, 16, training=True), choose_block(1, 1)
-    (34, 2, 4, 1)
+    >>> choose_block(1, 300, 512), choose_block(32, 16, 512), choose_block(32, 16, 512, training=True)
+    (34, 2, 4)
+    >>> choose_block(32, 16, 128), choose_block(1, 1, 128)
+    (16, 1)
     """
-    rows = ROWS if training else ROWS // 2
+    rows = max(ROWS, 2**24 // hidden**2) * (2 if training else 1)
     longest = min(max(16, 2 * math.isqrt(frames)), max(1, rows // max(batch, 1)))
     return -(-frames // -(-frames // longest))
 
@@ -74,7 +78,7 @@ def run(
     (batch, frames, width), kept = features.shape, start.dtype
     device, exact = features.device.type, torch.promote_types(kept, torch.float32)
     kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    alone, stacked = frames == 1 and lengths is None, _stacked(features)
+    alone, stacked = frames == 1 and lengths is None, _stacked(features, schedule.recurrent())
     groups = schedule.groups(together=alone or stacked)
     packs = [
         [
@@ -95,9 +99,12 @@ def run(
     return out.to(kept), _pack_memory(schedule, groups, after).to(kept)
 
 
-def _stacked(features: Tensor) -> bool:
-    """Whether nodes of one level that are alike run as one, their weights stacked: on a GPU, for larger products."""
-    return features.is_cuda
+def _stacked(features: Tensor, nodes: Sequence[Node]) -> bool:
+    """Whether nodes of one level that are alike run as one, their weights stacked: on a GPU, for larger products; on a
+    CPU where so little is computed that the number of calls counts more than the copies."""
+    width = features.shape[-1] + max(node.hidden for node in nodes if node.cell)
+    numbers = max(node.cell.gates * node.hidden * width for node in nodes if node.cell)
+    return features.is_cuda or (features.shape[1] > 1 and numbers <= SMALL)
 
 
 def _frame(
@@ -170,7 +177,8 @@ def _sweep(
     """before: each pack's memory (vectors, layers, [n,] V, B, H) -> estimates (V or 1, B, T, D), memory after."""
     batch, frames, _ = features.shape
     last = schedule.iterations - 1
-    block = options.block or choose_block(1 if traced() else batch, frames, torch.is_grad_enabled())
+    hidden = max(node.hidden for node in schedule.recurrent())
+    block = options.block or choose_block(1 if traced() else batch, frames, hidden, torch.is_grad_enabled())
     blocks = -(-frames // block)
     phi = rearrange(features, "b t f -> t b f")
     if blocks * block > frames:

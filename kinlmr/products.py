@@ -37,7 +37,7 @@ class Weight(NamedTuple):
 def shared(weight: Tensor, bias: Tensor | None = None) -> Weight:
     """A weight that many products will use; without a bias (for `gates`), an empty one."""
     log: Log = {}
-    plain = traced() or not torch.is_grad_enabled()
+    plain = not torch.is_grad_enabled() or traced()
     token = weight if plain else _Gradients.apply(log, weight, bias)
     return Weight(weight, weight.new_empty(0) if bias is None else bias, token, log)
 
@@ -50,7 +50,7 @@ def traced() -> bool:
 def linear(x: Tensor, w: Weight) -> Tensor:
     """x ([n,] R, in) -> ([n,] R, out), in the weight's type."""
     x = x.to(w.weight.dtype)
-    if traced() or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or traced():
         return product(x, w.weight, w.bias)
     return _Linear.apply(x, w.weight.detach(), w.bias.detach(), w.token, w.log)
 
@@ -73,7 +73,7 @@ def scan(cell: Cell, gates: Tensor, memory: Tensor, w: Weight, ends: Tensor | No
     """
     if cell.scan and gates.shape[-3] > 1 and not traced() and w.weight.dtype == gates.dtype:
         weight, bias = w.weight.detach(), w.bias.detach()
-        return _Scan.apply(cell, gates, memory, weight, bias, w.token, w.log, ends)
+        return _Scan.apply(cell, gates, memory, weight, bias, w.token, w.log, ends, torch.is_grad_enabled())
     states = [memory]
     for frame in gates.unbind(-3):
         states.append(cell.step(frame, linear(states[-1][0], w).to(gates.dtype), states[-1]))
@@ -163,12 +163,12 @@ class _Scan(Function):
     @staticmethod
     def forward(
         ctx: Any, cell: Cell, gates: Tensor, memory: Tensor, weight: Tensor, bias: Tensor, token: Tensor, log: Log,
-        ends: Tensor | None,
+        ends: Tensor | None, keep: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         rows = gates.shape[-2]
         if 1 < rows < FEW:  # two or three take longer than four
             gates, memory = (pad(x, (0, 0, 0, FEW - rows)) for x in (gates, memory))
-        states, kept = cell.scan(gates, memory, weight, bias)  # type: ignore[misc]
+        states, kept = cell.scan(gates, memory, weight, bias, keep)  # type: ignore[misc]
         ctx.cell, ctx.log, ctx.ends, ctx.rows = cell, log, ends, rows
         ctx.save_for_backward(weight, states, *kept)
         states = states[..., :rows, :]
@@ -189,4 +189,4 @@ class _Scan(Function):
         h = states[0, ..., :-1, :, :].flatten(-3, -2)
         token = _logged(ctx, ctx.needs_input_grad[5], recurrent.flatten(-3, -2), h)
         inputs, memory = (x[..., : ctx.rows, :] for x in (inputs, memory))
-        return None, inputs, memory, None, None, token, None, None
+        return None, inputs, memory, None, None, token, None, None, None

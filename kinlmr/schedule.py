@@ -1,9 +1,9 @@
 """The schedule: the order in which a model's nodes run, and their weights as the engine reads them.
 
-Nodes of one level do not read one another, and those of equal kind and size form a group that can run as one. On a GPU
-their weights are stacked at every call; on a CPU each keeps its own as they are, so that they stay in the cache and
-nothing is copied. Parameters are looked up in the modules at every call: whatever a user does to a module, the
-engine computes with what is there now.
+Nodes of one level do not read one another, and those of equal kind and size form a group that can run as one. On a
+GPU, and where they are small, their weights are stacked at every call; else each keeps its own as they are, so that
+they stay in the cache and nothing is copied. Parameters are looked up in the modules at every call: whatever a user
+does to a module, the engine computes with what is there now.
 """
 
 from __future__ import annotations

@@ -41,9 +41,9 @@ def assert_gradients_equal_reference(model, features, tolerance):
 
 @contextlib.contextmanager
 def stacked(together):
-    """Nodes of one level as one, their weights stacked, as on a GPU, or each with its own, as on a CPU."""
+    """Nodes of one level as one, their weights stacked, as on a GPU, or each with its own, as large ones on a CPU."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "_stacked", lambda _: together)
+        patch.setattr(engine, "_stacked", lambda *_: together)
         yield
 
 
@@ -98,7 +98,9 @@ def test_a_scan_equals_its_steps(frames, rows, hidden, data):
     for cell in (GRU, GRU._replace(scan=None)):
         inputs = [x.clone().requires_grad_() for x in (gates, memory, weight, bias)]
         out = products.scan(cell, inputs[0] + 0, inputs[1], products.shared(*inputs[2:]), ends)
-        both.append((*out, *torch.autograd.grad(weighted(out), inputs, allow_unused=True)))
+        with torch.no_grad():  # another way for those who keep nothing
+            alone = products.scan(cell, gates.clone(), memory, products.shared(weight, bias), ends)
+        both.append((*out, *alone, *torch.autograd.grad(weighted(out), inputs, allow_unused=True)))
     assert_same(*([torch.zeros(1) if x is None else x for x in one] for one in both), 1e-10)
 
 
@@ -201,12 +203,22 @@ def test_vmap_over_clips():
 
 
 def test_an_edit_between_forward_and_backward_is_noticed():
+    """Where weights are stacked, backward goes by the copies, to the gradients before the edit."""
     model = lively(kinlmr.build("smpl.yaml", **SMALL))
-    loss = weighted(model(clip()))
-    with torch.no_grad():
-        model.parts["head"].rnn.weight_hh_l0.add_(1.0)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
+    weight = model.parts["head"].rnn.weight_hh_l0
+    (before,) = torch.autograd.grad(weighted(model(clip())), [weight])
+    for together in (False, True):
+        with stacked(together):
+            loss = weighted(model(clip()))
+        with torch.no_grad():
+            weight.add_(1.0)
+        if together:
+            assert_same(torch.autograd.grad(loss, [weight]), [before], 1e-12)
+        else:
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                loss.backward()
+            with torch.no_grad():
+                weight.sub_(1.0)
 
 
 def test_a_part_can_be_frozen_hooked_and_paced():
