@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -21,8 +21,12 @@ from kinlmr.body import Body
 from kinlmr.camera import to_crop
 from kinlmr.keypoints import normalise
 from kinlmr.motion import Motion
-from kinlmr.recording import plain_names, same_rate, sides
+from kinlmr.noise import OFF, USUAL, WIDE, Noise, Numbers, disturb, numbers, slow
+from kinlmr.recording import opposite, plain_names, same_rate, sides
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_quaternion, quaternion_to_matrix
+
+__all__ = ["OFF", "USUAL", "WIDE", "Bank", "Clips", "Noise", "bank", "disturb", "draw", "mirror", "opposite", "pieces",
+           "see", "varied", "whole"]  # fmt: skip
 
 SPEEDS = 0.75, 1.33  # how slow and how fast a recording is played
 FOCAL = 1000.0  # pixels, of every camera; the root is seen FOCAL pixels right of and below the picture's corner
@@ -38,34 +42,6 @@ LIMBS = (
     ("right_hip", "right_knee", "right_ankle", "right_foot"),
     ("spine1", "spine2", "spine3", "neck", "head"),
 )
-Numbers = Callable[..., Tensor]
-
-
-class Noise(NamedTuple):
-    """How a detector errs. Lengths are fractions of the person's extent in the image; rates are per second.
-
-    jitter    white error of every point; one in fifty is five times as large
-    missing   chance that a point is not found in a frame
-    hidden    how often a limb vanishes, for 0.2 to 1 second
-    swapped   how often left and right are taken for one another, for 1 to 4 frames
-    drift     largest deviation of a slow error of every point, of up to one turn a second
-    cut       chance that a clip's picture ends at 0.3 to 0.95 of the person's height in the first frame
-    occluded  chance that points behind the trunk are hidden, in nine frames of ten
-    guess     chance that a clip's hidden points are guessed, with low confidence, rather than left out
-    """
-
-    jitter: float = 0.01
-    missing: float = 0.02
-    hidden: float = 0.5
-    swapped: float = 0.1
-    drift: float = 0.0
-    cut: float = 0.0
-    occluded: float = 0.0
-    guess: float = 0.0
-
-
-USUAL, OFF = Noise(), Noise(jitter=0.0, missing=0.0, hidden=0.0, swapped=0.0)
-WIDE = Noise(drift=0.015, cut=0.25, occluded=0.6, guess=0.5)  # as real detectors on truncated and hidden bodies
 
 
 class Clips(NamedTuple):
@@ -176,7 +152,7 @@ def draw(
     An action is drawn as often as its places to start to the power of SPREAD, so that what there is much of (standing,
     walking) does not drown the rest; then one of its places, each as often as any other.
     """
-    rand, normal = _random(generator, source.quaternions)
+    rand, normal = numbers(generator, source.quaternions)
     action = torch.multinomial((source.count**SPREAD).to(generator.device), batch, True, generator=generator)
     action = action.to(source.count.device)
     start = source.starts[source.first[action] + (rand(batch) * source.count[action]).long()]
@@ -205,7 +181,7 @@ def varied(rotations: Tensor, joints: Sequence[str], fps: float, rand: Numbers, 
         mixed = (rand(batch) < MIXED)[:, None, None, None, None]
         other = whole[rand(batch).argsort()]
         rotations[:, :, at] = torch.where(mixed, other[:, :, at], whole[:, :, at])
-    bend = BENT * rand(batch, 1, 1, 1) ** 2 * _slow((batch, frames, len(joints), 3), fps, rand, normal)
+    bend = BENT * rand(batch, 1, 1, 1) ** 2 * slow((batch, frames, len(joints), 3), fps, rand, normal)
     bend[:, :, 0] = 0
     tilt = quaternion_to_matrix(normal(batch, 4))[:, None]
     tilted = (rand(batch) < TILTED)[:, None, None, None]
@@ -242,14 +218,6 @@ def mirror(rotations: Tensor, joints: Sequence[str]) -> Tensor:
     return rotations[..., pairs, :, :] * flip[:, None] * flip
 
 
-def opposite(names: Sequence[str]) -> list[int]:
-    """For each name the place of its other side's: left_knee's of right_knee; its own in the middle, or without one."""
-    found = sides(names)
-    place = {name: i for i, name in enumerate(found)}
-    other = {"left": "right", "right": "left", "": ""}
-    return [place.get((other[side], rest), i) if side else i for i, (side, rest) in enumerate(found)]
-
-
 def see(rotations: Tensor, body: Body, fps: float, generator: Generator, noise: Noise, augment: bool) -> Clips:
     """Put a shape and a camera to rotations (B, T, J, 3, 3) in the world's frame, and disturb what it sees.
 
@@ -260,7 +228,7 @@ def see(rotations: Tensor, body: Body, fps: float, generator: Generator, noise: 
     if body.points is None:
         raise ValueError(f"body {body.name!r} has no keypoints; load_body(..., points='coco17') gives it some")
     batch, frames = rotations.shape[:2]
-    rand, normal = _random(generator, rotations)
+    rand, normal = numbers(generator, rotations)
     shape = normal(batch, body.shape_width) if augment else rotations.new_zeros(batch, body.shape_width)
     yaw, pitch, roll, turn = rotations.new_zeros(4, batch, 1)
     distance = rotations.new_full((batch, 1, 1), REST)
@@ -289,105 +257,3 @@ def _camera(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:
     zero = torch.zeros_like(yaw)
     about = lambda *v: axis_angle_to_matrix(torch.stack(torch.broadcast_tensors(*v), -1))  # noqa: E731
     return about(zero, zero, roll) @ about(torch.pi + pitch, zero, zero) @ about(zero, yaw, zero)
-
-
-# -------------------------------------------------------------------------------------------------------------- noise
-
-HAND = ("elbow", "wrist", "hand", "thumb", "index", "pinky")
-FOOT = ("knee", "ankle", "foot", "heel", "foot_index", "big_toe", "small_toe")
-HIDDEN = [tuple(f"{side}_{name}" for name in names) for names in (HAND, FOOT) for side in ("left", "right")]
-BEHIND = 0.08  # metres that a point lies behind the trunk's middle to be hidden by it
-
-
-def disturb(
-    image: Tensor, points: Tensor, names: Sequence[str], fps: float, generator: Generator, noise: Noise
-) -> tuple[Tensor, Tensor]:
-    """A detector's view of true points: where it finds them (B, T, K, 2) in pixels, and how sure it is (B, T, K).
-
-    image (B, T, K, 2) in pixels, points (B, T, K, 3) in metres with z forward. A confidence of 0 is not found. Without
-    noise the points come back as they are, with confidence one.
-    """
-    if noise == OFF:
-        return image, torch.ones_like(image[..., 0])
-    batch, frames, count, _ = image.shape
-    rand, normal = _random(generator, image)
-    low, high = image.aminmax(dim=2, keepdim=True)
-    extent = (high - low).amax(-1, keepdim=True)  # (B, T, 1, 1)
-    wild = torch.where(rand(batch, frames, count, 1) < 0.02, 5.0, 1.0)
-    error = noise.jitter * wild * normal(*image.shape)
-    confidence = (1 - 5 * error.norm(dim=-1) + 0.05 * (rand(batch, frames, count) - 1)).clamp(0.05, 1)
-    if noise.drift:
-        error = error + noise.drift * rand(batch, 1, 1, 1) * _slow(tuple(image.shape), fps, rand, normal)
-    found = image + error * extent
-
-    member = torch.tensor([[name in limb for name in names] for limb in HIDDEN], device=image.device)  # (4, K)
-    pairs = torch.stack([member[:2].any(0), member[2:].any(0)])  # arms, legs
-    swap = (_spells(batch, frames, 2, noise.swapped / 2, (1, 4), fps, rand)[..., None] & pairs).any(2)
-    other = opposite(names)
-    found = torch.where(swap[..., None], found[:, :, other], found)
-    confidence = torch.where(swap, confidence[:, :, other], confidence)
-
-    spells = _spells(batch, frames, 4, noise.hidden / 4, (0.2 * fps, fps), fps, rand)
-    hidden = (spells[..., None] & member).any(2)
-    guessed = rand(batch, 1, 1) < noise.guess
-    if noise.occluded:
-        behind = _behind(image, points, names) & (rand(batch, frames, 1) < 0.9)
-        hidden = hidden | (behind & (rand(batch, 1, 1) < noise.occluded))
-    if noise.cut:
-        share = torch.where(rand(batch, 1, 1) < noise.cut, 0.3 + 0.65 * rand(batch, 1, 1), 2.0)
-        line = low[:, :1, :, 1] + share * extent[:, :1, :, 0]
-        out = image[..., 1] > line
-        hidden = hidden | out
-        pulled = torch.minimum(found[..., 1], line + 0.05 * extent[..., 0])  # guesses stay near the picture's edge
-        found = torch.where((out & guessed)[..., None], torch.stack([found[..., 0], pulled], -1), found)
-    if noise.guess:
-        guess = hidden & guessed
-        found = torch.where(
-            guess[..., None], found + 0.06 * _slow(tuple(image.shape), fps, rand, normal) * extent, found
-        )
-        unsure = 0.3 * rand(batch, 1, count) ** 2 + 0.02 * rand(batch, frames, count)
-        confidence = torch.where(guess, unsure.clamp_min(0.005), confidence)
-        hidden = hidden & ~guessed
-    hidden = hidden | (rand(batch, frames, count) < noise.missing)
-    return found, torch.where(hidden, 0.0, confidence)
-
-
-def _behind(image: Tensor, points: Tensor, names: Sequence[str]) -> Tensor:
-    """Which points lie behind the trunk, in the box of shoulders and hips: (B, T, K) of bool."""
-    trunk = [i for i, name in enumerate(names) if name.endswith(("shoulder", "hip"))]
-    low, high = image[:, :, trunk].aminmax(dim=2, keepdim=True)
-    deep = points[..., 2] > points[:, :, trunk, 2].mean(2, True) + BEHIND
-    inside = ((image > low) & (image < high)).all(-1) & deep
-    inside[..., trunk] = False
-    return inside
-
-
-def _slow(size: tuple[int, ...], fps: float, rand: Numbers, normal: Numbers) -> Tensor:
-    """Slow deviations (B, T, ...) of deviation one or a little more: a constant and up to one turn a second."""
-    batch, frames, *rest = size
-    time = torch.arange(frames).view(-1, *[1] * len(rest)) / fps
-    rate = rand(batch, 1, *rest)
-    phase = 2 * torch.pi * time.to(rate) * rate
-    a, b, c = normal(3, batch, 1, *rest)
-    return (a * phase.sin() + b * phase.cos() + c) / 2**0.5
-
-
-def _spells(
-    batch: int, frames: int, kinds: int, rate: float, lengths: tuple[float, float], fps: float, rand: Numbers
-) -> Tensor:
-    """When something holds that begins at a rate per second and lasts a while, in frames: (B, T, kinds) of bool."""
-    before = int(lengths[1]) + 1  # what began before the clip may hold in it
-    total = before + frames
-    begins = rand(batch, total, kinds) < rate / fps
-    now = torch.arange(total, device=begins.device)[None, :, None]
-    ends = torch.where(begins, now + lengths[0] + (lengths[1] - lengths[0]) * rand(batch, total, kinds), 0.0)
-    return (ends.cummax(1).values > now)[:, before:]
-
-
-def _random(generator: Generator, like: Tensor) -> tuple[Numbers, Numbers]:
-    """The generator's uniform and normal numbers of a size, of the type and on the device of ``like``."""
-    on = generator.device
-    return (
-        lambda *size: torch.rand(*size, generator=generator, device=on).to(like),
-        lambda *size: torch.randn(*size, generator=generator, device=on).to(like),
-    )

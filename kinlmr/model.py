@@ -158,9 +158,8 @@ class LMR(nn.Module):
     def nodes(self) -> dict[str, nn.Module]:
         """The modules of the nodes by name, in the order they run: parts in plan order, shape, camera."""
         ends = {"shape": self.shape, "camera": self.camera}
-        return {f"parts.{name}": part for name, part in self.parts.items()} | {
-            n: m for n, m in ends.items() if m is not None
-        }
+        named = [(f"parts.{name}", part) for name, part in self.parts.items()]
+        return dict([*named, *((name, module) for name, module in ends.items() if module is not None)])
 
     def initial_state(self, batch: int) -> State:
         """The state before the first frame of ``batch`` bodies: zeros (B, V, M). `kinlmr.concat` adds it to others."""

@@ -118,3 +118,11 @@ def plain_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(
         "_".join(filter(None, (side, rest.strip("_. -").replace(" ", "_").lower()))) for side, rest in sides(names)
     )
+
+
+def opposite(names: Sequence[str]) -> list[int]:
+    """For each name the place of its other side's: left_knee's of right_knee; its own in the middle, or without one."""
+    found = sides(names)
+    place = {name: i for i, name in enumerate(found)}
+    other = {"left": "right", "right": "left", "": ""}
+    return [place.get((other[side], rest), i) if side else i for i, (side, rest) in enumerate(found)]

@@ -11,23 +11,20 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from graphlib import CycleError, TopologicalSorter
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import yaml
+from kinlmr.documents import MAX_BYTES, Block, Text, mapping, name_list, place, read_tree, refuse, repeated, scalar
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 GIVEN = ("parents", "ancestors", "none")
-MAX_BYTES = 4_000_000
-MAX_DEPTH = 16
-MAX_NODES = 200_000
 
 
 @dataclass(frozen=True)
@@ -143,30 +140,29 @@ def load(source: str | os.PathLike[str] | Skeleton) -> Skeleton:
 def parse(text: str, file: str = "<text>") -> Skeleton:
     """The skeleton that a YAML text declares; ``file`` is the name that messages give it.
 
-    Reads YAML's event stream, never its objects: every scalar stays text and knows its line, and whatever can run,
-    repeat or nest without bound (tags, anchors, merge keys, depth, size) is refused before anything is built.
+    Nothing in it can run, repeat or nest without bound (`kinlmr.documents`).
     """
-    root = _tree(text, file)
-    top = _mapping(root, "a skeleton", "name, joints, parts and given")
+    root = read_tree(text, file)
+    top = mapping(root, "a skeleton", "name, joints, parts and given")
     known = [field.name for field in fields(Skeleton) if field.name != "parents"]
     for key in top:
         if key not in known:
-            _refuse(_at(key, file), f"unknown key {key!r}; a skeleton has {', '.join(known)}{nearest(key, known)}")
+            refuse(place(key, file), f"unknown key {key!r}; a skeleton has {', '.join(known)}{nearest(key, known)}")
     for key in ("name", "joints", "parts"):
         if key not in top:
-            _refuse(root.where, f"{key!r} is missing; a skeleton has {', '.join(known)}")
-    joints = _mapping(top["joints"], "'joints'", "name: parent")
-    parts = _mapping(top["parts"], "'parts'", "name: [joints]")
-    given: _Text | _Block = top.get("given", _Text("parents", root.where))
-    if isinstance(given, _Text) and given.null:
-        _refuse(given.where, "given is empty; write 'none', or leave the key out for 'parents'")
+            refuse(root.where, f"{key!r} is missing; a skeleton has {', '.join(known)}")
+    joints = mapping(top["joints"], "'joints'", "name: parent")
+    parts = mapping(top["parts"], "'parts'", "name: [joints]")
+    given: Text | Block = top.get("given", Text("parents", root.where))
+    if isinstance(given, Text) and given.null:
+        refuse(given.where, "given is empty; write 'none', or leave the key out for 'parents'")
     return Skeleton(
-        _scalar(top["name"], "'name'"),
+        scalar(top["name"], "'name'"),
         tuple(joints),
-        tuple(None if v.null else v for v in (_scalar(v, f"the parent of {k!s}") for k, v in joints.items())),
-        tuple(Part(k, _names(v, f"part {k!s}")) for k, v in parts.items()),
-        given if isinstance(given, _Text) else tuple((k, _names(v, f"given {k!s}")) for k, v in
-                                                    _mapping(given, "'given'", "part: [parts]").items()),
+        tuple(None if v.null else v for v in (scalar(v, f"the parent of {k!s}") for k, v in joints.items())),
+        tuple(Part(k, name_list(v, f"part {k!s}")) for k, v in parts.items()),
+        given if isinstance(given, Text) else tuple((k, name_list(v, f"given {k!s}")) for k, v in
+                                                    mapping(given, "'given'", "part: [parts]").items()),
     )  # fmt: skip
 
 
@@ -187,17 +183,8 @@ def _folder() -> Traversable:
 # ---------------------------------------------------------------------------------------------- what a skeleton must be
 
 
-def _refuse(where: str, message: str) -> NoReturn:
-    raise ValueError(f"{where}: {message}")
-
-
 def _fault(skeleton: Skeleton, name: str, message: str) -> NoReturn:
-    _refuse(_at(name, f"skeleton {skeleton.name!r}"), message)
-
-
-def _at(name: str, otherwise: str = "") -> str:
-    """Where a name stands: its file and line if it was read from one."""
-    return name.where if isinstance(name, _Text) else otherwise
+    refuse(place(name, f"skeleton {skeleton.name!r}"), message)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -205,15 +192,6 @@ def nearest(name: str, names: Iterable[str]) -> str:
     lower = {known.lower(): known for known in names}
     near = difflib.get_close_matches(name.lower(), lower, 1)
     return f"; did you mean {lower[near[0]]!r}?" if near else ""
-
-
-def _repeated(names: Sequence[str]) -> Iterator[str]:
-    """The second standing of each name that stands more than once."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            yield name
-        seen.add(name)
 
 
 def _cycle(graph: dict[str, tuple[str, ...]]) -> list[str]:
@@ -238,7 +216,7 @@ def _check_names(s: Skeleton) -> None:
             if not isinstance(name, str) or not NAME.fullmatch(name):
                 form = "a letter or '_' followed by up to 63 letters, digits or '_'"
                 _fault(s, name, f"{kind} name {str(name)[:80]!r} is not {form}")
-        for name in _repeated(names):
+        for name in repeated(names):
             _fault(s, name, f"{kind} {name!r} is declared twice; remove one or rename it")
 
 
@@ -290,110 +268,16 @@ def _check_given(s: Skeleton) -> None:
             expected = f"{', '.join(GIVEN)} or a mapping part: [parts]{nearest(s.given, GIVEN)}"
             _fault(s, s.given, f"given is {s.given!r}, expected {expected}")
     else:
-        for name in _repeated([key for key, _ in s.given]):
+        for name in repeated([key for key, _ in s.given]):
             _fault(s, name, f"'given' names part {name!r} twice; join the two lists")
         for key, given in s.given:
             for name in (key, *given):
                 if name not in names:
                     _fault(s, name, f"'given' names {name!r}, which is not a part{nearest(name, names)}")
-            for name in _repeated(given):
+            for name in repeated(given):
                 _fault(s, name, f"part {key!r} is given {name!r} twice; name it once")
     if cycle := _cycle(s.part_graph()):
         key, mend = cycle[0], "join these parts, or make 'given' a mapping"
         if not isinstance(s.given, str):
             key, mend = next(key for key, _ in s.given if key == cycle[0]), "remove one of them"
         _fault(s, key, f"parts are given one another: {_arrows(cycle)}; {mend}")
-
-
-# ------------------------------------------------------------------------------------------------ YAML's event stream
-
-
-class _Text(str):
-    """A scalar that remembers where it stood, and whether it was YAML's null."""
-
-    __slots__ = ("null", "where")
-    where: str
-    null: bool
-
-    def __new__(cls, text: str, where: str, null: bool = False) -> _Text:
-        self = super().__new__(cls, text)
-        self.where, self.null = where, null
-        return self
-
-
-class _Block(list["_Text | _Block"]):
-    """A mapping (keys and values in turn) or a sequence, as it was read."""
-
-    def __init__(self, where: str, kind: str) -> None:
-        super().__init__()
-        self.where, self.kind = where, kind
-
-
-def _tree(text: str, file: str) -> _Text | _Block:
-    """The document as nested blocks, from its events; depth is bounded, so nothing here can run away."""
-    if len(text.encode("utf-8", "replace")) > MAX_BYTES:
-        _refuse(file, f"larger than {MAX_BYTES // 1_000_000} MB; a skeleton is a small file")
-    top = _Block(f"{file}:1", "document")
-    open_blocks = [top]
-    try:
-        for count, event in enumerate(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))):
-            where = f"{file}:{event.start_mark.line + 1}"  # type: ignore[union-attr]
-            anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
-            if count > MAX_NODES:
-                _refuse(where, f"more than {MAX_NODES:,} names and lists; a skeleton has a few thousand at most")
-            if anchor:
-                _refuse(where, f"anchors and aliases are not read ({anchor!r}); write it out")
-            if tag:
-                _refuse(where, f"tags are not read ({tag!r}); write plain text")
-            if isinstance(event, yaml.DocumentStartEvent) and top:
-                _refuse(where, "a second document; a skeleton file holds one")
-            if isinstance(event, yaml.ScalarEvent):
-                null = not event.style and event.value in ("", "~", "null", "Null", "NULL")
-                if event.value == "<<" and not event.style:
-                    _refuse(where, "merge keys are not read ('<<'); write it out")
-                open_blocks[-1].append(_Text(event.value, where, null))
-            elif isinstance(event, yaml.CollectionStartEvent):
-                if len(open_blocks) > MAX_DEPTH:
-                    _refuse(where, f"nested deeper than {MAX_DEPTH}; a skeleton needs 3")
-                kind = "mapping" if isinstance(event, yaml.MappingStartEvent) else "sequence"
-                block = _Block(where, kind)
-                open_blocks[-1].append(block)
-                open_blocks.append(block)
-            elif isinstance(event, yaml.CollectionEndEvent):
-                open_blocks.pop()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        _refuse(f"{file}:{mark.line + 1 if mark else 1}", f"not YAML: {error.problem or error.context}")
-    except yaml.YAMLError as error:
-        _refuse(file, f"not YAML: {str(error).splitlines()[0]}")
-    if not top:
-        _refuse(file, "is empty; a skeleton has name, joints, parts and given")
-    return top[0]
-
-
-def _mapping(node: _Text | _Block, what: str, form: str) -> dict[str, _Text | _Block]:
-    if isinstance(node, _Text) or node.kind != "mapping":
-        _refuse(node.where, f"{what} must be a mapping ({form}), not {_seen(node)}")
-    names = [_scalar(key, f"a key of {what}") for key in node[0::2]]
-    for name in _repeated(names):
-        first = next(n for n in names if n == name)
-        _refuse(_at(name), f"{name!r} stands twice in {what} (first at {first.where}); remove one or rename it")
-    return dict(zip(names, node[1::2], strict=True))
-
-
-def _scalar(node: _Text | _Block, what: str) -> _Text:
-    if not isinstance(node, _Text):
-        _refuse(node.where, f"{what} must be one name, not {_seen(node)}")
-    return node
-
-
-def _names(node: _Text | _Block, what: str) -> tuple[_Text, ...]:
-    if isinstance(node, _Text) and node.null:
-        return ()
-    if isinstance(node, _Text) or node.kind != "sequence":
-        _refuse(node.where, f"{what} must be a list [a, b, c], not {_seen(node)}")
-    return tuple(_scalar(item, f"an entry of {what}") for item in node)
-
-
-def _seen(node: _Text | _Block) -> str:
-    return f"{node[:80]!r}" if isinstance(node, _Text) else f"a {node.kind}"

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 import kinlmr
+from kinlmr.documents import MAX_BYTES
 from kinlmr.motion import load_motion, save_motion, write_bvh
 from kinlmr.recording import Motion
-from kinlmr.skeleton import MAX_BYTES
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))

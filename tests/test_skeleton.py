@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from strategies import skeletons
 
 from kinlmr import Part, Skeleton, load_skeleton
-from kinlmr.skeleton import MAX_BYTES, installed, parse
+from kinlmr.documents import MAX_BYTES
+from kinlmr.skeleton import installed, parse
 
 ARM = """\
 name: arm
