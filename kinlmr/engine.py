@@ -220,7 +220,7 @@ def _sweep(
             out[v].append(estimate[:, high - v])
         if high == last:  # a block leaves, refined V times
             estimate = estimate[:, 1:]
-            del shares[0]
+            shares = shares[1:]
         if tick >= blocks - 1:  # iteration `low` has seen the last frame
             for i, m in enumerate(memory):
                 ended[i].append(m[..., -1:, :, :])
@@ -304,5 +304,5 @@ def _pack_memory(schedule: Schedule, groups: list[list[Node]], memory: list[Tens
     for nodes, rows in zip(groups, memory, strict=True):
         if nodes[0].cell:
             rows = rearrange(rows.unsqueeze(2) if len(nodes) == 1 else rows, "k l n v b h -> b v (n l k h)")
-            shares |= zip(nodes, rows.chunk(len(nodes), -1), strict=True)
+            shares.update(zip(nodes, rows.chunk(len(nodes), -1), strict=True))
     return torch.cat([shares[node] for node in schedule.recurrent()], -1)
