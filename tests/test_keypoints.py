@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinlmr.assets import assemble
-from kinlmr.keypoints import check_keypoints, compile_points, convert, keypoint_sets, set_rows
+from kinlmr.keypoints import check_keypoints, compile_points, convert, keypoint_sets, normalise, set_rows
 from kinlmr.rotations import axis_angle_to_matrix
 
 
@@ -138,3 +138,56 @@ def test_a_fault_is_named_by_its_place():
     x[1, 2, 4, 2] = torch.nan
     with pytest.raises(ValueError, match="point 4 of frame 2 of clip 1"):
         check_keypoints(x)
+
+
+@given(st.integers(0, 99), st.sampled_from([(), (2,), (3, 4), (1, 2, 3)]))
+def test_a_mean_of_points_is_as_sure_as_the_least_sure(seed, lead):
+    """For any leading axes: body25's neck and middle of the hips, from COCO's shoulders and hips."""
+    points = torch.rand(*lead, 17, 3, generator=torch.Generator().manual_seed(seed))
+    made = convert(points, "coco17", "body25")
+    for name, pair in (("neck", ("left_shoulder", "right_shoulder")), ("mid_hip", ("left_hip", "right_hip"))):
+        one, two = (points[..., keypoint_sets()["coco17"].index(point), :] for point in pair)
+        own = made[..., keypoint_sets()["body25"].index(name), :]
+        assert torch.allclose(own[..., :2], (one[..., :2] + two[..., :2]) / 2)
+        assert torch.equal(own[..., 2], torch.minimum(one[..., 2], two[..., 2]))
+
+
+def test_what_is_no_array_of_keypoints_or_no_pixels_is_refused():
+    pixels = torch.tensor([[[320.0, 240.0, 0.9], [100.0, 90.0, 0.9], [500.0, 90.0, 0.0]]])
+    check_keypoints(pixels)
+    check_keypoints(pixels[None])
+    for wrong in (pixels[0], pixels[..., :2], torch.zeros(3, 4, 2), pixels[0, 0]):
+        with pytest.raises(ValueError, match=r"have shape \(T, K, 3\) or \(B, T, K, 3\)"):
+            check_keypoints(wrong)
+    with pytest.raises(ValueError, match="coco17 has 17 points"):
+        convert(torch.zeros(3), "coco17", "body25")
+    shares = pixels / torch.tensor([640.0, 480.0, 1.0])
+    shares[..., 2, :2] = 500  # not seen, so its place says nothing
+    with pytest.raises(ValueError, match=r"between 0.16 and 0.50, as if they were normalised"):
+        check_keypoints(shares)
+    check_keypoints(shares[:, :1])  # one point may be anywhere
+    check_keypoints(torch.tensor([[[2.5, 0.1, 0.9], [0.3, 0.4, 0.9]]]))
+    two = torch.tensor([[[1.9, 0.1, 0.9], [0.3, 0.4, 0.9]]])
+    with pytest.raises(ValueError, match="normalised"):
+        check_keypoints(two)
+
+
+def test_the_box_follows_as_fast_as_it_is_said():
+    """Towards the box of a frame's own points: a tenth of the way, two tenths larger, two hundredths smaller."""
+    first = torch.rand(1, 1, 17, 2, generator=torch.Generator().manual_seed(0)) * 100 + 200
+    middle = (first.amax(2, keepdim=True) + first.amin(2, keepdim=True)) / 2
+
+    def boxes(second, sure):
+        _, box, _ = normalise(torch.cat([torch.cat([first, second], 1), sure[..., None]], -1))
+        return box[0]
+
+    sure = torch.ones(1, 2, 17)
+    for scale, share in ((1.0, 0.0), (1.9, 0.2), (0.6, 0.02)):
+        one, two = boxes((first - middle) * scale + middle, sure)[:, 2]
+        assert torch.allclose(two / one, torch.tensor(1 + share * (scale - 1)), atol=1e-4)
+    sure[0, 1, first[0, 0, :, 1].argmin()] = 0.2  # the highest point is doubtful now; nothing moves
+    left = first[0, 0, sure[0, 1] == 1]
+    own = (left.amax(0) + left.amin(0)) / 2
+    one, two = boxes(first, sure)[:, :2]
+    assert torch.allclose(two - one, (own - one) / 10, atol=1e-3)
+    assert (own - one).norm() > 1

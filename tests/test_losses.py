@@ -190,3 +190,31 @@ def test_shapes_are_named(name):
         TERMS[name][0](prediction, truth[:1], None)
     with pytest.raises(ValueError, match=r"a weight of shape \(3, 5\) for \(2, 5, .*\); expected \(2, 5\), with 1 for"):
         TERMS[name][0](prediction, truth, torch.ones(3, 5))
+
+
+def test_the_total_is_a_weighted_sum():
+    terms = [torch.tensor(x) for x in (2.0, 3.0, 5.0)]
+    assert losses.total(*terms) == 10
+    assert losses.total(*terms, weights=(10.0, 100.0, 1000.0)) == 5320
+
+
+@given(st.floats(1e-6, 1.0), st.integers(1, 4))
+def test_the_unsquared_norm_of_short_differences_has_their_gradient(size, seed):
+    """Below one too, and of a single frame: the gradient of a norm has length one."""
+    truth = torch.randn(1, 6, generator=torch.Generator().manual_seed(seed)).double()
+    away = torch.nn.functional.normalize(truth, dim=-1)
+    prediction = (truth + size * away).requires_grad_()
+    loss = losses.parameters_norm(prediction, truth)
+    (gradient,) = torch.autograd.grad(loss, prediction)
+    assert torch.allclose(loss.detach(), torch.tensor(size).double(), rtol=1e-6)
+    assert torch.allclose(gradient, away, atol=1e-6)
+
+
+def test_what_has_no_weight_costs_nothing_even_where_it_is_far():
+    prediction, truth = batch()
+    weight = torch.ones(2, 5, 4, dtype=torch.float64)
+    weight[1] = 0
+    for far in (1.0, 1e6):
+        prediction[1] = truth[1] + far
+        assert torch.equal(losses.joints(prediction, truth, weight), losses.joints(prediction[:1], truth[:1]))
+    assert losses.joints(prediction, truth, 0 * weight) == 0

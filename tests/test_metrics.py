@@ -207,3 +207,32 @@ def test_bad_input():
         metrics.evaluate([prediction], [truth], protocol="vibe")
     with pytest.raises(ValueError, match="1 predictions for 2 truths"):
         metrics.evaluate([prediction], [truth, truth])
+
+
+def test_the_fourteen_joints_are_those_of_lsp_in_its_order():
+    """The rows of VIBE's regressor for Human3.6M."""
+    limb = lambda *names: [f"{side}_{name}" for side in ("left", "right") for name in names]  # noqa: E731
+    legs, arms = limb("hip", "knee", "ankle"), limb("shoulder", "elbow", "wrist")
+    order = ["pelvis", *legs, "spine", "neck", "jaw", "head_top", *arms]
+    named = [order[i] for i in metrics.H36M_TO_14]
+    assert named == [
+        "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist", "right_elbow",
+        "right_shoulder", "left_shoulder", "left_elbow", "left_wrist", "neck", "head_top",
+    ]  # fmt: skip
+
+
+def test_parts_are_means_over_the_last_axis_and_one_frame_is_enough():
+    plan = compile(load_skeleton("smpl.yaml"))
+    errors = torch.arange(3 * 2 * 24.0).view(3, 2, 24)
+    for part, joints in zip(plan.parts, plan.joints, strict=True):
+        assert torch.equal(metrics.by_part(errors, plan)[part], errors[..., list(joints)].mean(-1))
+    prediction, truth = (x[:1] for x in pair())
+    assert metrics.evaluate([prediction], [truth])["mpjpe"] == pytest.approx(float(metrics.mpjpe(prediction, truth)))
+
+
+def test_rates_turn_frames_into_seconds():
+    prediction, truth = pair()
+    per_frame, per_second = (metrics.evaluate([prediction], [truth], fps) for fps in (None, 20.0))
+    for name in ("accel", "acceleration"):
+        assert per_second[name] == pytest.approx(per_frame[name] * 400 / 1000)
+    assert per_second["mpjpe"] == per_frame["mpjpe"]

@@ -234,3 +234,8 @@ def test_any_text_gives_a_skeleton_or_a_named_refusal(junk, at, cut):
         parse(ARM[:at] + junk + ARM[at + cut :], "arm.yaml")
     except ValueError as error:
         assert str(error).startswith("arm.yaml")  # noqa: PT017
+
+
+def test_without_conditions_every_part_is_given_nothing():
+    text = "name: two\njoints: {a: null, b: a}\nparts: {p: [a], q: [b]}\ngiven: none\n"
+    assert parse(text).part_graph() == {"p": (), "q": ()}
