@@ -27,7 +27,11 @@ from typing import Any
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a fork has no other threads
 ROOT = Path(__file__).resolve().parents[1]
 SLOW = ("test_bombs_are_refused_in_little_memory",)  # runs in a process of its own, which would not see the mutant
-MORE = {"keypoints": ("recovery", "frozen"), "assets": ("body",)}  # tests that run a file too
+MORE = {
+    "documents": ("skeleton",),
+    "keypoints": ("recovery", "frozen"),
+    "assets": ("body",),
+}  # tests that run a file too
 SECONDS = 60  # of computing; a mutant that takes longer is counted as killed
 OPERATORS = {ast.Add: ast.Sub, ast.Mult: ast.Div, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult,
              ast.MatMult: ast.Mult, ast.BitOr: ast.BitAnd, ast.LShift: ast.RShift, ast.Sub: ast.Add, ast.Div: ast.Mult,
@@ -115,7 +119,8 @@ def forked(name: str, tests: Tests, *options: str, mutant: Mutant | None = None,
             os._exit(1)
     torch.set_num_threads = lambda n: None
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1), os.dup2(1, 2)
-    chosen = [*(f"tests/test_{n}.py" for n in (name, *MORE.get(name, ()))), f"kinlmr/{name}.py", "-xq",
+    files = [f"tests/test_{n}.py" for n in (name, *MORE.get(name, ()))]
+    chosen = [*filter(os.path.exists, files), f"kinlmr/{name}.py", "-xq",
               "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # fmt: skip
     status = pytest.main([*chosen, "--hypothesis-profile=mutate", *options], plugins=[tests])
     if not mutant:

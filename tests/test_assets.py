@@ -270,6 +270,39 @@ def test_one_vertex_with_wrong_weights_is_named():
         assemble(arrays, "file")
 
 
+def test_whole_numbers_may_be_stored_as_fractions_and_weights_by_place():
+    raw = bodies.arrays((-1, 0, 1, 1), 11, 3)
+    weights = raw.pop("weights")
+    index = np.argsort(-weights, axis=1)
+    sparse = {"weights_index": index, "weights_value": np.take_along_axis(weights, index, 1)}
+    one = assemble(raw | {"weights": weights}, "b")
+    two = assemble(
+        raw | sparse | {"f": raw["f"].astype(float), "kintree_table": np.array([[-1.0, 0, 1, 1], [0, 1, 2, 3]])}, "b"
+    )
+    assert torch.allclose(one.weights, two.weights)
+    assert torch.equal(one.faces, two.faces)
+    assert two.parents == one.parents
+    for wrong in (4, -1):
+        index = index.copy()
+        index[3, 2] = wrong
+        with pytest.raises(
+            ValueError, match=rf"weights_index names joints {min(wrong, 0)} \.\. {max(wrong, 3)}, there are 4"
+        ):
+            assemble(raw | sparse | {"weights_index": index}, "b")
+        index[3, 2] = 0
+
+
+def test_nearly_whole_weights_are_made_whole_and_the_worst_named():
+    raw = bodies.arrays((-1, 0, 1, 1), 11, 3)
+    half = raw | {"weights": raw["weights"] * 1.004}
+    assert torch.allclose(assemble(half, "b").weights.sum(0), torch.ones(11))
+    far = raw["weights"].copy()
+    far[0] *= 1.004
+    far[7] *= 0.5
+    with pytest.raises(ValueError, match=r"vertex 7 sum to 0.5000, expected 1"):
+        assemble(raw | {"weights": far}, "b")
+
+
 def test_a_root_is_written_in_many_ways():
     arrays = bodies.arrays((-1, 0, 1, 1), 20, 3)
     for root, kind in ((-1, np.int8), (0, np.int32), (255, np.uint8), (2**32 - 1, np.uint32), (2**64 - 1, np.uint64)):
