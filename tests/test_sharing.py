@@ -76,9 +76,10 @@ WORKS = (forward, step, recover, functools.partial(recover, fps=25), pose, train
 
 
 def assert_shared(work, seeds, threads=8):
-    """Threads that work at the same time each get what they get alone, bit for bit."""
+    """Threads that work at the same time each get what they get alone, bit for bit. Each is told how many threads torch
+    may use in it: MKL's products keep that number for each thread."""
     alone = [work(seed) for seed in seeds]
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for one, many in zip(alone, pool.map(work, seeds), strict=True):
             assert all(map(torch.equal, one, many))
 
