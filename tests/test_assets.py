@@ -12,8 +12,8 @@ from laws import assert_same
 
 import kinlmr
 from kinlmr import load_body, load_skeleton, save_body
+from kinlmr.assets import OFFICIAL, SKELETONS, assemble, embedded
 from kinlmr.assets import _parents as parents_of
-from kinlmr.assets import assemble, embedded
 from kinlmr.keypoints import keypoint_sets
 
 POINTS = json.loads((resources.files("kinlmr") / "bodies" / "keypoints.json").read_text())
@@ -270,39 +270,6 @@ def test_one_vertex_with_wrong_weights_is_named():
         assemble(arrays, "file")
 
 
-def test_whole_numbers_may_be_stored_as_fractions_and_weights_by_place():
-    raw = bodies.arrays((-1, 0, 1, 1), 11, 3)
-    weights = raw.pop("weights")
-    index = np.argsort(-weights, axis=1)
-    sparse = {"weights_index": index, "weights_value": np.take_along_axis(weights, index, 1)}
-    one = assemble(raw | {"weights": weights}, "b")
-    two = assemble(
-        raw | sparse | {"f": raw["f"].astype(float), "kintree_table": np.array([[-1.0, 0, 1, 1], [0, 1, 2, 3]])}, "b"
-    )
-    assert torch.allclose(one.weights, two.weights)
-    assert torch.equal(one.faces, two.faces)
-    assert two.parents == one.parents
-    for wrong in (4, -1):
-        index = index.copy()
-        index[3, 2] = wrong
-        with pytest.raises(
-            ValueError, match=rf"weights_index names joints {min(wrong, 0)} \.\. {max(wrong, 3)}, there are 4"
-        ):
-            assemble(raw | sparse | {"weights_index": index}, "b")
-        index[3, 2] = 0
-
-
-def test_nearly_whole_weights_are_made_whole_and_the_worst_named():
-    raw = bodies.arrays((-1, 0, 1, 1), 11, 3)
-    half = raw | {"weights": raw["weights"] * 1.004}
-    assert torch.allclose(assemble(half, "b").weights.sum(0), torch.ones(11))
-    far = raw["weights"].copy()
-    far[0] *= 1.004
-    far[7] *= 0.5
-    with pytest.raises(ValueError, match=r"vertex 7 sum to 0.5000, expected 1"):
-        assemble(raw | {"weights": far}, "b")
-
-
 def test_a_root_is_written_in_many_ways():
     arrays = bodies.arrays((-1, 0, 1, 1), 20, 3)
     for root, kind in ((-1, np.int8), (0, np.int32), (255, np.uint8), (2**32 - 1, np.uint32), (2**64 - 1, np.uint64)):
@@ -346,3 +313,55 @@ def test_a_long_chain_of_joints_is_read_at_once():
 def test_files_that_are_not_there(name, message):
     with pytest.raises(FileNotFoundError, match=message):
         load_body(name)
+
+
+def test_tables_of_the_families():
+    assert all(len(load_skeleton(name).joints) == joints for joints, name in SKELETONS.items())
+    sizes = {name: (len(load_skeleton(skeleton).joints), n) for name, (skeleton, n, _) in bodies.FAMILIES.items()}
+    assert {name: size for size, name in OFFICIAL.items() if size != (33, 3889)} == sizes
+
+
+def small():
+    return bodies.arrays((-1, 0, 1), 5, 2)
+
+
+def test_limits_are_exact():
+    size = 3 * (3 * 2 + 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kinlmr.assets, "MAX_NUMBERS", size)
+        assemble(small(), "small")
+        patch.setattr(kinlmr.assets, "MAX_NUMBERS", size - 1)
+        with pytest.raises(ValueError, match=f"would take {size} numbers, more than {size - 1}"):
+            assemble(small(), "small")
+    far = small()
+    far["v_template"][0, 0] = 1e9
+    assemble(far, "small")
+
+
+def test_whole_numbers_may_be_written_as_floats_and_fractions_may_not():
+    plain, written = small(), small()
+    written["f"] = written["f"].astype(np.float64)
+    assert torch.equal(assemble(written, "small").faces, assemble(plain, "small").faces)
+    written["f"][0, 0] += 0.5
+    with pytest.raises(ValueError, match="f holds fractions, expected whole numbers"):
+        assemble(written, "small")
+
+
+@pytest.mark.parametrize("joint", [-1, 3])
+def test_weights_by_index(joint):
+    dense, sparse = small(), small()
+    sparse["weights_index"], sparse["weights_value"] = np.tile(np.arange(3), (5, 1)), sparse.pop("weights")
+    assert torch.equal(assemble(sparse, "small").weights, assemble(dense, "small").weights)
+    sparse["weights_index"][4, 2] = joint
+    with pytest.raises(ValueError, match=r"names joints -?\d \.\. \d, there are 3"):
+        assemble(sparse, "small")
+
+
+def test_weights_are_made_to_sum_to_one():
+    nearly = small()
+    nearly["weights"] *= 1.004
+    body = assemble(nearly, "small").to(torch.float64)
+    assert torch.allclose(body.weights.sum(0), torch.ones(5).double(), atol=1e-6)
+    nearly["weights"] *= 1.004
+    with pytest.raises(ValueError, match=r"sum to 1\.0080, expected 1"):
+        assemble(nearly, "small")

@@ -166,28 +166,46 @@ def test_what_is_no_array_of_keypoints_or_no_pixels_is_refused():
     with pytest.raises(ValueError, match=r"between 0.16 and 0.50, as if they were normalised"):
         check_keypoints(shares)
     check_keypoints(shares[:, :1])  # one point may be anywhere
-    check_keypoints(torch.tensor([[[2.5, 0.1, 0.9], [0.3, 0.4, 0.9]]]))
-    two = torch.tensor([[[1.9, 0.1, 0.9], [0.3, 0.4, 0.9]]])
+    two = torch.tensor([[[2.0, 0.1, 0.9], [0.3, 0.4, 0.9]]])
+    check_keypoints(two)
+    two[0, 0, 0] = 1.9
     with pytest.raises(ValueError, match="normalised"):
         check_keypoints(two)
 
 
-def test_the_box_follows_as_fast_as_it_is_said():
-    """Towards the box of a frame's own points: a tenth of the way, two tenths larger, two hundredths smaller."""
-    first = torch.rand(1, 1, 17, 2, generator=torch.Generator().manual_seed(0)) * 100 + 200
-    middle = (first.amax(2, keepdim=True) + first.amin(2, keepdim=True)) / 2
+def test_the_box_by_hand():
+    """It starts around the sure points, grows by a fifth of what it lacks, shrinks by 2 %, follows by a tenth."""
+    hidden, unsure = [9.0, 9.0, 0.0], [1000.0, 1000.0, 0.25]
+    frames = [
+        [[0, 0, 1.0], [100, 50, 1], hidden, unsure],
+        [[-25, -12.5, 1], [125, 62.5, 1], hidden, unsure],  # half as large again
+        [[0, 0, 1], [100, 50, 1], hidden, unsure],
+        [[0, 0, 1], [100, 50, 1], [120, 50, 1], unsure],  # a point more, its middle 10 to the right
+        [[7, 0, 1], [107, 50, 0.5], hidden, unsure],  # 7 to the right, as sure as its points
+        [hidden, hidden, hidden, hidden],  # nobody: it stays
+        [hidden, hidden, [700, 300, 1], [760, 300, 0.5]],  # somewhere else: it starts again
+    ]
+    features, box, _ = normalise(torch.tensor([frames]))
+    right = 51 + 7 * 1.5 / (1.5 + 0.25**2)
+    x = right + 0.1 * (57 - right)
+    expected = [
+        [50, 25, 120], [50, 25, 132], [50, 25, 131.76], [51, 25, 134.208],
+        [x, 25, 134.208 - 0.02 * 14.208], [x, 25, 134.208 - 0.02 * 14.208], [730, 300, 72],
+    ]  # fmt: skip
+    assert torch.allclose(box[0], torch.tensor(expected), atol=1e-3)
+    first = [[-100 / 120, -50 / 120, 1], [100 / 120, 50 / 120, 1], [0, 0, 0], [4, 4, 0.25]]
+    assert torch.allclose(features[0, 0], torch.tensor(first).flatten())
+    assert not features[0, 5].any()
+    assert features.shape == (1, 7, 12)
 
-    def boxes(second, sure):
-        _, box, _ = normalise(torch.cat([torch.cat([first, second], 1), sure[..., None]], -1))
-        return box[0]
 
-    sure = torch.ones(1, 2, 17)
-    for scale, share in ((1.0, 0.0), (1.9, 0.2), (0.6, 0.02)):
-        one, two = boxes((first - middle) * scale + middle, sure)[:, 2]
-        assert torch.allclose(two / one, torch.tensor(1 + share * (scale - 1)), atol=1e-4)
-    sure[0, 1, first[0, 0, :, 1].argmin()] = 0.2  # the highest point is doubtful now; nothing moves
-    left = first[0, 0, sure[0, 1] == 1]
-    own = (left.amax(0) + left.amin(0)) / 2
-    one, two = boxes(first, sure)[:, :2]
-    assert torch.allclose(two - one, (own - one) / 10, atol=1e-3)
-    assert (own - one).norm() > 1
+@given(st.integers(0, 99), st.integers(1, 7))
+def test_a_box_goes_on_where_the_last_chunk_ended(seed, cut):
+    x = 100 * torch.rand(2, 8, 5, 3, generator=torch.Generator().manual_seed(seed))
+    x[..., 2] = (x[..., 2] / 100 - 0.3).clamp_min(0)
+    features, box, track = normalise(x)
+    first, box_1, between = normalise(x[:, :cut])
+    second, box_2, last = normalise(x[:, cut:], between)
+    assert torch.equal(torch.cat([first, second], 1), features)
+    assert torch.equal(torch.cat([box_1, box_2], 1), box)
+    assert all(map(torch.equal, last, track))

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinlmr import compile, load_skeleton, metrics
+from kinlmr.keypoints import keypoint_sets
 from kinlmr.rotations import axis_angle_to_matrix
 
 
@@ -53,6 +54,7 @@ def test_known_moves_score_what_arithmetic_says():
     moved = 1.3 * truth @ turn.mT + torch.tensor([1.0, 2.0, 3.0])
     assert metrics.mpjpe(truth, truth) == 0
     assert metrics.pa_mpjpe(moved, truth) < 1e-9
+    assert metrics.pa_mpjpe(0.001 * moved, truth) < 1e-9
     assert metrics.mpjpe(truth + torch.tensor([0.0, 0.0, 5.0]), truth) < 1e-9
     assert torch.isclose(
         metrics.mpjpe(truth + torch.tensor([0.0, 0.03, 0.04]), truth, root=None), torch.tensor(50.0).double()
@@ -141,6 +143,8 @@ def test_every_part_has_its_own_figure():
     parts = metrics.by_part(errors, plan)
     assert list(parts) == list(plan.parts)
     assert {name: float(error.mean()) for name, error in parts.items() if error.any()} == {"left_arm": 7.0}
+    for part, error in metrics.by_part(errors.expand(2, 5, 24), plan).items():
+        assert torch.equal(error, parts[part].expand(2, 5))
 
 
 def test_sequences_do_not_leak_and_order_does_not_matter():
@@ -153,6 +157,12 @@ def test_sequences_do_not_leak_and_order_does_not_matter():
     assert whole["accel"] != pytest.approx(float(metrics.accel(prediction, truth)))
     short = metrics.evaluate([prediction, prediction[:1]], [truth, truth[:1]])
     assert short["accel"] == pytest.approx(float(metrics.accel(prediction, truth)))
+    assert short["acceleration"] == pytest.approx(float(metrics.acceleration(prediction)))
+    both = 40 * metrics.mpjpe(prediction, truth) + metrics.mpjpe(prediction[:1], truth[:1])
+    assert short["mpjpe"] == pytest.approx(float(both) / 41)
+    split = metrics.evaluate([prediction[:3], prediction[3:]], [truth[:3], truth[3:]])["acceleration"]
+    ours = (metrics.acceleration(prediction[:3]) + 35 * metrics.acceleration(prediction[3:])) / 36
+    assert split == pytest.approx(float(ours))
 
 
 @given(st.lists(st.tuples(st.sampled_from([(), (1,), (3,), (2, 2), (0,)]), st.integers(1, 20)), min_size=1, max_size=4))
@@ -191,6 +201,10 @@ def test_vibes_procedure():
     assert metrics.evaluate(seventeen[:1], seventeen[1:], protocol="vibe") == metrics.evaluate(
         picked[:1], picked[1:], protocol="vibe"
     )
+    h36m, fourteen = keypoint_sets()["h36m17"], keypoint_sets()["lsp14"]
+    names = [h36m[joint] for joint in metrics.H36M_TO_14]
+    assert set(names) == {"neck" if name == "mid_shoulder" else name for name in fourteen}
+    assert {*names[2:4]} == {*fourteen[2:4]} == {"left_hip", "right_hip"}
     with pytest.raises(ValueError, match="takes 14 joints, or 17"):
         metrics.evaluate([torch.zeros(16, 24, 3)], [torch.zeros(16, 24, 3)], protocol="vibe")
 
@@ -207,27 +221,6 @@ def test_bad_input():
         metrics.evaluate([prediction], [truth], protocol="vibe")
     with pytest.raises(ValueError, match="1 predictions for 2 truths"):
         metrics.evaluate([prediction], [truth, truth])
-
-
-def test_the_fourteen_joints_are_those_of_lsp_in_its_order():
-    """The rows of VIBE's regressor for Human3.6M."""
-    limb = lambda *names: [f"{side}_{name}" for side in ("left", "right") for name in names]  # noqa: E731
-    legs, arms = limb("hip", "knee", "ankle"), limb("shoulder", "elbow", "wrist")
-    order = ["pelvis", *legs, "spine", "neck", "jaw", "head_top", *arms]
-    named = [order[i] for i in metrics.H36M_TO_14]
-    assert named == [
-        "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist", "right_elbow",
-        "right_shoulder", "left_shoulder", "left_elbow", "left_wrist", "neck", "head_top",
-    ]  # fmt: skip
-
-
-def test_parts_are_means_over_the_last_axis_and_one_frame_is_enough():
-    plan = compile(load_skeleton("smpl.yaml"))
-    errors = torch.arange(3 * 2 * 24.0).view(3, 2, 24)
-    for part, joints in zip(plan.parts, plan.joints, strict=True):
-        assert torch.equal(metrics.by_part(errors, plan)[part], errors[..., list(joints)].mean(-1))
-    prediction, truth = (x[:1] for x in pair())
-    assert metrics.evaluate([prediction], [truth])["mpjpe"] == pytest.approx(float(metrics.mpjpe(prediction, truth)))
 
 
 def test_rates_turn_frames_into_seconds():

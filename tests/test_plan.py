@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from laws import assert_given_come_earlier, assert_partition, assert_restores, assert_tree_of_parts
 from strategies import skeletons
 
+import kinlmr.plan
 from kinlmr import compile, load_skeleton
 from kinlmr.skeleton import Part, Skeleton, installed
 
@@ -110,3 +111,21 @@ def test_ten_thousand_parts_compile():
     chain = Skeleton("chain", tuple(names), (None, *names[:-1]), tuple(Part(n, (n,)) for n in names))
     plan = compile(chain)
     assert plan.levels == tuple((i,) for i in range(10_000))
+
+
+@given(skeletons(connected=True))
+def test_ancestors_are_counted_exactly(skeleton):
+    skeleton = replace(skeleton, given="ancestors")
+    plan = compile(skeleton)
+    pairs = sum(len(plan.given(part)) for part in range(len(plan.parts)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kinlmr.plan, "MAX_PAIRS", pairs)
+        assert compile(skeleton) == plan
+        patch.setattr(kinlmr.plan, "MAX_PAIRS", pairs - 1)
+        with pytest.raises(ValueError, match=f"are given {pairs} ancestors in all, more than {pairs - 1}; write"):
+            compile(skeleton)
+
+
+def test_what_is_no_skeleton_is_refused():
+    with pytest.raises(TypeError, match=r"takes a Skeleton, not 'smpl\.yaml'; kinlmr\.load_skeleton reads one"):
+        compile("smpl.yaml")

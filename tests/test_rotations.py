@@ -9,6 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from kinlmr import ROTATIONS
 from kinlmr.rotations import (
+    SHORT,
     axis_angle_to_matrix,
     matrix_to_axis_angle,
     matrix_to_quaternion,
@@ -145,6 +146,26 @@ def test_axis_angle_is_smooth_at_zero_and_across_the_series():
         assert gradcheck(axis_angle_to_matrix, x)
         assert gradgradcheck(axis_angle_to_matrix, x)
         assert torch.allclose(axis_angle_to_matrix(x)[0], turn((0.6, 0, -0.8), length), atol=1e-14, rtol=0)
+
+
+@given(st.floats(1e-9, 0.2), vectors.filter(lambda v: math.hypot(*v) > 1e-3))
+def test_small_angles_keep_every_digit(angle, vector):
+    axis = torch.tensor(vector, dtype=torch.float64) / math.hypot(*vector)
+    for t in (angle, 0.0316, 0.0317, 0.0632, 0.0633):  # also where the series end
+        m = axis_angle_to_matrix(t * axis)
+        twice = torch.stack((m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1]))
+        assert torch.allclose(twice, 2 * math.sin(t) * axis, rtol=1e-14, atol=1e-15 * t)
+        assert torch.allclose(m.trace(), torch.tensor(1 + 2 * math.cos(t), dtype=torch.float64), rtol=0, atol=2e-15)
+        assert torch.allclose(matrix_to_axis_angle(m), t * axis, rtol=1e-14, atol=1e-15 * max(t, 0.01))
+
+
+@given(st.integers(0, 99), st.sampled_from([1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0]), st.sampled_from([0.0, 1e-6, 1e-3, 0.1]))
+def test_gradients_near_a_matrix_without_a_nearest_rotation_are_bounded(seed, size, apart):
+    generator = torch.Generator().manual_seed(seed)
+    u, v = nearest_rotation(torch.randn(2, 300, 3, 3, generator=generator, dtype=torch.float64))
+    m = (size * (u * torch.tensor([1.0, 0.5, apart - 0.5]).double()) @ v).requires_grad_()
+    weight = torch.linspace(-1, 1, 9, dtype=torch.float64).view(3, 3)
+    assert torch.autograd.grad((nearest_rotation(m) * weight).sum(), m)[0].abs().max() < 4 / SHORT
 
 
 @EVERY
@@ -299,3 +320,11 @@ def test_wrong_shapes_are_named(rotation):
         rotation.from_matrix(torch.zeros(4, 3))
     with pytest.raises(ValueError, match=r"floating point, not torch\.int64"):
         rotation.to_matrix(torch.zeros(2, rotation.dimension, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"\(\.\.\., 3, 3\), not \(4, 3\)"):
+        nearest_rotation(torch.zeros(4, 3))
+
+
+@EVERY
+def test_half_precision_maps_over_batches(rotation):
+    x = torch.randn(5, rotation.dimension, generator=torch.Generator().manual_seed(0)).half()
+    assert torch.allclose(torch.func.vmap(rotation.to_matrix)(x), rotation.to_matrix(x), atol=1e-6)

@@ -1,12 +1,14 @@
 import tracemalloc
+from dataclasses import replace
 
 import pytest
+import yaml
 from hostile import yaml_bombs
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import skeletons
 
-from kinlmr import Part, Skeleton, load_skeleton
+from kinlmr import Part, Skeleton, documents, load_skeleton
 from kinlmr.documents import MAX_BYTES
 from kinlmr.skeleton import installed, parse
 
@@ -236,6 +238,34 @@ def test_any_text_gives_a_skeleton_or_a_named_refusal(junk, at, cut):
         assert str(error).startswith("arm.yaml")  # noqa: PT017
 
 
-def test_without_conditions_every_part_is_given_nothing():
-    text = "name: two\njoints: {a: null, b: a}\nparts: {p: [a], q: [b]}\ngiven: none\n"
-    assert parse(text).part_graph() == {"p": (), "q": ()}
+def test_limits_are_exact(monkeypatch):
+    events = len(list(yaml.parse(ARM)))
+    for name, most in (("MAX_DEPTH", 3), ("MAX_NODES", events - 1), ("MAX_BYTES", len(ARM))):
+        with monkeypatch.context() as patch:
+            patch.setattr(documents, name, most)
+            assert parse(ARM).name == "arm"
+            patch.setattr(documents, name, most - 1)
+            with pytest.raises(ValueError, match="nested deeper|more than|larger than"):
+                parse(ARM)
+
+
+def test_parts_that_are_given_nothing():
+    assert replace(parse(ARM), given="none").part_graph() == {"upper": (), "lower": ()}
+
+
+def test_a_long_cycle_is_shown_by_its_ends():
+    names = [f"j{i}" for i in range(20)]
+    with pytest.raises(ValueError) as error:
+        Skeleton("ring", tuple(names), (names[-1], *names[:-1]), (Part("all", tuple(names)),))
+    ring = ["j0", *reversed(names)]
+    assert f": {' -> '.join([*ring[:6], '... 9 more ...', *ring[-6:]])}; one of them" in str(error.value)
+    twelve = [*names[:11]]
+    with pytest.raises(ValueError, match=" -> ".join(["j0", *reversed(twelve)])):
+        Skeleton("ring", tuple(twelve), (twelve[-1], *twelve[:-1]), (Part("all", tuple(twelve)),))
+
+
+def test_a_cycle_of_given_parts_stands_on_its_line():
+    parts = ARM.replace("[shoulder, elbow]", "[shoulder]\n  middle: [elbow]")
+    text = parts.replace("given: parents", "given:\n  upper: []\n  lower: [middle]\n  middle: [lower]")
+    with pytest.raises(ValueError, match=r"^arm\.yaml:13: parts are given one another: middle -> lower -> middle"):
+        parse(text, "arm.yaml")
