@@ -27,11 +27,7 @@ from typing import Any
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a fork has no other threads
 ROOT = Path(__file__).resolve().parents[1]
 SLOW = ("test_bombs_are_refused_in_little_memory",)  # runs in a process of its own, which would not see the mutant
-MORE = {
-    "documents": ("skeleton",),
-    "keypoints": ("recovery", "frozen"),
-    "assets": ("body",),
-}  # tests that run a file too
+MORE = {"documents": ("skeleton",), "keypoints": ("recovery", "frozen"), "assets": ("body",)}  # whose tests run it too
 SECONDS = 60  # of computing; a mutant that takes longer is counted as killed
 OPERATORS = {ast.Add: ast.Sub, ast.Mult: ast.Div, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult,
              ast.MatMult: ast.Mult, ast.BitOr: ast.BitAnd, ast.LShift: ast.RShift, ast.Sub: ast.Add, ast.Div: ast.Mult,
@@ -81,6 +77,16 @@ def mutants(node: ast.AST, line: int = 0) -> Iterator[Mutant]:
                 yield from mutants(child, line)
 
 
+def put(owner: Any, key: Any, new: Any) -> Any:
+    """Put something into a node or list, and return what was there."""
+    if isinstance(owner, list):
+        old, owner[key] = owner[key], new
+    else:
+        old = getattr(owner, key)
+        setattr(owner, key, new)
+    return old
+
+
 class Tests:
     """Runs the wanted tests only, the quickest first, and notes how long each took."""
 
@@ -107,8 +113,7 @@ def forked(name: str, tests: Tests, *options: str, mutant: Mutant | None = None,
 
     file, read = ROOT / "kinlmr" / f"{name}.py", SourceFileLoader.get_code
     if mutant and tree:
-        _, owner, key, new = mutant
-        owner.__setitem__(key, new) if isinstance(owner, list) else setattr(owner, key, new)
+        put(*mutant[1:])
         code = compile(ast.fix_missing_locations(tree), file, "exec")
         SourceFileLoader.get_code = lambda s, n: code if s.path == str(file) else read(s, n)
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
@@ -118,7 +123,8 @@ def forked(name: str, tests: Tests, *options: str, mutant: Mutant | None = None,
         except Exception:
             os._exit(1)
     torch.set_num_threads = lambda n: None
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1), os.dup2(1, 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(1, 2)
     files = [f"tests/test_{n}.py" for n in (name, *MORE.get(name, ()))]
     chosen = [*filter(os.path.exists, files), f"kinlmr/{name}.py", "-xq",
               "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # fmt: skip
@@ -176,14 +182,10 @@ def shown(tree: ast.AST, mutant: Mutant) -> list[str]:
     """The lines that the mutant changes."""
     _, owner, key, new = mutant
     before = ast.unparse(tree).splitlines()
-    old = owner[key] if isinstance(owner, list) else getattr(owner, key)
-    put = owner.__setitem__ if isinstance(owner, list) else lambda k, v: setattr(owner, k, v)
-    put(key, new)
+    old = put(owner, key, new)
     after = ast.unparse(tree).splitlines()
-    put(key, old)
-    return [line for line in difflib.unified_diff(before, after, n=0, lineterm="") if line[:3] not in ("---", "+++")][
-        1:
-    ]
+    put(owner, key, old)
+    return list(difflib.unified_diff(before, after, n=0, lineterm=""))[3:]  # without the names of files and the place
 
 
 if __name__ == "__main__":

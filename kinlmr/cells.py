@@ -73,7 +73,7 @@ def gru_scan(gates: Tensor, memory: Tensor, weight: Tensor, bias: Tensor, keep: 
     states = torch.empty(*gates.shape[:-3], frames + 1, rows, size, dtype=gates.dtype, device=gates.device)
     states[..., 0, :, :] = memory[0]
     if not keep:
-        _gru_run(gates, states, weight, bias)
+        _gru_inference(gates, states, weight, bias)
         return states[None], []
     gates[..., : 2 * size] += bias[..., None, None, : 2 * size]
     share = torch.empty_like(states[..., 1:, :, :]).copy_(bias[..., None, None, 2 * size :])
@@ -87,9 +87,9 @@ def gru_scan(gates: Tensor, memory: Tensor, weight: Tensor, bias: Tensor, keep: 
     return states[None], [gates, share]
 
 
-def _gru_run(gates: Tensor, states: Tensor, weight: Tensor, bias: Tensor) -> None:
-    """`gru_scan` into ``states``, with nothing kept: fewer views and products, which are most of the time where H and R
-    are small."""
+def _gru_inference(gates: Tensor, states: Tensor, weight: Tensor, bias: Tensor) -> None:
+    """`gru_scan` of gates (..., C, R, G) into states (..., C + 1, R, H), with nothing kept: fewer views and products,
+    which are most of the time where H and R are small."""
     size, (h, *after) = states.shape[-1], states.unbind(-3)
     share, rz = torch.empty_like(gates[..., 0, :, :]), torch.empty_like(gates[..., 0, :, : 2 * size])
     (share_rz, share_n), (r, z) = share.split((2 * size, size), -1), rz.chunk(2, -1)

@@ -17,6 +17,7 @@ MAX_NODES = 200_000
 
 
 def refuse(where: str, message: str) -> NoReturn:
+    """A ValueError that begins with file and line."""
     raise ValueError(f"{where}: {message}")
 
 
@@ -26,7 +27,7 @@ def place(name: str, otherwise: str = "") -> str:
 
 
 def repeated(names: Sequence[str]) -> Iterator[str]:
-    """The second standing of each name that stands more than once."""
+    """Each name that was there before, once for every time that it is there again."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -98,6 +99,7 @@ def read_tree(text: str, file: str) -> Text | Block:
 
 
 def mapping(node: Text | Block, what: str, form: str) -> dict[str, Text | Block]:
+    """The keys and values of a mapping; refused where it is none, or a key is twice in it. ``form``: what to write."""
     if isinstance(node, Text) or node.kind != "mapping":
         refuse(node.where, f"{what} must be a mapping ({form}), not {_seen(node)}")
     names = [scalar(key, f"a key of {what}") for key in node[0::2]]
@@ -108,12 +110,14 @@ def mapping(node: Text | Block, what: str, form: str) -> dict[str, Text | Block]
 
 
 def scalar(node: Text | Block, what: str) -> Text:
+    """One name; anything else is refused."""
     if not isinstance(node, Text):
         refuse(node.where, f"{what} must be one name, not {_seen(node)}")
     return node
 
 
 def name_list(node: Text | Block, what: str) -> tuple[Text, ...]:
+    """The names of a list, none where nothing stands; anything else is refused."""
     if isinstance(node, Text) and node.null:
         return ()
     if isinstance(node, Text) or node.kind != "sequence":

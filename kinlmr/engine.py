@@ -35,7 +35,8 @@ from kinlmr.products import Weight, gates, linear, scan, shared, traced
 from kinlmr.schedule import Node, Packed, Schedule, pack
 
 ROWS = 64  # of a block (frames times clips): more do not make its products faster
-SMALL = 2**19  # numbers in a node's weights
+WORK = 2**24  # of a block, rows times H^2: less is not worth the calls that it takes
+SMALL = 2**19  # numbers in a node's weights that read features and memory
 CHUNK = 96  # rows for which the features' share of the gates is computed at once, at least
 
 
@@ -58,7 +59,7 @@ def choose_block(batch: int, frames: int, hidden: int, training: bool = False) -
     >>> choose_block(32, 16, 128), choose_block(1, 1, 128)
     (16, 1)
     """
-    rows = max(ROWS, 2**24 // hidden**2) * (2 if training else 1)
+    rows = max(ROWS, WORK // hidden**2) * (2 if training else 1)
     longest = min(max(16, 2 * math.isqrt(frames)), max(1, rows // max(batch, 1)))
     return -(-frames // -(-frames // longest))
 
@@ -102,9 +103,9 @@ def run(
 def _stacked(features: Tensor, nodes: Sequence[Node]) -> bool:
     """Whether nodes of one level that are alike run as one, their weights stacked: on a GPU, for larger products; on a
     CPU where so little is computed that the number of calls counts more than the copies."""
-    width = features.shape[-1] + max(node.hidden for node in nodes if node.cell)
-    numbers = max(node.cell.gates * node.hidden * width for node in nodes if node.cell)
-    return features.is_cuda or (features.shape[1] > 1 and numbers <= SMALL)
+    _, frames, width = features.shape
+    numbers = max(node.cell.gates * node.hidden * (width + node.hidden) for node in nodes if node.cell)
+    return features.is_cuda or (frames > 1 and numbers <= SMALL)
 
 
 def _frame(

@@ -140,7 +140,8 @@ def load(source: str | os.PathLike[str] | Skeleton) -> Skeleton:
 def parse(text: str, file: str = "<text>") -> Skeleton:
     """The skeleton that a YAML text declares; ``file`` is the name that messages give it.
 
-    Nothing in it can run, repeat or nest without bound (`kinlmr.documents`).
+    Every refusal is a ValueError that names file, line and mend. Nothing in a text can run, repeat or nest without
+    bound (`kinlmr.documents`).
     """
     root = read_tree(text, file)
     top = mapping(root, "a skeleton", "name, joints, parts and given")
