@@ -5,6 +5,7 @@
 All libraries run in one process, one after another in every round; each figure is the median over rounds, each ratio
 the median of that round's smplx time over that round's time. Inputs are axis-angle vectors and shape numbers, as users
 have them. Peak memory is the growth of the process over one call, in its own process (on CUDA, the allocator's).
+KINLMR_TRITON=1 before the command measures kinlmr with its Triton kernels (kinlmr/kernels.py), on CUDA.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from kinlmr.assets import assemble
 from kinlmr.rotations import axis_angle_to_matrix
 
 JOINTS, VERTICES, SHAPE, POINTS = 24, 6890, 10, 23
-BATCHES = (1, 32, 512)
+BATCHES, MORE = (1, 32, 512), (4096, 16384)  # more: on CUDA
 TASKS = ("mesh", "joints", "joints+23")
 
 
@@ -258,7 +259,7 @@ def main() -> None:
     print(f"|---|---|---|{'---|' * (len(found) + 1)}")
     rows = []
     for task in TASKS:
-        for batch in BATCHES:
+        for batch in BATCHES + (MORE if args.device.startswith("cuda") else ()):
             for backward in (False, True):
                 figures = measure(found, task, batch, backward, args.rounds, args.device)
                 kind = "forward+backward" if backward else "forward"

@@ -9,7 +9,8 @@ from the same parameters. Floors are multiply-adds over the rate of a product of
 weights' bytes over the rate of reading them, both measured in the same run. Memory is what autograd saves
 for backward, and the growth of the process over one forward pass (on CUDA, the allocator's). --growth tells how
 time grows with frames, parts, joints and iterations instead, --compile what torch.compile and bfloat16 weights gain. On
-CUDA the comparison also says what a graph gains, and counts kernels.
+CUDA the comparison also says what a graph gains, and counts kernels; KINLMR_TRITON=1 before the command measures kinlmr
+with its Triton kernels (kinlmr/kernels.py).
 """
 
 import argparse
@@ -185,7 +186,8 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
         for kind, job in (("forward", forward), ("forward+backward", backward)):
             jobs = {name: lambda job=job, n=network, x=x: job(n, x) for name, network in found.items()}
             floor = max(batch * frames * adds / per_ms, weight_bytes / bytes_per_ms) * (3 if job is backward else 1)
-            case = f"{batch} x {frames} (C = {choose_block(batch, frames, args.hidden, job is backward)}), {kind}"
+            block = choose_block(batch, frames, args.hidden, job is backward, args.device.startswith("cuda"))
+            case = f"{batch} x {frames} (C = {block}), {kind}"
             rows.append(row(case, interleaved(jobs, args.rounds, 1, args.device), floor))
     for batch in STREAMS:
         x = torch.randn(batch, args.features, device=args.device)

@@ -20,6 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kinlmr import kernels
+
 FEW, LARGE = 4, 2**17  # rows, numbers: a CPU reads weights too large for its cache faster when they stand on the left
 
 
@@ -72,6 +74,10 @@ def gru_scan(gates: Tensor, memory: Tensor, weight: Tensor, bias: Tensor, keep: 
     size, frames, rows = memory.shape[-1], *gates.shape[-3:-1]
     states = torch.empty(*gates.shape[:-3], frames + 1, rows, size, dtype=gates.dtype, device=gates.device)
     states[..., 0, :, :] = memory[0]
+    if kernels.serves(gates):
+        kept = [gates, torch.empty_like(states[..., 1:, :, :])] if keep else []
+        kernels.gru_scan(gates, states, weight, bias, kept[1] if keep else None)
+        return states[None], kept
     if not keep:
         _gru_inference(gates, states, weight, bias)
         return states[None], []

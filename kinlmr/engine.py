@@ -48,19 +48,24 @@ class Options(NamedTuple):
     dropout: float = 0.0
 
 
-def choose_block(batch: int, frames: int, hidden: int, training: bool = False) -> int:
+def choose_block(batch: int, frames: int, hidden: int, training: bool = False, cuda: bool = False) -> int:
     """C for B clips of T frames, such that blocks have equal lengths. Long blocks keep a cell's weights in the cache
     and make products large; but the first and last V - 1 ticks have fewer iterations at work, and the features' share
     of all gates is kept for V blocks: without gradients, which need more memory anyhow, blocks are half as large. Where
-    cells are small the number of calls counts more, and blocks are longer.
+    cells are small the number of calls counts more, and blocks are longer. On a GPU that number alone
+    counts: it is least near C = sqrt(T), and near twice that with gradients.
 
     >>> choose_block(1, 300, 512), choose_block(32, 16, 512), choose_block(32, 16, 512, training=True)
     (34, 2, 4)
     >>> choose_block(32, 16, 128), choose_block(1, 1, 128)
     (16, 1)
+    >>> choose_block(32, 16, 512, cuda=True), choose_block(32, 16, 512, training=True, cuda=True)
+    (4, 8)
     """
-    rows = max(ROWS, WORK // hidden**2) * (2 if training else 1)
+    twice = 2 if training else 1
+    rows = max(ROWS, WORK // hidden**2) * twice
     longest = min(max(16, 2 * math.isqrt(frames)), max(1, rows // max(batch, 1)))
+    longest = math.isqrt(frames) * twice if cuda else longest
     return -(-frames // -(-frames // longest))
 
 
@@ -179,7 +184,9 @@ def _sweep(
     batch, frames, _ = features.shape
     last = schedule.iterations - 1
     hidden = max(node.hidden for node in schedule.recurrent())
-    block = options.block or choose_block(1 if traced() else batch, frames, hidden, torch.is_grad_enabled())
+    block = options.block or choose_block(
+        1 if traced() else batch, frames, hidden, torch.is_grad_enabled(), features.is_cuda
+    )
     blocks = -(-frames // block)
     phi = rearrange(features, "b t f -> t b f")
     if blocks * block > frames:

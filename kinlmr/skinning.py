@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import pad
 
+from kinlmr import kernels
+
 # Numbers in the two workspaces: blended vertices, and each vertex's transform. On a CPU they stay in cache.
 TILES_CPU = 1_330_000, 330_000
 TILES_CUDA = 100_000_000, 400_000_000
@@ -51,15 +53,10 @@ class _Skin(Function):
         factors: Tensor, planes: Tensor, template: Tensor, basis: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
         out = factors.new_empty(len(factors), 3, weights.shape[1])
-        many, few = _tiles(out)
-        blended, turned = out.new_empty(many, *out.shape[1:]), out.new_empty(few, 3, 4, out.shape[2])
+        many, blended, turned = _workspaces(out)
         for i in range(0, len(out), many):
             rest = _blend(factors[i : i + many], template, basis, blended)
-            for k in range(0, len(rest), few):
-                v, posed = rest[k : k + few, None], out[i + k : i + min(k + few, len(rest))]
-                t = _mix(planes[i + k : i + k + len(v)], weights, turned)
-                torch.addcmul(t[:, :, 3], t[:, :, 0], v[:, :, 0], out=posed)
-                posed.addcmul_(t[:, :, 1], v[:, :, 1]).addcmul_(t[:, :, 2], v[:, :, 2])
+            _pose(rest, planes[i : i + many], weights, out[i : i + many], turned)
         return out, blended if many == len(out) else out.new_empty(0)
 
     @staticmethod
@@ -109,20 +106,10 @@ class _TiledGradients(Function):
         grad: Tensor, factors: Tensor, planes: Tensor, template: Tensor, basis: Tensor, weights: Tensor, kept: Tensor
     ) -> tuple[Tensor, Tensor]:
         d_factors, d_planes = torch.empty_like(factors), planes.new_empty(planes.shape)
-        many, few = _tiles(grad)
-        blended, turned = grad.new_empty(many, *grad.shape[1:]), grad.new_empty(few, 3, 4, grad.shape[2])
+        many, blended, turned = _workspaces(grad)
         for i in range(0, len(grad), many):
             rest = _blend(factors[i : i + many], template, basis, blended) if not kept.numel() else blended.copy_(kept)
-            for k in range(0, len(rest), few):
-                v = rest[k : k + few]
-                here = slice(i + k, i + k + len(v))
-                g, outer = grad[here].contiguous(), turned[: len(v)]
-                torch.mul(g[:, :, None], v[:, None], out=outer[:, :, :3])
-                outer[:, :, 3] = g
-                d_planes[here] = outer @ weights.T
-                t = _mix(planes[here], weights, turned)
-                torch.mul(t[:, 0, :3], g[:, None, 0], out=v)  # the gradient of v, in v's place
-                v.addcmul_(t[:, 1, :3], g[:, None, 1]).addcmul_(t[:, 2, :3], g[:, None, 2])
+            _pull(grad[i : i + many], rest, planes[i : i + many], weights, d_planes[i : i + many], turned)
             flat = rest.flatten(1)
             d_factors[i : i + many] = flat @ basis.T if len(rest) < 4 else (basis @ flat.T).T  # whichever BLAS likes
         return d_factors, d_planes
@@ -143,6 +130,39 @@ def _blend(factors: Tensor, template: Tensor, basis: Tensor, out: Tensor) -> Ten
     return out
 
 
+def _pose(rest: Tensor, planes: Tensor, weights: Tensor, out: Tensor, turned: Tensor) -> None:
+    """`_skin` of rest (B, 3, N), into out, through ``turned``, a workspace for some bodies' transforms."""
+    if kernels.serves(rest):
+        kernels.skin(rest, planes, weights, out)
+        return
+    few = len(turned)
+    for k in range(0, len(rest), few):
+        v, posed = rest[k : k + few, None], out[k : k + few]
+        t = _mix(planes[k : k + few], weights, turned)
+        torch.addcmul(t[:, :, 3], t[:, :, 0], v[:, :, 0], out=posed)
+        posed.addcmul_(t[:, :, 1], v[:, :, 1]).addcmul_(t[:, :, 2], v[:, :, 2])
+
+
+def _pull(grad: Tensor, rest: Tensor, planes: Tensor, weights: Tensor, d_planes: Tensor, turned: Tensor) -> None:
+    """The gradients of `_skin`'s inputs from that of its result, grad (B, 3, N): that of rest (B, 3, N) takes its
+    place, that of the planes goes into d_planes (B, 3, 4, J)."""
+    if kernels.serves(rest):
+        grad = grad.contiguous()
+        d_planes.copy_(kernels.moments(grad, rest, weights))
+        kernels.skin(grad, planes[:, :, :3].transpose(1, 2), weights, rest)
+        return
+    few = len(turned)
+    for k in range(0, len(rest), few):
+        v, g = rest[k : k + few], grad[k : k + few].contiguous()
+        outer = turned[: len(v)]
+        torch.mul(g[:, :, None], v[:, None], out=outer[:, :, :3])
+        outer[:, :, 3] = g
+        d_planes[k : k + few] = outer @ weights.T
+        t = _mix(planes[k : k + few], weights, turned)
+        torch.mul(t[:, 0, :3], g[:, None, 0], out=v)
+        v.addcmul_(t[:, 1, :3], g[:, None, 1]).addcmul_(t[:, 2, :3], g[:, None, 2])
+
+
 def _mix(planes: Tensor, weights: Tensor, out: Tensor) -> Tensor:
     """Every vertex's own transform: planes (B, 3, 4, J) @ weights (J, N), into out."""
     out = out[: len(planes)]
@@ -150,8 +170,10 @@ def _mix(planes: Tensor, weights: Tensor, out: Tensor) -> Tensor:
     return out
 
 
-def _tiles(x: Tensor) -> tuple[int, int]:
-    """For x (B, 3, N): how many bodies to blend at once, and how many of these to skin at once."""
+def _workspaces(x: Tensor) -> tuple[int, Tensor, Tensor]:
+    """For x (B, 3, N): how many bodies to blend at once, their vertices (., 3, N), and as many transforms (., 3, 4, N)
+    as to skin at once: the kernels need none."""
     blend, skin = TILES_CUDA if x.is_cuda else TILES_CPU
     many = min(max(1, blend // (3 * x.shape[-1])), max(1, len(x)))
-    return many, min(max(1, skin // (12 * x.shape[-1])), many)
+    few = 0 if kernels.serves(x) else min(max(1, skin // (12 * x.shape[-1])), many)
+    return many, x.new_empty(many, *x.shape[1:]), x.new_empty(few, 3, 4, x.shape[-1])

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 FLOORS = [
-    {"documents", "files", "cells", "raster", "glb"},
-    {"skeleton"},
+    {"documents", "files", "kernels", "raster", "glb"},
+    {"skeleton", "cells"},
     {"plan", "rotations", "camera", "draw", "pickles", "keypoints", "losses", "products", "rows", "skinning"},
     {"schedule", "bvh", "body", "database", "inspection", "metrics", "tracking"},
     {"engine", "assets", "recording"},
