@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kinlmr
-from kinlmr import draw, raster
+from kinlmr import draw, raster, sheets
 
 H, W = 21, 27
 PLAIN = np.full((H, W, 3), 90, np.uint8)
@@ -436,7 +436,7 @@ def test_a_sheet_holds_its_pictures():
 
 def test_labels_differ_and_stay_in_their_picture():
     dark = np.zeros((24, 200, 3), np.uint8)
-    every = {letter: draw.label(dark, letter) for letter in draw.LETTERS}
+    every = {letter: draw.label(dark, letter) for letter in sheets.LETTERS}
     seen = {picture.tobytes() for picture in every.values()}
     assert len(seen) == len(every) - 1  # 0 and O look alike
     assert (draw.label(dark, "a b") == draw.label(dark, "A B")).all()

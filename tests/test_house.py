@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text()
 
 FLOORS = [
     {"documents", "files", "kernels", "raster", "glb"},
-    {"skeleton", "cells"},
+    {"skeleton", "cells", "sheets"},
     {"plan", "rotations", "camera", "draw", "pickles", "keypoints", "losses", "products", "rows", "skinning"},
     {"schedule", "bvh", "body", "database", "inspection", "metrics", "tracking"},
     {"engine", "assets", "recording"},
