@@ -2,7 +2,7 @@
 
     python examples/train.py --motion FOLDER --validate SUBJECT --leave SUBJECT --out out/train
 
-Clips are seen by a poor detector (--noise). A step is one window of 16 frames, four to a clip, the state carried from
+Clips are seen by a poor detector (--noise), three in ten without noise. A step is one window of 16 frames, four to a clip, the state carried from
 one to the next. Muon takes the recurrent nodes' matrices, AdamW the rest. The rates are constant, then fall linearly
 over the last --cooldown steps. --start begins with the weights of another model. --out holds checkpoint.pt (the same
 command goes on from it, to the same numbers bit for bit), constant.pt (it before the cooldown: put it in
@@ -43,6 +43,7 @@ WINDOW, WINDOWS, WARM = 16, 4, 200
 RATES = 2e-3, 1e-3, 2e-4  # of Muon, of AdamW, and of AdamW for the shape network, whose ReLUs die at a higher one
 AVERAGE, COOL = 0.9995, 0.998  # of the averaged weights, how much stays in a step: before, and in the cooldown
 VALIDATE, SAVE = 1000, 200  # steps
+CLEAN = 0.3  # of the clips, how many are seen without noise
 PATIENCE = 20  # steps in a row that are not finite, before the run ends
 SCORES = ("mpjpe", "pa_mpjpe", "accel")
 
@@ -365,7 +366,7 @@ def train(args: argparse.Namespace, own: runs.Place) -> int:
             if run.step == steps - cooldown and own.rank == 0:
                 save(lambda: run.save(args.out / "constant.pt"))
             generator = torch.Generator().manual_seed(args.seed * 1_000_003 + run.step)
-            clip = clips.draw(source, body, batch, frames, generator, NOISES[args.noise])
+            clip = clips.draw(source, body, batch, frames, generator, NOISES[args.noise]._replace(clean=CLEAN))
             run.learn(clip, source, body, steps, cooldown, own)
             if own.rank == 0:
                 progress(run.step, run.loss)

@@ -28,6 +28,7 @@ class Noise(NamedTuple):
     cut       chance that a clip's picture ends at 0.3 to 0.95 of the person's height in the first frame
     occluded  chance that points behind the trunk are hidden, in nine frames of ten
     guess     chance that a clip's hidden points are guessed, with low confidence, rather than left out
+    clean     chance that a clip is seen without noise
     """
 
     jitter: float = 0.01
@@ -38,6 +39,7 @@ class Noise(NamedTuple):
     cut: float = 0.0
     occluded: float = 0.0
     guess: float = 0.0
+    clean: float = 0.0
 
 
 USUAL, OFF = Noise(), Noise(jitter=0.0, missing=0.0, hidden=0.0, swapped=0.0)
@@ -94,7 +96,11 @@ def disturb(
         confidence = torch.where(guess, unsure.clamp_min(0.005), confidence)
         hidden = hidden & ~guessed
     hidden = hidden | (rand(batch, frames, count) < noise.missing)
-    return found, torch.where(hidden, 0.0, confidence)
+    confidence = torch.where(hidden, 0.0, confidence)
+    if noise.clean:
+        clean = rand(batch, 1, 1) < noise.clean
+        found, confidence = torch.where(clean[..., None], image, found), torch.where(clean, 1.0, confidence)
+    return found, confidence
 
 
 def _behind(image: Tensor, points: Tensor, names: Sequence[str]) -> Tensor:

@@ -285,6 +285,17 @@ def test_half_of_the_clips_are_guessed_when_half_should_be():
     assert 0.4 < left_out.float().mean() < 0.6
 
 
+def test_so_many_clips_are_seen_without_noise_and_the_others_as_before():
+    image, points = torch.rand(300, 5, 17, 2, generator=seeded()), torch.zeros(300, 5, 17, 3)
+    share = [clips.disturb(image, points, NAMES, 30.0, seeded(), clips.USUAL._replace(clean=c)) for c in (0.0, 0.5)]
+    (noisy, unsure), (found, confidence) = share
+    clean = (confidence == 1).flatten(1).all(1)
+    assert 0.4 < clean.float().mean() < 0.6
+    assert torch.equal(found[clean], image[clean])
+    assert torch.equal(found[~clean], noisy[~clean])
+    assert torch.equal(confidence[~clean], unsure[~clean])
+
+
 def assert_limbs_whole(clip_of, joints):
     """Every limb of a clip is of one clip, the pelvis its own. clip_of (B, J): which clip a joint was taken from."""
     for limb in clips.LIMBS:
