@@ -2,12 +2,12 @@
 
     python examples/train.py --motion FOLDER --validate SUBJECT --leave SUBJECT --out out/train
 
-Clips are seen by a poor detector (--noise), three in ten without noise. A step is one window of 16 frames, four to a clip, the state carried from
-one to the next. Muon takes the recurrent nodes' matrices, AdamW the rest. The rates are constant, then fall linearly
-over the last --cooldown steps. --start begins with the weights of another model. --out holds checkpoint.pt (the same
-command goes on from it, to the same numbers bit for bit), constant.pt (it before the cooldown: put it in
-checkpoint.pt's place to train on with more --steps), the averaged weights (model.npz, or baseline.pt) and the errors on
-the validation subjects, with and without noise (curve.csv, curve.png).
+Clips are seen by a poor detector (--noise), three in ten without noise. A step is one window of 16 frames, four to a
+clip, the state carried from one to the next. Muon takes the recurrent nodes' matrices, AdamW the rest. The rates are
+constant, then fall linearly over the last --cooldown steps. --start begins with the weights of another model. --out
+holds checkpoint.pt (the same command goes on from it, to the same numbers bit for bit), constant.pt (it before the
+cooldown: put it in checkpoint.pt's place to train on with more --steps), the averaged weights (model.npz, or
+baseline.pt) and the errors on the validation subjects, with and without noise (curve.csv, curve.png).
 
 SIGTERM, SIGUSR1 and Ctrl-C finish the clip's four steps, save, print the command that goes on, and exit with 143 (130
 for Ctrl-C). Whatever else ends the run, checkpoint.pt is whole, and SAVE steps old at most. A step whose numbers are
