@@ -5,6 +5,9 @@
 CHECKPOINT is a file or the name of a shipped model; OTHER is one too, or the baseline.pt of examples/train.py. Where a
 recording jumps it is cut, and the state starts anew. Tables are printed as Markdown; --out holds every figure as JSON.
 
+With --shapes N it says what the shape is worth: N people of random shape are seen in three seconds of these recordings,
+as in training. Their T-pose by the last frame's shape is compared with the true one, and so is the mean shape's.
+
 With --video the checkpoint is compared with what a detector of keypoints says in 3D of real videos (`kinlmr.recover` at
 the file's rate): PA-MPJPE over shoulders, elbows, wrists, hips, knees and ankles. That is agreement between the two,
 not truth. A file is an .npz of one person in T frames:
@@ -32,6 +35,7 @@ from kinlmr.keypoints import keypoint_sets
 SIDES = ("front", "right", "back", "left")  # where the camera stands, by VIEWS
 METRICS = {"mpjpe": "MPJPE, mm", "pa_mpjpe": "PA-MPJPE", "pve": "PVE", "accel": "Accel, mm/frame²"}
 LONGEST, SHORTEST, THINNED = 900, 3, 10  # frames in memory at once, frames that are scored at least, PVE's every tenth
+SHAPED, SOME = 3.0, 50  # seconds; people at once
 COMPARED = [f"{side}_{name}" for name in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
             for side in ("left", "right")]  # fmt: skip
 Row = dict[str, Any]
@@ -114,6 +118,38 @@ def report(results: dict[str, dict[str, Row]]) -> str:
     return "\n\n".join(texts)
 
 
+# -------------------------------------------------------------------------------------------------------------- shapes
+
+
+@torch.no_grad()
+def shaped(network: Network, source: clips.Bank, body: kinlmr.Body, count: int, noise: clips.Noise) -> dict[str, Row]:
+    """Of ``count`` people of random shape, in mm: how far the T-pose's vertices and the height are off, by the shape of
+    a clip's last frame, and by the mean shape."""
+    true, said, frames = [], [], round(SHAPED * source.fps)
+    for begin in range(0, count, SOME):  # whatever the noise, the same people in the same motion
+        generator, size = torch.Generator().manual_seed(begin), min(SOME, count - begin)
+        clip = clips.draw(source, body, size, frames, generator, noise)
+        true.append(clip.shape)
+        said.append(stream(network, clip.features).shape[:, -1])
+    rest = torch.eye(3).expand(len(body.joints), 3, 3)
+    shapes = torch.cat(true), torch.cat(said), torch.zeros(count, body.shape_width)
+    truth, *others = (body(rest, shape, want=("joints", "vertices")) for shape in shapes)
+    height = lambda mesh: mesh.vertices[..., 1].amax(-1) - mesh.vertices[..., 1].amin(-1)  # noqa: E731
+    return {
+        name: {
+            "vertices": float(metrics.pve(*(m.vertices - m.joints[:, :1] for m in (mesh, truth)))),
+            "height": 1e3 * float((height(mesh) - height(truth)).abs().mean()),
+        }
+        for name, mesh in zip(("estimated", "mean shape"), others, strict=True)
+    }
+
+
+def shape_report(results: dict[str, dict[str, Row]]) -> str:
+    rows = {run: [own[name][key] for name in own for key in ("vertices", "height")] for run, own in results.items()}
+    columns = [f"{name}: {key}, mm" for name in ("estimated", "mean shape") for key in ("vertices", "height")]
+    return "### Shape: people of random shape in the T-pose\n\n" + table("", columns, rows)
+
+
 # --------------------------------------------------------------------------------------------------------------- video
 
 
@@ -173,6 +209,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--video", nargs="+", default=[], help=".npz of a detector's keypoints and own 3D, see above")
     parser.add_argument("--subjects", nargs="*", default=[], help="subjects or beginnings of names; all without it")
     parser.add_argument("--leave", nargs="*", default=[], help="subjects or beginnings of names: left out")
+    parser.add_argument("--shapes", type=int, default=0, metavar="N", help="how many people of random shape to score")
     parser.add_argument("--against", help="a second checkpoint, or examples/train.py's baseline.pt")
     parser.add_argument("--noise", nargs="+", default=["usual", "off", "wide"], choices=NOISES)
     parser.add_argument("--out", type=Path, default=Path("evaluation.json"))
@@ -219,6 +256,14 @@ def main() -> None:
                 parts = {name: mean(rows, name) for name in plan.parts}
                 found["results"].setdefault(who, {})[noise] = {**result, "parts": parts, "pieces": rows}
         print(report(found["results"]) + "\n")
+    if pieces and args.shapes:
+        try:
+            source = clips.bank(pieces, round(SHAPED * pieces[0].fps))
+        except ValueError as error:
+            raise SystemExit(f"--shapes takes {SHAPED:g} seconds of a recording: {error}") from None
+        found["shapes"] = {f"{who}, noise {noise}": shaped(network, source, body, args.shapes, NOISES[noise])
+                           for who, network in networks.items() for noise in args.noise}  # fmt: skip
+        print(shape_report(found["shapes"]) + "\n")
     if args.video:
         models = {who: model for who, model in networks.items() if isinstance(model, kinlmr.LMR)}
         if not models:

@@ -407,6 +407,22 @@ def test_pieces_between_cuts_are_scored_as_recordings_of_their_own(trained, moti
     assert evaluated(monkeypatch, "--noise", "wide")["results"]["model"]["wide"]["overall"] != cut["overall"]
 
 
+def test_shapes_are_compared_with_the_mean_shape_of_the_same_people(trained, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "SHAPED", 0.4)
+    monkeypatch.setattr(evaluate, "SOME", 2)
+    found = evaluated(monkeypatch, "--subjects", "held_01", "--noise", "usual", "off", "--shapes", "3")["shapes"]
+    assert list(found) == [
+        f"{who}, noise {noise}" for who in ("model", "against baseline") for noise in ("usual", "off")
+    ]
+    assert len({str(run["mean shape"]) for run in found.values()}) == 1
+    for run in found.values():
+        assert all(value > 0 for row in run.values() for value in row.values())
+    assert "### Shape" in capsys.readouterr().out
+    monkeypatch.setattr(evaluate, "SHAPED", 60.0)
+    with pytest.raises(SystemExit, match="--shapes takes 60 seconds of a recording"):
+        evaluated(monkeypatch, "--subjects", "held_01", "--noise", "off", "--shapes", "3")
+
+
 def test_a_stream_in_chunks_is_the_whole(monkeypatch):
     model = kinlmr.build(features=51, hidden=8).eval()
     features = torch.randn(2, 30, 51)
