@@ -1,6 +1,7 @@
 """Where a video's keypoints come from: a detector that runs on its frames, or a file of another's."""
 
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -15,11 +16,15 @@ import kinlmr
 
 Array = NDArray[Any]
 VERSION, LATEST = sys.version_info[:2], (3, 12)  # Python's; the latest that mediapipe with a model inside is for
-Detector = Callable[[Array], Array]  # a frame (H, W, 3) uint8, RGB -> (K, 3) x, y in pixels, confidence; zeros: nobody
+# A frame (H, W, 3) uint8, RGB -> x, y in pixels and confidence of K points: (P, K, 3) of P people in any order, nothing
+# where nobody is seen; or (K, 3) of one person, zeros where nobody is.
+Detector = Callable[[Array], Array]
+SAME = 0.2  # of a person's size: detections whose points are nearer on average are of one person
+LOOK, MARGIN = 3, 0.2  # frames from one look for newcomers to the next; of a person's size, painted over around them
 
 
-def find_detector(name: str | None) -> Detector:
-    """``module:function`` or, without a name, mediapipe's."""
+def find_detector(name: str | None, people: int) -> Detector:
+    """``module:function`` or, without a name, mediapipe's, which finds so many ``people`` at most."""
     if name is not None:
         module, _, function = name.partition(":")
         sys.path.insert(0, os.getcwd())
@@ -31,18 +36,57 @@ def find_detector(name: str | None) -> Detector:
             ) from None
         return found
     try:
-        pose = importlib.import_module("mediapipe").solutions.pose.Pose(model_complexity=1)
+        pose = importlib.import_module("mediapipe").solutions.pose.Pose
+        return several(lambda: pose(model_complexity=1), people)
     except (ImportError, AttributeError) as error:
         raise SystemExit(how_to_install(error)) from None
 
+
+def several(new: Callable[[], Any], people: int) -> Detector:
+    """At most so many people, each followed by a mediapipe ``Pose`` of its own, which ``new`` makes.
+
+    A Pose that has found somebody stays with them. In every `LOOK`-th frame, and while nobody is seen, one that follows
+    nobody looks for somebody new, in a picture where those who are followed are painted over.
+    """
+    following, idle, number = list[Any](), [new()], itertools.count()
+
     def detect(frame: Array) -> Array:
-        marks = pose.process(np.ascontiguousarray(frame)).pose_landmarks
-        if marks is None:
-            return np.zeros((33, 3), np.float32)
-        size = frame.shape[1], frame.shape[0]
-        return np.array([(p.x * size[0], p.y * size[1], p.visibility) for p in marks.landmark], np.float32)
+        frame, size = np.ascontiguousarray(frame), (frame.shape[1], frame.shape[0])
+        seen: list[tuple[Any, Array]] = []
+
+        def look(pose: Any, picture: Array) -> None:
+            marks = pose.process(picture).pose_landmarks
+            points = np.array([(p.x * size[0], p.y * size[1], p.visibility) for p in marks.landmark] if marks else [])
+            if marks and not any(same(points, others) for _, others in seen):
+                seen.append((pose, points))
+            else:
+                idle.append(pose)
+
+        for pose in following:
+            look(pose, frame)
+        if len(seen) < people and (next(number) % LOOK == 0 or not seen):
+            picture = frame.copy()
+            for _, points in seen:
+                cover(picture, points)
+            look(idle.pop() if idle else new(), picture)
+        following[:] = [pose for pose, _ in seen]
+        return np.array([points for _, points in seen], np.float32)
 
     return detect
+
+
+def same(one: Array, other: Array) -> bool:
+    """Whether two detections (K, 3) are of one person."""
+    reach = SAME * max(np.ptp(points[:, :2], 0).max() for points in (one, other))
+    return bool(np.linalg.norm((one - other)[:, :2], axis=1).mean() < reach)
+
+
+def cover(picture: Array, points: Array) -> None:
+    """Paints a person (K, 3) of the picture (H, W, 3) over, in place."""
+    low, high = points[:, :2].min(0), points[:, :2].max(0)
+    edge = MARGIN * (high - low).max()
+    (left, top), (right, bottom) = np.clip([low - edge, high + edge], 0, None).astype(int)
+    picture[top:bottom, left:right] = 128
 
 
 def how_to_install(error: Exception) -> str:
@@ -66,12 +110,38 @@ def how_to_install(error: Exception) -> str:
     )
 
 
-def detected(shots: Iterable[Shot], detect: Detector, target: str, scale: float) -> Iterator[Shot]:
-    """Shots with the keypoints (1, K, 3) of the person that the detector sees, in pixels of the source."""
+def detected(
+    shots: Iterable[Shot], detect: Detector, target: str, scale: float, people: int, fps: float
+) -> Iterator[Shot]:
+    """Shots with the keypoints (P, K, 3) of the people that the detector sees, in pixels of the source.
+
+    The row of one (K, 3) is 0. Of several, `kinlmr.track` says who is who: whoever was seen in `readers.LEAST` frames
+    in succession gets the next row, so P grows; of more than ``people`` in a frame the first comers are taken.
+    """
+    nobody = np.zeros((0, len(kinlmr.keypoints.keypoint_sets()[target]), 3), np.float32)
+    tracks, streak, known = None, dict[int, int](), dict[int, int]()
     for shot in shots:
-        points, name = readers.named(np.asarray(detect(shot.picture), np.float32), "the detector")
+        found = np.asarray(detect(shot.picture), np.float32)
+        if found.size and (found.ndim not in (2, 3) or found.shape[-1] != 3):
+            raise ValueError(
+                f"the detector gave an array of shape {found.shape}; expected are (P, K, 3) of P people, or (K, 3) of "
+                "one: x, y in pixels and confidence of K points"
+            )
+        points, name = readers.named(found, "the detector") if found.size else (nobody, target)
         points = points if name == target else kinlmr.keypoints.convert(points, name, target).numpy()
-        yield shot._replace(keypoints=points[None] * np.array([1 / scale, 1 / scale, 1], np.float32))
+        points = points * np.array([1 / scale, 1 / scale, 1], np.float32)
+        if points.ndim == 3:
+            owners, tracks = kinlmr.track(points, tracks, round(fps))
+            here = {row: one for row, one in zip(owners.tolist(), points, strict=True) if row >= 0}
+            streak = {row: streak.get(row, 0) + 1 for row in here}
+            firm = sorted(row for row in here if row in known or streak[row] >= readers.LEAST)
+            taken = {known.setdefault(row, len(known)): here[row] for row in firm[:people]}
+            points = np.zeros((len(known), *points.shape[1:]), np.float32)
+            for row, one in taken.items():
+                points[row] = one
+        else:
+            points = points[None]
+        yield shot._replace(keypoints=points)
 
 
 def looked_up(shots: Iterable[Shot], keypoints: Array) -> Iterator[Shot]:

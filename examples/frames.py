@@ -3,7 +3,7 @@
 import os
 import secrets
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -146,8 +146,15 @@ def steady(shots: Iterable[Shot], fps: float) -> Iterator[Shot]:
         yield before
 
 
+def alike(parts: Sequence[Array]) -> list[Array]:
+    """Keypoints (P, ...) with as many rows each as the longest of them has: zeros for who is yet to come."""
+    most = max(len(part) for part in parts)
+    return [np.pad(part, [(0, most - len(part)), *[(0, 0)] * (part.ndim - 1)]) for part in parts]
+
+
 def between(before: Array, after: Array, share: float) -> Array:
-    """Keypoints (..., 3) of a moment between two frames: the mean of both, weighted by nearness and confidence."""
+    """Keypoints (P, K, 3) of a moment between two frames: the mean of both, weighted by nearness and confidence."""
+    before, after = alike([before, after])
     one, two = (1 - share) * before[..., 2:], share * after[..., 2:]
     total = one + two
     places = (one * before[..., :2] + two * after[..., :2]) / np.where(total > 0, total, 1)

@@ -1,7 +1,8 @@
 """A video in, bodies out: who is seen in every frame, as an overlay, a GLB, BVH files and arrays.
 
 Without arguments it runs on a clip of two people that comes with kinlmr. With a video or a camera it needs a detector
-of keypoints (mediapipe, or --detector), or --keypoints from any other (readers.py says which formats).
+of keypoints (mediapipe, or --detector), or --keypoints from any other (readers.py says which formats). Everybody whom
+the detector sees for a few frames is followed, at most --people at once; who is away for over a second is somebody new.
 Frames are read, recovered, drawn and written a few at a time, as they come: only a person's numbers are kept, about
 1 kB a frame. Ctrl-C ends the video there, and finishes the files.
 """
@@ -21,7 +22,7 @@ import numpy as np
 import readers
 import torch
 from detectors import detected, find_detector, looked_up
-from frames import Video, Writer, open_video, steady
+from frames import Video, Writer, alike, open_video, steady
 from numpy.typing import NDArray
 from pictures import Scene, Sheet, scene
 
@@ -31,6 +32,7 @@ from kinlmr import draw, export, files
 Array = NDArray[Any]
 DATA = Path(__file__).parent / "data"
 MODEL, BODY = "anny24-coco17", "anny24_lo1229"
+PEOPLE = 4  # at once, at most, that a detector finds
 CHUNK = 16  # frames at once of a file; a camera's come one by one
 SHOWN, AWAY = 0.3, 1.0  # seconds: how long somebody is drawn, and followed, without keypoints
 OPACITY, DEPTH = 0.85, 0.5  # of the bodies drawn; seconds that depths are averaged over in the files
@@ -136,7 +138,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.keypoints:
         shots = looked_up(video.shots, from_file(args, video, target).keypoints)
     else:
-        shots = detected(video.shots, find_detector(args.detector), target, video.scale)
+        shots = detected(
+            video.shots, find_detector(args.detector, args.people), target, video.scale, args.people, video.fps
+        )
     print(f"{video.name}: {video.words}, {video.fps:.4g} frames a second")
     args.out.mkdir(parents=True, exist_ok=True)
 
@@ -155,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
                 if not (chunk := list(itertools.islice(ticks, size))):
                     break
                 clock = time.perf_counter()
-                points = np.stack([shot.keypoints for shot in chunk], 1).astype(np.float32)  # (P, C, K, 3)
+                points = np.stack(alike([shot.keypoints for shot in chunk]), 1).astype(np.float32)  # (P, C, K, 3)
                 keypoints.append(points)
                 scenes = list[Scene | None]([None] * len(chunk))
                 for low, rows, recovery, shown in crowd.take(points, frame):
@@ -182,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
     finally:
         signal.signal(signal.SIGINT, usual)
     sheet.write(args.out / "contact.png", video.fps)
-    save(args.out, body, model, found, np.concatenate(keypoints, 1), video, focal)
+    save(args.out, body, model, found, np.concatenate(alike(keypoints), 1), video, focal)
     print(
         f"\r{'stopped; ' if stopped else ''}{frame} frames, people: {len(found)}, "
         f"{frame / max(spent, 1e-9):.0f} frames a second to recover and draw, "
@@ -268,13 +272,19 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--camera", help="a camera instead: its number, or its name")
     parser.add_argument("--keypoints", type=Path, help="a file or folder of another detector's keypoints")
     parser.add_argument("--keypoints-size", type=size, metavar="WxH", help="of the picture that they were found in")
-    parser.add_argument("--detector", help="module:function, a frame (H, W, 3) uint8 to keypoints (K, 3)")
+    parser.add_argument(
+        "--detector",
+        help="module:function, a frame (H, W, 3) uint8, RGB, to keypoints (P, K, 3) of P people, or (K, 3) of one",
+    )
+    parser.add_argument("--people", type=int, default=PEOPLE, metavar="N", help=f"people at once, at most ({PEOPLE})")
     parser.add_argument("--model", default=MODEL, help="a shipped model's name, or a checkpoint with keypoints=")
     parser.add_argument("--focal", type=float, help="of the camera, in pixels; else the picture's diagonal")
     parser.add_argument("--seconds", type=float, help="stop after so many")
     parser.add_argument("--size", type=int, default=1280, help="the overlay's longest side, at most")
     parser.add_argument("--out", type=Path, default=Path("out"), help="where the files go")
     args = parser.parse_args(argv)
+    if args.people < 1:
+        parser.error(f"--people {args.people}: give 1 or more")
     if args.video and args.camera is not None:
         parser.error("a video or a camera, not both")
     if args.video is None and args.camera is None:

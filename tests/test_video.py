@@ -216,6 +216,12 @@ class Counting:
     steady = staticmethod(lambda shots, fps: list(shots))
 
 
+def test_between_two_frames_a_newcomer_has_a_row(frames):
+    one = person(17, (0, 0))
+    found = frames.between(one[None], np.stack([one, one + 1]), 0.5)
+    np.testing.assert_allclose(found, [one, (one + 1) * [1, 1, 0.5]], rtol=1e-6)
+
+
 def test_a_constant_rate_stays_as_it_is_and_the_law_can_fail(frames):
     given = shots(frames, np.arange(20) / 30)
     assert [t.number for t in frames.steady(given, 30.0)] == list(range(20))
@@ -301,7 +307,7 @@ def test_a_camera_that_vanishes_ends_the_video_and_the_files_are_whole(video, fr
         usual(name, *mode, **options) if mode else Unplugged(usual(demo), 12)
     )
     monkeypatch.setattr(frames.av, "open", camera)
-    monkeypatch.setattr(video, "find_detector", lambda name: lambda picture: person(17, (100, 100)))
+    monkeypatch.setattr(video, "find_detector", lambda name, people: lambda picture: person(17, (100, 100)))
     video.main(["--camera", "0", "--out", str(tmp_path)])
     out = capsys.readouterr().out
     assert "camera 0 broke off after" in out
@@ -470,6 +476,143 @@ def test_any_detector_can_be_passed(video, tmp_path, monkeypatch):
         video.main([demo, "--detector", "mine:other", "--out", str(tmp_path)])
 
 
+def detections(frames, seen, people=4, target="coco17"):
+    """The rows (P, T, K, 3) of a detector that sees these arrays, one a frame, in pictures of half the size."""
+    import detectors
+
+    shots = [frames.Shot(k, k / 30, np.zeros((4, 4, 3), np.uint8), None) for k in range(len(seen))]
+    given = iter(seen)
+    shots = detectors.detected(shots, lambda _: next(given), target, 0.5, people, 30.0)
+    return np.stack(frames.alike([shot.keypoints for shot in shots]), 1)
+
+
+def assert_people_stay_rows(rows, truth):
+    """Every person of the truth (P, T, K, 3) is one row, from the `LEAST`th frame on, and nobody else is."""
+    late = truth.copy()
+    for person in late:
+        person[np.flatnonzero(person[..., 2].any(1))[: readers.LEAST - 1]] = 0
+    assert_same_people(rows[:, ::-1] / [2, 2, 1], late[:, ::-1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.permutations(range(3)), min_size=12, max_size=30), st.data())
+def test_a_detectors_people_stay_rows_however_they_are_ordered(frames, orders, data):
+    steps = data.draw(st.lists(st.integers(-5, 5), min_size=len(orders), max_size=len(orders)))
+    truth = np.stack([[person(17, (100 * p + x, 10)) for x in np.cumsum(steps)] for p in range(3)])
+    assert_people_stay_rows(detections(frames, [truth[order, k] for k, order in enumerate(orders)]), truth)
+
+
+def test_who_crosses_leaves_and_returns_keeps_the_row_and_who_is_away_for_long_is_new(frames):
+    t = np.arange(100)
+    truth = np.stack([[person(17, (x, 10)) for x in way] for way in (100 + 4 * t, 500 - 4 * t, 900 + 0 * t)])
+    truth[1, 46:54] = 0  # hidden by the other in front, while they cross
+    truth[2, 20:45] = 0  # away for less than a second
+    seen = [truth[truth[:, k, 0, 2] > 0, k] for k in t]
+    assert_people_stay_rows(detections(frames, seen), truth)
+    with pytest.raises(AssertionError):  # a detector's order is nobody
+        assert_people_stay_rows(2 * np.stack(frames.alike(seen), 1), truth)
+    assert len(detections(frames, [*seen[:20], *[seen[0][:0]] * 40, *seen[60:]])) == 6
+    seen = [[*people, person(17, (1300, 300))] if k in (8, 9, 10, 11, 60) else people for k, people in enumerate(seen)]
+    assert_people_stay_rows(detections(frames, seen), truth)  # a glimpse is nobody
+
+
+def test_of_more_people_than_asked_for_the_first_comers_are_taken(frames):
+    truth = np.stack([[person(17, (100 * p, 10))] * 30 for p in range(4)])
+    rows = detections(frames, [truth[: 2 + (k > 9), k][::-1] for k in range(20)] + [truth[1:, 20]] * 10, people=2)
+    expected = 2 * truth[:3, :, :, 0]
+    np.testing.assert_allclose(rows[:2, 4:20, :, 0], expected[:2, 4:20])
+    assert len(rows) == 3
+    assert not rows[2, :20].any()
+    assert not rows[0, 20:].any()
+    np.testing.assert_allclose(rows[1:, 20:, :, 0], expected[1:, 20:])  # who comes when one has gone
+
+
+def test_one_persons_points_are_row_0_and_other_shapes_are_refused(frames):
+    one = person(17, (10, 10))
+    np.testing.assert_allclose(detections(frames, [one, one * 0])[0], [one * [2, 2, 1], one * 0], rtol=1e-6)
+    for nothing in ([], np.zeros((0, 17, 3)), np.zeros((0, 33, 3)), np.zeros((3, 17, 3))):
+        assert detections(frames, [nothing] * 8).shape == (0, 8, 17, 3)
+    wide = convert(person(33, (10, 10))[None], "mediapipe33", "coco17").numpy() * [2, 2, 1]
+    np.testing.assert_allclose(detections(frames, [[person(33, (10, 10))]] * 5)[:, 4], wide, rtol=1e-5)
+    for wrong, said in (
+        (np.ones((17, 2)), r"shape \(17, 2\); expected are \(P, K, 3\) of P people, or \(K, 3\)"),
+        (np.ones((1, 2, 17, 3)), r"shape \(1, 2, 17, 3\); expected"),
+        (7, r"shape \(\); expected"),
+        (np.ones((2, 16, 3)), "16 points a person; known are 17"),
+        (np.full((2, 17, 3), np.nan), "point 0 of detection 0 is .*nan"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            detections(frames, [wrong])
+
+
+class Pose:
+    """As mediapipe's: finds a white box in a picture, and follows it for as long as it is near where it was."""
+
+    def __init__(self):
+        self.at = None
+
+    def process(self, picture):
+        white = np.argwhere(picture[..., 0] == 255)[:, ::-1]
+        if self.at is None and len(white):
+            self.at = white[0] + 5
+        if self.at is not None:
+            white = white[np.abs(white - self.at).max(1) < 25]
+        self.at = white.mean(0) if len(white) else None
+        if not len(white):
+            return SimpleNamespace(pose_landmarks=None)
+        corners = [white.min(0), white.max(0) + 1] / np.array(picture.shape[1::-1])
+        marks = [SimpleNamespace(x=x, y=y, visibility=0.9) for x, y in corners]
+        return SimpleNamespace(pose_landmarks=SimpleNamespace(landmark=marks))
+
+
+def boxes_seen(ways, people=4):
+    """The left sides, in order, of the boxes that are seen in each frame; they stand at ways (P, T), -1: not there."""
+    import detectors
+
+    made = []
+    detect = detectors.several(lambda: made.append(Pose()) or made[-1], people)
+    seen = []
+    for frame in ways.T:
+        picture = np.zeros((60, 600, 3), np.uint8)
+        for x in frame[frame >= 0]:
+            picture[10:50, x : x + 10] = 255
+        seen.append(sorted(round(float(points[0, 0])) for points in detect(picture[:, ::-1, ::-1][:, ::-1])))
+    assert len(made) <= people
+    return seen
+
+
+def test_each_person_is_followed_by_a_detector_of_one(frames):
+    t = np.arange(60)
+    ways = np.stack([20 + 5 * t, 320 - 5 * t, 500 + 0 * t])
+    ways[2, 40:50] = -1
+    seen = boxes_seen(ways)
+    apart = [k for k in range(60) if abs(ways[0, k] - ways[1, k]) > 90]
+    assert all(seen[k] == sorted(x for x in ways[:, k] if x >= 0) for k in apart if 8 < k < 40 or k > 53)
+    assert all(len(boxes) == len(set(boxes)) for boxes in seen)  # nobody twice
+    assert max(map(len, boxes_seen(ways, 2))) == 2
+    assert boxes_seen(np.full((2, 5), -1)) == [[]] * 5
+
+
+def test_people_of_a_detector_become_bodies_and_nobody_is_said(video, frames, tmp_path, monkeypatch, capsys):
+    seen = clip(17, 40)
+    given = iter([seen[:, k] if k < 8 else [seen[1, k], person(17, (300, 200)), seen[0, k]] for k in range(40)])
+    monkeypatch.setattr(video, "find_detector", lambda name, people: lambda picture: next(given))
+    demo = str(ROOT / "examples/data/demo.mp4")
+    video.main([demo, "--seconds", "0.8", "--out", str(tmp_path / "a")])
+    result = np.load(tmp_path / "a/recovery.npz")
+    known = np.isfinite(result["translation"]).all(-1)
+    assert known.shape == (3, 24)
+    assert (known == (np.arange(24) >= [[4], [4], [12]])).all()
+    assert (tmp_path / "a/person3.bvh").is_file()
+    monkeypatch.setattr(video, "find_detector", lambda name, people: lambda picture: [])
+    with pytest.raises(SystemExit, match="nobody was seen in 24 frames"):
+        video.main([demo, "--seconds", "0.8", "--out", str(tmp_path / "b")])
+    assert not list((tmp_path / "b").iterdir())
+    with pytest.raises(SystemExit):
+        video.main([demo, "--people", "0"])
+    assert "--people 0: give 1 or more" in capsys.readouterr().err
+
+
 def test_without_mediapipe_the_commands_that_bring_it_are_told(monkeypatch):
     import detectors
 
@@ -481,7 +624,7 @@ def test_without_mediapipe_the_commands_that_bring_it_are_told(monkeypatch):
     for version, before in (((3, 11), sys.executable), ((3, 13), ".venv312/bin/python")):
         monkeypatch.setattr(detectors, "VERSION", version)
         with pytest.raises(SystemExit, match="halted; None in sys.modules") as error:
-            detectors.find_detector(None)
+            detectors.find_detector(None, 2)
         lines = str(error.value).splitlines()
         assert all(any(line.startswith(f"  {before} {command}") for line in lines) for command in install)
         assert any("python3.12 -m venv" in line for line in lines) == (version == (3, 13))
