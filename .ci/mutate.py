@@ -3,13 +3,15 @@
     python .ci/mutate.py rotations plan          all mutants of these files; --sample 60 takes that many at random
 
 A mutant is one changed comparison, operator, condition, number or truth value, a return of None, a call or a raise
-left out. Texts are left alone (strings, f-strings, what is inside a raise), and so are annotations. Each mutant runs
-in a fork of a process that has torch, but not kinlmr, imported. Hypothesis draws few examples, always the same.
+left out. Texts are left alone (strings, f-strings, what is inside a raise), and so are annotations. Hypothesis draws
+few examples, always the same. The tests are collected once, and each mutant runs in a fork that puts its code into the
+functions that are there; a mutant of what runs at import, in a fork that has torch, but not kinlmr, imported.
 """
 
 import argparse
 import ast
 import difflib
+import gc
 import importlib
 import json
 import os
@@ -22,13 +24,15 @@ import time
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a fork has no other threads
 ROOT = Path(__file__).resolve().parents[1]
 SLOW = ("test_bombs_are_refused_in_little_memory",)  # runs in a process of its own, which would not see the mutant
-MORE = {"documents": ("skeleton",), "keypoints": ("recovery", "frozen"), "assets": ("body",)}  # whose tests run it too
+MORE = {"documents": ("skeleton",), "keypoints": ("assets", "recovery", "frozen"), "assets": ("body",)}  # more tests
 SECONDS = 60  # of computing; a mutant that takes longer is counted as killed
+UNTOLD = 99  # the exit status of a fork that could not put the mutant into the functions
 OPERATORS = {ast.Add: ast.Sub, ast.Mult: ast.Div, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult,
              ast.MatMult: ast.Mult, ast.BitOr: ast.BitAnd, ast.LShift: ast.RShift, ast.Sub: ast.Add, ast.Div: ast.Mult,
              ast.BitAnd: ast.BitOr, ast.RShift: ast.LShift, ast.And: ast.Or, ast.Or: ast.And, ast.USub: ast.UAdd,
@@ -93,42 +97,93 @@ class Tests:
     def __init__(self, wanted: dict[str, float] | None = None) -> None:
         self.wanted, self.seconds = wanted, dict[str, float]()
 
-    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+    def choose(self, items: list[Any]) -> None:
         cost = self.wanted
         if cost is None:
             items[:] = [item for item in items if item.name not in SLOW]
         else:
             items[:] = sorted((item for item in items if item.nodeid in cost), key=lambda item: cost[item.nodeid])
 
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        self.choose(items)
+
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
 
 
-def forked(name: str, tests: Tests, *options: str, mutant: Mutant | None = None, tree: ast.AST | None = None) -> int:
-    """pytest's exit status, or minus the signal that ended it, in a fork that sees the mutant."""
-    if pid := os.fork():
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+class Forks(Tests):
+    """Collects once; then tells of each job whether its wanted tests pass, in a fork where functions are the mutant's.
+
+    A job is a tree's mutant and its wanted tests. One byte an answer: 1 they pass, 0 they fail, ? it cannot be told so.
+    """
+
+    def __init__(self, file: Path, tree: ast.AST, jobs: list[tuple[Mutant, dict[str, float]]], answers: int) -> None:
+        super().__init__()
+        self.file, self.tree, self.jobs, self.answers = file, tree, jobs, answers
+
+    def pytest_runtestloop(self, session: Any) -> None:
+        for mutant, wanted in self.jobs:
+            if not (pid := os.fork()):
+                limit()
+                try:
+                    put(*mutant[1:])
+                    swap(self.file, self.tree)
+                except Exception:  # such as a function that no longer needs what surrounds it
+                    os._exit(UNTOLD)
+                self.wanted = wanted
+                self.choose(session.items)
+                return  # pytest goes on with these items
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            os.write(self.answers, b"1" if status == 0 else b"?" if status == UNTOLD else b"0")
+        os._exit(0)
+
+
+def swap(file: Path, tree: ast.AST) -> None:
+    """Give the functions of a file that are there the code that a changed tree has for them."""
+    new: dict[tuple[str, int], CodeType] = {}
+    rest = [compile(ast.fix_missing_locations(tree), file, "exec")]
+    while rest:
+        for code in (c for c in rest.pop().co_consts if isinstance(c, CodeType)):
+            rest.append(code)
+            new[code.co_name, code.co_firstlineno] = code
+    for function in gc.get_objects():
+        if type(function) is FunctionType and function.__code__.co_filename == str(file):
+            function.__code__ = new[function.__code__.co_name, function.__code__.co_firstlineno]
+
+
+def limit() -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    signal.alarm(10 * SECONDS)
+
+
+def pytest_of(name: str, tests: Tests, *options: str) -> int:
     import pytest
     import torch
 
+    torch.set_num_threads = lambda n: None
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(1, 2)
+    files = [f"tests/test_{n}.py" for n in (name, *MORE.get(name, ()))] + [f"kinlmr/{name}.py"]
+    chosen = [*filter(os.path.exists, files), "-xq", "-p", "no:cacheprovider",
+              "-W", "ignore::pytest.PytestAssertRewriteWarning", "--hypothesis-profile=mutate"]  # fmt: skip
+    return int(pytest.main([*chosen, *options], plugins=[tests]))
+
+
+def forked(name: str, tests: Tests, *options: str, mutant: Mutant | None = None, tree: ast.AST | None = None) -> int:
+    """pytest's exit status, or minus the signal that ended it, in a fork that imports the mutant."""
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     file, read = ROOT / "kinlmr" / f"{name}.py", SourceFileLoader.get_code
     if mutant and tree:
         put(*mutant[1:])
         code = compile(ast.fix_missing_locations(tree), file, "exec")
         SourceFileLoader.get_code = lambda s, n: code if s.path == str(file) else read(s, n)
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-        signal.alarm(10 * SECONDS)
+        limit()
         try:
             importlib.import_module(f"kinlmr.{name}")  # before pytest does, which rewrites the files it is given
         except Exception:
             os._exit(1)
-    torch.set_num_threads = lambda n: None
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.dup2(1, 2)
-    files = [f"tests/test_{n}.py" for n in (name, *MORE.get(name, ()))]
-    chosen = [*filter(os.path.exists, files), f"kinlmr/{name}.py", "-xq",
-              "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # fmt: skip
-    status = pytest.main([*chosen, "--hypothesis-profile=mutate", *options], plugins=[tests])
+    status = pytest_of(name, tests, *options)
     if not mutant:
         Path(os.environ["COVERAGE_FILE"] + ".json").write_text(json.dumps(tests.seconds))
     os._exit(status)
@@ -166,12 +221,25 @@ def main() -> None:
         covered = [m for m in possible if lines.get(m[0])]
         tried = random.Random(args.seed).sample(covered, min(args.sample, len(covered)))
         survived, began = 0, time.time()
+        imported, jobs = list[tuple[Mutant, dict[str, float]]](), list[tuple[Mutant, dict[str, float]]]()
         for mutant in sorted(tried, key=lambda m: m[0]):
             runs = {context.split("|")[0] for context in lines[mutant[0]]}
             wanted = {test: cost for test, cost in seconds.items() if "" in runs or test in runs}
-            if forked(name, Tests(wanted), mutant=mutant, tree=tree) == 0:
+            (imported if "" in runs else jobs).append((mutant, wanted))
+        answers, answer = os.pipe()
+        if not (host := os.fork()):
+            importlib.import_module(f"kinlmr.{name}")
+            os._exit(pytest_of(name, Forks(ROOT / "kinlmr" / f"{name}.py", tree, jobs, answer)))
+        os.close(answer)
+        for place, (mutant, wanted) in enumerate(jobs + imported):
+            told = os.read(answers, 1) if place < len(jobs) else b"?"
+            if told not in (b"0", b"1"):
+                told = b"1" if forked(name, Tests(wanted), mutant=mutant, tree=tree) == 0 else b"0"
+            if told == b"1":
                 survived += 1
                 print(f"{name}:{mutant[0]} survived", *shown(tree, mutant), sep="\n", flush=True)
+        os.close(answers)
+        os.waitpid(host, 0)
         rate = f"{len(tried) - survived} killed, {100 * (1 - survived / max(1, len(tried))):.1f} %"
         uncovered = len(possible) - len(covered)
         print(f"{name}: {len(tried)} of {len(covered)} mutants tried, {rate}; {uncovered} on lines no test runs; "

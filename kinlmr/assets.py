@@ -107,12 +107,12 @@ def save_body(body: Body, path: str | os.PathLike[str]) -> None:
             "points_template": p.template, "points_basis": p.basis,
         }  # fmt: skip
     buffer = io.BytesIO()
-    plain = {
+    plain: dict[str, Any] = {
         k: v.detach().cpu().numpy() if isinstance(v, Tensor) else np.asarray(v)
         for k, v in arrays.items()
         if v is not None
     }
-    np.savez_compressed(buffer, **{k: np.asarray(v) for k, v in plain.items() if v is not None})  # type: ignore[arg-type]
+    np.savez_compressed(buffer, **plain)
     write_atomic(path, buffer.getvalue())
 
 
@@ -285,8 +285,8 @@ def _weights(arrays: Mapping[str, Array], get: Any, count: int, joints: int, fil
             f"{file}: the skinning weights of vertex {int(np.argwhere(weights < -1e-6)[0, 0])} are negative"
         )
     sums = weights.sum(1)
-    worst = int(np.abs(sums - 1).argmax()) if count else 0
-    if count and abs(sums[worst] - 1) > 5e-3:
+    worst = int(np.abs(sums - 1).argmax())
+    if abs(sums[worst] - 1) > 5e-3:
         raise ValueError(f"{file}: the skinning weights of vertex {worst} sum to {sums[worst]:.4f}, expected 1")
     return np.where(np.abs(sums - 1) > 1e-6, weights.T / sums, weights.T).T
 

@@ -63,8 +63,6 @@ def read_npy(path: str | os.PathLike[str]) -> Array:
     try:
         with open(path, "rb") as file:
             return _read_npy(file, "it", os.path.getsize(path))
-    except FileNotFoundError:
-        raise
     except Exception as error:
         raise ValueError(f"{name}: not a .npy file of numbers, or a damaged one ({short(error)})") from None
 
@@ -87,10 +85,7 @@ def _read_npy(file: BinaryIO, key: str, size: int) -> Array:
     count = math.prod(shape)
     if file.tell() + count * dtype.itemsize != size:
         raise ValueError(f"{key} claims shape {shape} of {dtype}, but holds {size - file.tell():,} bytes")
-    data = bytearray(file.read())  # writable, as arrays are
-    if len(data) != count * dtype.itemsize:
-        raise ValueError(f"{key} is cut short")
-    return from_bytes(key, data, dtype, shape, fortran)
+    return from_bytes(key, bytearray(file.read()), dtype, shape, fortran)  # writable, as arrays are
 
 
 def from_bytes(key: str, data: Any, kind: np.dtype[Any], shape: tuple[int, ...], fortran: bool) -> Array:

@@ -48,8 +48,8 @@ def convert(keypoints: Tensor | Array, source: str, target: str) -> Tensor:
             f"{source} has {len(sets[source])} points: expected (..., {len(sets[source])}, 3), not {tuple(x.shape)}"
         )
     made_of = lambda point: (point,) if isinstance(point, str) else tuple(next(iter(point.values())))  # noqa: E731
-    names = keypoint_sets()[source]
-    place = dict(zip(names, range(len(names)), strict=True)) | {made_of(p): i for i, p in enumerate(sets[source])}
+    place: dict[Any, int] = {name: i for i, name in enumerate(keypoint_sets()[source])}
+    place |= {made_of(point): i for i, point in enumerate(sets[source])}
     found = []
     for name, point in zip(keypoint_sets()[target], sets[target], strict=True):
         parts = made_of(point)
@@ -162,7 +162,7 @@ def normalise(keypoints: Tensor, track: Track | None = None) -> tuple[Tensor, Te
     keypoints (B, T, K, 3) as x, y in pixels and confidence, of `FPS` frames a second; a confidence of 0 is not seen,
     and its x and y may be anything. track: from the last chunk, None at first
     -> features (B, T, 3 K): x, y in units of the box, -1 to 1, and confidence, zeros for a point not seen;
-    box (B, T, 3) as (cx, cy, side) in pixels, zeros until somebody was seen; track
+    box (B, T, 3) as (cx, cy, side) in pixels, of side 0 until two points were seen; track
 
     The box moves with the points that this frame and the last one share, and slowly towards the box around this
     frame's own points; so it stays when points vanish. A person who is somewhere else starts it again.
@@ -179,7 +179,7 @@ def normalise(keypoints: Tensor, track: Track | None = None) -> tuple[Tensor, Te
     low = torch.where(sure, points, torch.inf).amin(2)
     high = torch.where(sure, points, -torch.inf).amax(2)
     extent = (high - low).amax(-1, keepdim=True)
-    found = (sure.sum(2) >= 2) & (extent > 0)
+    found = extent > 0  # of two sure points at least
     own = torch.cat([(low + high) / 2, MARGIN * extent], -1)
     own = torch.where(found, own, 0)
 

@@ -105,7 +105,10 @@ def test_saved_and_loaded(tmp_path, dtype, pose):
     body = assemble(bodies.arrays((-1, 0, 1, 1), 20, 3, pose=pose), "made").to(dtype)
     for other in (body, body.with_points("ab", torch.rand(2, 20))):
         save_body(other, path)
-        same_body(load_body(path).to(dtype), other)
+        again = load_body(path).to(dtype)
+        same_body(again, other)
+        for field in ("template", "basis", "weights", "J", "J_shapedirs"):
+            assert torch.equal(getattr(again, field), getattr(other, field)), field
     save_body(load_body("anny24_lo369", points="coco17"), path)
     same_body(load_body(path), load_body("anny24_lo369", points="coco17"))
     with pytest.raises(ValueError, match=r"a body file ends in \.npz"):
@@ -150,6 +153,10 @@ def test_a_regressor_of_ones_own(tmp_path):
         body = load_body(tmp_path / "body.npz", points=points)
         mesh = rest(body, "vertices", "points")
         assert torch.allclose(mesh.points, torch.from_numpy(rows).float() @ mesh.vertices, atol=1e-5)
+    for points, where in ((np.eye(3, 20, -1), ""), (tmp_path / "zero.npy", r".*zero\.npy: ")):
+        np.save(tmp_path / "zero.npy", np.eye(3, 20, -1))
+        with pytest.raises(ValueError, match=f"^{where}point 'point0' is given by no vertex and no joint"):
+            load_body(tmp_path / "body.npz", points=points)
     (tmp_path / "rows.npy").write_bytes(b"hello")
     with pytest.raises(ValueError, match=r"rows\.npy: not a \.npy file of numbers"):
         load_body(tmp_path / "body.npz", points=tmp_path / "rows.npy")
@@ -157,6 +164,8 @@ def test_a_regressor_of_ones_own(tmp_path):
         load_body("anny24_lo369", points="coco18")
     with pytest.raises(ValueError, match=r"shape \(K, 20\), not float64 of \(3,\)"):
         load_body(tmp_path / "body.npz", points=rows[0, :3])
+    with pytest.raises(ValueError, match="^a regressor of numbers that are not finite"):
+        load_body(tmp_path / "body.npz", points=np.where(rows > 0.9, np.inf, rows))
     with pytest.raises(ValueError, match="no joint and no surface point 'nose', which coco17 needs"):
         load_body(tmp_path / "body.npz", points="coco17")
 
@@ -165,7 +174,9 @@ def test_the_left_hands_mirrored_directions():
     rng = np.random.default_rng(0)
     arrays = bodies.family("mano")
     size = arrays["v_template"] - arrays["v_template"].mean(0)
-    arrays["shapedirs"] = np.concatenate([0.1 * size[..., None], 0.01 * rng.standard_normal((778, 3, 9))], 2)
+    arrays["v_template"] += np.array([0, 5, -5])  # wherever the hand is
+    arrays["shapedirs"] = 0.02 * rng.standard_normal((778, 3, 10))
+    arrays["shapedirs"][..., 0] += 0.1 * size
     right = assemble(arrays, "MANO_RIGHT.pkl")
     left = {**arrays, "shapedirs": arrays["shapedirs"] * np.array([-1, 1, 1])[:, None]}
     assert torch.equal(assemble(left, "MANO_LEFT.pkl").basis, right.basis)
@@ -217,6 +228,7 @@ def test_hand_means():
     ("change", "message"),
     [
         ({"v_template": None}, "'v_template' is missing; a body has v_template, shapedirs"),
+        ({"v_template": np.zeros((0, 3))}, r"a body without vertices; v_template has shape \(0, 3\)"),
         ({"v_template": np.zeros((20, 2))}, r"v_template has shape \(20, 2\), expected \(any, 3\)"),
         ({"shapedirs": np.zeros((19, 3, 2))}, r"shapedirs has shape \(19, 3, 2\), expected \(20, 3, any\)"),
         ({"posedirs": np.zeros((20, 3, 26))}, r"posedirs has shape \(20, 3, 26\), expected \(20, 3, 27\)"),
@@ -248,7 +260,7 @@ def test_hand_means():
         ({"kintree_table": np.zeros((2, 0), int)}, "the kinematic tree is empty"),
         ({"kintree_table": np.array([[2**32 - 1, 0, 1, 1], [0, 2, 1, 3]])}, r"numbers its joints \[0, 2, 1, 3\]"),
         ({"kintree_table": np.array([[-1, 0.5, 1, 1], [0, 1, 2, 3]])}, "the kinematic tree holds fractions"),
-        ({"weights": np.tile([3.0, -2, 0, 0], (20, 1))}, "the skinning weights of vertex 0 are negative"),
+        ({"weights": np.tile([1.1, -0.1, 0, 0], (20, 1))}, "the skinning weights of vertex 0 are negative"),
         ({"f": np.array([[0, 0.5, 1]])}, "f holds fractions"),
         ({"hands_mean": np.zeros(44)}, "hands_mean has 44 numbers, expected three a joint"),
         ({"hands_mean": np.full(45, np.nan)}, "hands_mean is not finite"),
@@ -265,14 +277,15 @@ def test_arrays_that_are_no_body(change, message):
 def test_one_vertex_with_wrong_weights_is_named():
     arrays = bodies.arrays((-1, 0, 1, 1), 20, 3)
     arrays["weights"][2] *= 0.98
-    arrays["weights"][13] *= 0.9
-    with pytest.raises(ValueError, match=r"vertex 13 sum to 0\.9000"):
+    arrays["weights"][13] *= 1.1
+    with pytest.raises(ValueError, match=r"vertex 13 sum to 1\.1000"):
         assemble(arrays, "file")
 
 
 def test_a_root_is_written_in_many_ways():
     arrays = bodies.arrays((-1, 0, 1, 1), 20, 3)
-    for root, kind in ((-1, np.int8), (0, np.int32), (255, np.uint8), (2**32 - 1, np.uint32), (2**64 - 1, np.uint64)):
+    roots = {np.int8: -1, np.int32: 0, np.uint8: 255, np.uint16: 65535, np.uint32: 2**32 - 1, np.uint64: 2**64 - 1}
+    for kind, root in roots.items():
         body = assemble({**arrays, "kintree_table": np.array([[root, 0, 1, 1], [0, 1, 2, 3]], kind)}, "file")
         assert body.parents == (-1, 0, 1, 1)
 
@@ -321,6 +334,18 @@ def test_tables_of_the_families():
     assert {name: size for size, name in OFFICIAL.items() if size != (33, 3889)} == sizes
 
 
+@pytest.mark.parametrize("joints", SKELETONS)
+def test_joints_without_names_have_those_of_the_skeleton_whose_tree_they_are(joints):
+    skeleton = load_skeleton(SKELETONS[joints])
+    parents = bodies.parents_of(skeleton)
+    arrays = bodies.arrays(parents, 5, 2)
+    assert assemble(arrays, "file").joints == skeleton.joints
+    assert assemble({**arrays, "joint_names": np.arange(joints)}, "file").joints == skeleton.joints
+    parents[-1] = int(parents[-1] == 0)
+    other = assemble(bodies.arrays(parents, 5, 2), "file")
+    assert other.joints == tuple(f"joint{i}" for i in range(joints))
+
+
 def small():
     return bodies.arrays((-1, 0, 1), 5, 2)
 
@@ -336,6 +361,9 @@ def test_limits_are_exact():
     far = small()
     far["v_template"][0, 0] = 1e9
     assemble(far, "small")
+    far["v_template"][0, 0] = -np.nextafter(1e9, np.inf)
+    with pytest.raises(ValueError, match=r"v_template holds 1e\+09, more than 1e\+09; a body is in metres"):
+        assemble(far, "small")
 
 
 def test_whole_numbers_may_be_written_as_floats_and_fractions_may_not():

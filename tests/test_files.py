@@ -181,6 +181,10 @@ def write(path, key, data, compression=zipfile.ZIP_STORED):
         (npy(np.zeros(2, dtype=[("a", "f4")])), "not numbers"),
         (npy(shape=(10**10,)), r"J claims shape \(10000000000,\) of float64, but holds 0 bytes"),
         (npy(shape=(4,), data=bytes(31)), "but holds 31 bytes"),
+        (
+            npy(np.array(["ab"])).replace("b".encode("utf-32-le"), b"\xff" * 4),
+            "J holds text with a letter that there is",
+        ),
         (b"\x93NUMPY\x09\x00", "format"),
         (b"hello", "magic"),
     ],
@@ -228,5 +232,9 @@ def test_plain_archives_are_read(tmp_path):
     np.savez_compressed(path, **arrays)
     found = read_npz(path)
     assert all(np.array_equal(found[key], value) for key, value in arrays.items())
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, arrays["a"], version=(2, 0))
+    write(path, "a", buffer.getvalue())
+    assert np.array_equal(read_npz(path)["a"], arrays["a"])
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_npz(tmp_path / "none.npz")

@@ -163,8 +163,9 @@ def test_what_is_no_array_of_keypoints_or_no_pixels_is_refused():
         convert(torch.zeros(3), "coco17", "body25")
     shares = pixels / torch.tensor([640.0, 480.0, 1.0])
     shares[..., 2, :2] = 500  # not seen, so its place says nothing
-    with pytest.raises(ValueError, match=r"between 0.16 and 0.50, as if they were normalised"):
-        check_keypoints(shares)
+    for refuses in (check_keypoints, lambda x: normalise(x[None])):
+        with pytest.raises(ValueError, match=r"between 0.16 and 0.50, as if they were normalised"):
+            refuses(shares)
     check_keypoints(shares[:, :1])  # one point may be anywhere
     two = torch.tensor([[[2.0, 0.1, 0.9], [0.3, 0.4, 0.9]]])
     check_keypoints(two)
@@ -175,34 +176,76 @@ def test_what_is_no_array_of_keypoints_or_no_pixels_is_refused():
 
 def test_the_box_by_hand():
     """It starts around the sure points, grows by a fifth of what it lacks, shrinks by 2 %, follows by a tenth."""
-    hidden, unsure = [9.0, 9.0, 0.0], [1000.0, 1000.0, 0.25]
+    hidden, unsure = [9.0, 9.0, 0.0], [1000.0, -1000.0, 0.25]
     frames = [
+        [[3, 3, 1], hidden, hidden, hidden],  # one point makes no box
         [[0, 0, 1.0], [100, 50, 1], hidden, unsure],
         [[-25, -12.5, 1], [125, 62.5, 1], hidden, unsure],  # half as large again
         [[0, 0, 1], [100, 50, 1], hidden, unsure],
         [[0, 0, 1], [100, 50, 1], [120, 50, 1], unsure],  # a point more, its middle 10 to the right
         [[7, 0, 1], [107, 50, 0.5], hidden, unsure],  # 7 to the right, as sure as its points
         [hidden, hidden, hidden, hidden],  # nobody: it stays
+        [hidden, hidden, [700, 300, 1], hidden],  # one point: it stays
         [hidden, hidden, [700, 300, 1], [760, 300, 0.5]],  # somewhere else: it starts again
     ]
     features, box, _ = normalise(torch.tensor([frames]))
     right = 51 + 7 * 1.5 / (1.5 + 0.25**2)
     x = right + 0.1 * (57 - right)
     expected = [
-        [50, 25, 120], [50, 25, 132], [50, 25, 131.76], [51, 25, 134.208],
-        [x, 25, 134.208 - 0.02 * 14.208], [x, 25, 134.208 - 0.02 * 14.208], [730, 300, 72],
+        [0, 0, 0], [50, 25, 120], [50, 25, 132], [50, 25, 131.76], [51, 25, 134.208],
+        *[[x, 25, 134.208 - 0.02 * 14.208]] * 3, [730, 300, 72],
     ]  # fmt: skip
     assert torch.allclose(box[0], torch.tensor(expected), atol=1e-3)
-    first = [[-100 / 120, -50 / 120, 1], [100 / 120, 50 / 120, 1], [0, 0, 0], [4, 4, 0.25]]
-    assert torch.allclose(features[0, 0], torch.tensor(first).flatten())
-    assert not features[0, 5].any()
-    assert features.shape == (1, 7, 12)
+    first = [[-100 / 120, -50 / 120, 1], [100 / 120, 50 / 120, 1], [0, 0, 0], [4, -4, 0.25]]
+    assert torch.allclose(features[0, 1], torch.tensor(first).flatten())
+    assert not features[0, [0, 6]].any()
+    assert features.shape == (1, 9, 12)
+
+
+@pytest.mark.parametrize(
+    ("to_the_left", "side", "again"), [(49, 100, False), (51, 100, True), (0, 199, False), (0, 201, True)]
+)
+def test_somebody_half_a_box_away_or_twice_as_large_is_somebody_else(to_the_left, side, again):
+    first, second = torch.zeros(2, 4, 3)
+    for points, middle, extent in ((first[:2], 500, 100), (second[2:], 500 - to_the_left, side)):
+        points[:, 0] = middle + extent / 1.2 * torch.tensor([-0.5, 0.5])
+        points[:, 2] = 1
+    box = normalise(torch.stack([first, second])[None])[1][0, 1]
+    assert torch.allclose(box, torch.tensor([500.0 - to_the_left, 0.0, side])) == again
+
+
+def wanderers(seed):
+    """Keypoints (2, 8, 5, 3) in pixels, all seen in the first frame and about two of three later."""
+    x = torch.rand(2, 8, 5, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x[:, 0, :, 2].clamp_(min=0.3)
+    x[..., 2] *= x[..., 2] >= 0.3
+    return x * torch.tensor([100, 100, 1])
+
+
+@given(st.integers(0, 99), st.floats(1e-3, 10), st.floats(3, 1000), st.floats(0.01, 1))
+def test_the_box_moves_and_grows_with_the_points(seed, scale, shift, sureness):
+    """Features are the same wherever a person is, however large, and however sure the detector is of all points."""
+    x = wanderers(seed)
+    moved = torch.cat([scale * x[..., :2] + shift, sureness * x[..., 2:]], -1)
+    (features, box, _), (others, other, _) = normalise(x), normalise(moved)
+    assert torch.allclose(other, scale * box + torch.tensor([shift, shift, 0]).double(), rtol=1e-6)
+    expected = features.unflatten(-1, (5, 3)) * torch.tensor([1, 1, sureness]).double()
+    assert torch.allclose(others.unflatten(-1, (5, 3)), expected, atol=1e-6)
+
+
+@given(st.integers(0, 99))
+def test_what_is_not_seen_may_hold_anything_and_nothing_is_surer_than_one(seed):
+    x = wanderers(seed)
+    x[..., 2] = 3 * x[..., 2] - 0.5
+    seen = x[..., 2:] > 0
+    plain = torch.where(seen, x.clamp_max(torch.tensor([torch.inf, torch.inf, 1])), 0)
+    odd = torch.cat([torch.where(seen, x[..., :2], torch.nan), x[..., 2:]], -1)
+    assert all(map(torch.equal, normalise(odd)[:2], normalise(plain)[:2]))
 
 
 @given(st.integers(0, 99), st.integers(1, 7))
 def test_a_box_goes_on_where_the_last_chunk_ended(seed, cut):
-    x = 100 * torch.rand(2, 8, 5, 3, generator=torch.Generator().manual_seed(seed))
-    x[..., 2] = (x[..., 2] / 100 - 0.3).clamp_min(0)
+    x = wanderers(seed)
     features, box, track = normalise(x)
     first, box_1, between = normalise(x[:, :cut])
     second, box_2, last = normalise(x[:, cut:], between)

@@ -51,7 +51,9 @@ def test_a_skeleton_is_read_as_written():
 
 @given(skeletons())
 def test_yaml_round_trip(skeleton):
-    assert parse(skeleton.to_yaml()) == skeleton
+    again = parse(skeleton.to_yaml())
+    assert again == skeleton
+    assert hash(again) == hash(skeleton)
 
 
 def test_names_that_yaml_would_turn_into_values():
@@ -112,6 +114,9 @@ REFUSED = {
     # what is wrong: (old, new, what the message must say, its line)
     "duplicate joint": ("  wrist: elbow", "  elbow: shoulder", "'elbow' stands twice", 5),
     "duplicate part": ("  lower: [wrist]", "  upper: [wrist]", "'upper' stands twice", 8),
+    "root called none": (
+        "shoulder: null", "shoulder: none", "'none', which is not a joint; the root's parent is written null", 3),
+    "given empty": ("given: parents", "given:", "given is empty; write 'none', or leave the key out", 9),
     "second root": ("wrist: elbow", "wrist: null", "'wrist' is a second root beside 'shoulder'", 5),
     "no parent is a root too": ("wrist: elbow", "wrist:", "'wrist' is a second root", 5),
     "unknown parent": ("wrist: elbow", "wrist: elbov", "'elbov', which is not a joint; did you mean 'elbow'?", 5),
@@ -192,6 +197,17 @@ def test_python_made_skeletons_are_held_to_the_same():
         Skeleton("arm", ("a",), (None,), (Part("p", ("a",)),), (("p", ()), ("p", ())))
 
 
+def test_lists_iterators_and_a_dict_make_the_same_skeleton():
+    loose = Skeleton(
+        "arm", iter("ab"), [None, "a"], [Part("p", ["a"]), Part("q", iter("b"))], {"q": ["p"], "p": iter("")}
+    )
+    strict = Skeleton(
+        "arm", ("a", "b"), (None, "a"), (Part("p", ("a",)), Part("q", ("b",))), (("q", ("p",)), ("p", ()))
+    )
+    assert loose == strict
+    assert hash(loose) == hash(strict)
+
+
 def test_bombs_are_refused_in_little_memory():
     for bomb in yaml_bombs():
         tracemalloc.start()
@@ -228,6 +244,18 @@ def test_files_that_are_no_text_or_not_there(tmp_path):
         load_skeleton("smlp.yaml")
     with pytest.raises(ValueError, match="no skeleton"):
         load_skeleton(tmp_path)
+    with pytest.raises(ValueError, match="no skeleton 'aaa.*installed ones are"):
+        load_skeleton("a" * 5000)  # no system has such a name
+
+
+def test_the_skeletons_of_a_wheel_lie_inside_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr("kinlmr.skeleton.resources.files", lambda package: tmp_path / package)
+    (tmp_path / "kinlmr/skeletons").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"no skeleton 'arm\.yaml': no such file, and none is installed"):
+        load_skeleton("arm.yaml")
+    (tmp_path / "kinlmr/skeletons/arm.yaml").write_text(ARM)
+    assert installed() == ("arm.yaml",)
+    assert load_skeleton("arm.yaml").name == "arm"
 
 
 @given(st.text(max_size=60), st.integers(0, len(ARM)), st.integers(0, 20))
@@ -254,14 +282,21 @@ def test_parts_that_are_given_nothing():
 
 
 def test_a_long_cycle_is_shown_by_its_ends():
-    names = [f"j{i}" for i in range(20)]
+    names = [f"j{i}" for i in range(12)]
     with pytest.raises(ValueError) as error:
         Skeleton("ring", tuple(names), (names[-1], *names[:-1]), (Part("all", tuple(names)),))
     ring = ["j0", *reversed(names)]
-    assert f": {' -> '.join([*ring[:6], '... 9 more ...', *ring[-6:]])}; one of them" in str(error.value)
+    assert f": {' -> '.join([*ring[:6], '... 1 more ...', *ring[-6:]])}; one of them" in str(error.value)
     twelve = [*names[:11]]
     with pytest.raises(ValueError, match=" -> ".join(["j0", *reversed(twelve)])):
         Skeleton("ring", tuple(twelve), (twelve[-1], *twelve[:-1]), (Part("all", tuple(twelve)),))
+
+
+def test_eight_lost_joints_are_named_and_the_others_counted():
+    for lost, end in ((8, "'j8'; every"), (9, "'j8' and 1 more; every")):
+        names = [f"j{i}" for i in range(lost + 1)]
+        with pytest.raises(ValueError, match=f"in no part: 'j1', .*{end}"):
+            Skeleton("lost", tuple(names), (None, *names[:-1]), (Part("all", ("j0",)),))
 
 
 def test_a_cycle_of_given_parts_stands_on_its_line():
