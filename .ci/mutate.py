@@ -140,12 +140,13 @@ class Forks(Tests):
 
 def swap(file: Path, tree: ast.AST) -> None:
     """Give the functions of a file that are there the code that a changed tree has for them."""
-    new: dict[tuple[str, int], CodeType] = {}
+    new: dict[tuple[str, int], CodeType | None] = {}  # None where two of a line have one name: that fails
     rest = [compile(ast.fix_missing_locations(tree), file, "exec")]
     while rest:
         for code in (c for c in rest.pop().co_consts if isinstance(c, CodeType)):
             rest.append(code)
-            new[code.co_name, code.co_firstlineno] = code
+            place = code.co_name, code.co_firstlineno
+            new[place] = None if place in new else code
     for function in gc.get_objects():
         if type(function) is FunctionType and function.__code__.co_filename == str(file):
             function.__code__ = new[function.__code__.co_name, function.__code__.co_firstlineno]
