@@ -62,6 +62,7 @@ def test_known_moves_score_what_arithmetic_says():
     assert torch.isclose(metrics.pve(truth + torch.tensor([0.0, 0.03, 0.04]), truth), torch.tensor(50.0).double())
     far = (truth - truth[:, :1]).norm(dim=-1).mean()
     assert torch.isclose(metrics.mpjpe(1.1 * truth, truth), 100 * far)
+    assert torch.isclose(metrics.joint_errors(1.1 * truth, truth).mean(), 100 * far)
     assert metrics.pa_mpjpe(truth * torch.tensor([-1.0, 1, 1]), truth) > 100  # a reflection is not absorbed
 
 
@@ -158,8 +159,9 @@ def test_sequences_do_not_leak_and_order_does_not_matter():
     short = metrics.evaluate([prediction, prediction[:1]], [truth, truth[:1]])
     assert short["accel"] == pytest.approx(float(metrics.accel(prediction, truth)))
     assert short["acceleration"] == pytest.approx(float(metrics.acceleration(prediction)))
-    both = 40 * metrics.mpjpe(prediction, truth) + metrics.mpjpe(prediction[:1], truth[:1])
-    assert short["mpjpe"] == pytest.approx(float(both) / 41)
+    for name, metric in (("mpjpe", metrics.mpjpe), ("pa_mpjpe", metrics.pa_mpjpe)):
+        both = 40 * metric(prediction, truth) + metric(prediction[:1], truth[:1])
+        assert short[name] == pytest.approx(float(both) / 41)
     split = metrics.evaluate([prediction[:3], prediction[3:]], [truth[:3], truth[3:]])["acceleration"]
     ours = (metrics.acceleration(prediction[:3]) + 35 * metrics.acceleration(prediction[3:])) / 36
     assert split == pytest.approx(float(ours))

@@ -196,7 +196,20 @@ def test_half_precision_is_decoded_in_float32(rotation, dtype):
             matrix = rotation.to_matrix(y)
         assert matrix.dtype == torch.float32
         assert_rotations(matrix, 1e-5)
-        assert torch.autograd.grad(matrix.sum(), y)[0].isfinite().all()
+        way = torch.randn(matrix.shape, generator=torch.Generator().manual_seed(1))
+        (gradient,) = torch.autograd.grad(matrix, y, way)
+        wide = y.detach().float().requires_grad_()
+        (expected,) = torch.autograd.grad(rotation.to_matrix(wide), wide, way)
+        assert torch.equal(gradient, expected.to(dtype))
+
+
+def test_a_gradient_that_float16_cannot_hold_is_the_largest_that_it_can():
+    x = torch.tensor([1.0, 0, 0, 0]).half().requires_grad_()
+    for sign in (1, -1):
+        way = torch.zeros(3, 3)
+        way[1, 0] = sign * 1e6  # 2 w z
+        (gradient,) = torch.autograd.grad(ROTATIONS["quaternion"].to_matrix(x), x, way)
+        assert torch.equal(gradient, sign * torch.tensor([0, 0, 0, 65504]).half())
 
 
 @pytest.mark.parametrize("name", ["6d", "6d_columns", "6d_rows", "quaternion"])
