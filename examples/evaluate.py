@@ -213,7 +213,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--against", help="a second checkpoint, or examples/train.py's baseline.pt")
     parser.add_argument("--noise", nargs="+", default=["usual", "off", "wide"], choices=NOISES)
     parser.add_argument("--out", type=Path, default=Path("evaluation.json"))
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.shapes < 0 or (args.shapes and not args.motion):
+        parser.error(f"--shapes {args.shapes}: give how many people, 1 or more, and recordings with --motion")
+    return args
 
 
 def wanted(recordings: list[motion.Motion], args: argparse.Namespace) -> list[motion.Motion]:

@@ -38,7 +38,10 @@ def serves(x: Tensor) -> bool:
 def _compiled(kernel: Callable[..., None]) -> Any:
     """Triton is imported here, by the first who wants a kernel."""
     global tl
-    tl = importlib.import_module("triton.language")
+    try:
+        tl = importlib.import_module("triton.language")
+    except ImportError as error:
+        raise ImportError(f"KINLMR_TRITON=1, but {error}; pip install triton, or unset it") from None
     return importlib.import_module("triton").jit(kernel)
 
 

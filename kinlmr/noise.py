@@ -54,7 +54,7 @@ def disturb(
     image (B, T, K, 2) in pixels, points (B, T, K, 3) in metres with z forward. A confidence of 0 is not found. Without
     noise the points come back as they are, with confidence one.
     """
-    if noise == OFF:
+    if noise._replace(clean=0.0) == OFF:
         return image, torch.ones_like(image[..., 0])
     batch, frames, count, _ = image.shape
     rand, normal = numbers(generator, image)

@@ -294,6 +294,9 @@ def test_so_many_clips_are_seen_without_noise_and_the_others_as_before():
     assert torch.equal(found[clean], image[clean])
     assert torch.equal(found[~clean], noisy[~clean])
     assert torch.equal(confidence[~clean], unsure[~clean])
+    found, confidence = clips.disturb(image, points, NAMES, 30.0, seeded(), clips.OFF._replace(clean=0.5))
+    assert torch.equal(found, image)
+    assert (confidence == 1).all()  # nothing is left of a noise that is none
 
 
 def assert_limbs_whole(clip_of, joints):

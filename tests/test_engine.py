@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_same
 from strategies import skeletons
-from test_model import SMALL, clip, lively, reference_of
+from test_model import SMALL, Step, clip, lively, reference_of
 
 import kinlmr
 from kinlmr import State, engine, products
@@ -323,6 +323,26 @@ def test_compiles_whole():
     model.zero_grad()
     weighted(model(x)).backward()
     assert_same(gradients, [p.grad for p in model.parameters()], 1e-11)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_runs_in_onnxruntime(cell, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = lively(kinlmr.build("smpl.yaml", cell=cell, **SMALL), torch.float32).eval()
+    frame, memory = clip(dtype=torch.float32)[:, 0], model.initial_state(2).memory
+    path = str(tmp_path / "step.onnx")
+    torch.onnx.export(Step(model), (frame, memory), path, dynamo=True, verbose=False)
+    session = runtime.InferenceSession(path)
+    names = [i.name for i in session.get_inputs()]
+    state = State(memory)
+    for t in range(3):
+        frame = clip(dtype=torch.float32, seed=t)[:, 0]
+        estimate, after = model.step(frame, state)
+        out = session.run(None, dict(zip(names, (frame.numpy(), state.memory.detach().numpy()), strict=True)))
+        assert_same([torch.from_numpy(x) for x in out], (*estimate, *after), 1e-5)
+        state = after
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -43,6 +43,13 @@ def test_only_what_the_kernels_are_for_is_served(monkeypatch):
     assert not kernels.serves(x)
 
 
+def test_without_triton_the_mend_is_said(monkeypatch):
+    monkeypatch.setattr(kernels, "ENABLED", True)
+    monkeypatch.setitem(sys.modules, "triton.language", None)
+    with pytest.raises(ImportError, match="KINLMR_TRITON=1, but .*; pip install triton, or unset it"):
+        kernels._compiled.__wrapped__(kernels._gru)
+
+
 @pytest.mark.parametrize("nodes", [(), (3,)])
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize(("frames", "rows", "size"), [(1, 1, 1), (5, 4, 20), (2, 7, 33)])

@@ -418,6 +418,11 @@ def test_shapes_are_compared_with_the_mean_shape_of_the_same_people(trained, mon
     for run in found.values():
         assert all(value > 0 for row in run.values() for value in row.values())
     assert "### Shape" in capsys.readouterr().out
+    for wrong in ("--shapes=-1", "--shapes=3"):
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", "out/model.npz", "--video", "none.npz", wrong])
+        with pytest.raises(SystemExit):
+            evaluate.main()
+        assert "give how many people, 1 or more, and recordings with --motion" in capsys.readouterr().err
     monkeypatch.setattr(evaluate, "SHAPED", 60.0)
     with pytest.raises(SystemExit, match="--shapes takes 60 seconds of a recording"):
         evaluated(monkeypatch, "--subjects", "held_01", "--noise", "off", "--shapes", "3")
