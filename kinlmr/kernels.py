@@ -177,5 +177,5 @@ def _padded(joints: int) -> int:
 
 
 def _precision() -> str:
-    """Of products: three of TF32 that together are as exact as float32, or one where torch allows it."""
+    """Of products: three of TF32 that together are nearly as exact as float32, or one where torch allows it."""
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
