@@ -1,5 +1,6 @@
 """examples/smooth.py: filters, the smoother's laws, and the names under which other models write their parameters."""
 
+import copy
 import sys
 from pathlib import Path
 
@@ -74,13 +75,14 @@ def assert_streams(method, rotations, at):
     whole, _ = method(rotations, None)
     first, memory = method(rotations[:, :at], None)
     second, _ = method(rotations[:, at:], memory)
-    assert torch.allclose(torch.cat([first, second], 1), whole, atol=1e-5)
+    assert torch.allclose(torch.cat([first, second], 1), whole, atol=1e-9)
 
 
 @settings(max_examples=20)
 @given(st.integers(0, 2**16), st.integers(1, FRAMES - 1))
 def test_it_does_not_look_ahead(model, seed, at):
-    assert_streams(lambda x, memory: room.smooth(model, x, memory), walk(seed=seed, people=2), at)
+    exact = copy.deepcopy(model).double()  # a random model enlarges float32's rounding beyond any bound
+    assert_streams(lambda x, memory: room.smooth(exact, x, memory), walk(seed=seed, people=2).double(), at)
 
 
 def test_that_law_can_fail(model):
