@@ -81,10 +81,10 @@ def reduced(value: Tensor, how: str = "SUM") -> Tensor:
     return value
 
 
-def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
-    """Give every process the mean of all processes' gradients."""
+def average_gradients(parameters: list[torch.nn.Parameter], parts: int) -> None:
+    """Turn the sum of the gradients of some of a batch's parts, in each process, into the mean of all of them."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    flat = reduced(torch.cat([g.flatten() for g in grads])) / distributed.get_world_size()
+    flat = reduced(torch.cat([g.flatten() for g in grads])) / parts
     for grad, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
         grad.copy_(mean.view_as(grad))
 

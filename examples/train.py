@@ -14,12 +14,14 @@ for Ctrl-C). Whatever else ends the run, checkpoint.pt is whole, and SAVE steps 
 not finite is left out, and its clips are named; after PATIENCE of them in a row the run ends. A full disk is said, and
 the run goes on.
 
-Several processes take a part of every batch each, together N times --batch, to the weights of one process with that
-batch (to rounding by AdamW; Muon rounds to bfloat16, and they part) (gloo on CPUs, NCCL on GPUs; runs.py says
+N processes take a part of every batch each, together N times --batch clips (gloo on CPUs, NCCL on GPUs; runs.py says
 how srun starts them). If one dies, torchrun ends the others and names its rank. Another N goes on from the same
-checkpoint, with a --batch that keeps the total:
+checkpoint, with a --batch that keeps the total. One process reaches the weights of N if it takes the parts one after
+the other, which needs less memory too (--accumulate N). In one part the gradient is the same but for rounding, of which
+Muon, whose products are in bfloat16, makes more:
 
-    torchrun --nproc-per-node N examples/train.py ...
+    torchrun --nproc-per-node 2 examples/train.py --batch 16 ...
+    python examples/train.py --batch 32 --accumulate 2 ...
 """
 
 import argparse
@@ -191,24 +193,32 @@ class Run:
         self.rows: list[dict[str, float]] = []
 
     def learn(
-        self, clip: clips.Clips, source: clips.Bank, body: kinlmr.Body, steps: int, cooldown: int, own: runs.Place
-    ) -> None:
-        """A step for every window of a clip. Of the batch this process takes the part of its rank."""
-        batch = len(clip.shape) // own.world
-        state, parameters = self.network.initial_state(batch), list(self.network.parameters())
+        self, clip: clips.Clips, source: clips.Bank, body: kinlmr.Body, steps: int, cooldown: int, own: runs.Place,
+        accumulate: int = 1,
+    ) -> None:  # fmt: skip
+        """A step for every window of a clip. Of the batch this process takes the clips of its rank, in equal parts one
+        after the other; the step is by the mean of all parts' gradients."""
+        batch, parts = len(clip.shape) // own.world, own.world * accumulate
+        memory, parameters = self.network.initial_state(batch).memory, list(self.network.parameters())
         for at in range(0, WINDOW * WINDOWS, WINDOW):
             window = clips.Clips(*(x[:, at : at + WINDOW] if x.ndim > 2 else x for x in clip))
-            part = clips.Clips(*(x[own.rank * batch : (own.rank + 1) * batch] for x in window))
-            known = own.world * part.points[..., 2].sum() / window.points[..., 2].sum().clamp_min(1)
-            before, norm = kinlmr.State(state.memory.detach()), torch.tensor(math.nan)
+            mine = clips.Clips(*(x[own.rank * batch : (own.rank + 1) * batch] for x in window))
+            before, norm = memory.detach(), torch.tensor(math.nan)
             wrong = unfit(window)  # the same in every process
             if not len(wrong):
-                estimate, state = self.network(part.features, state=before)
-                loss = loss_of(self.network, estimate, part, body, known)
                 self.network.zero_grad()
-                loss.backward()
-                if own.world > 1:
-                    runs.average_gradients(parameters)
+                loss, memories = 0.0, []
+                for one, *fields in zip(*(x.chunk(accumulate) for x in (before, *mine)), strict=True):
+                    part = clips.Clips(*fields)
+                    known = parts * part.points[..., 2].sum() / window.points[..., 2].sum().clamp_min(1)
+                    estimate, state = self.network(part.features, state=kinlmr.State(one))
+                    of_part = loss_of(self.network, estimate, part, body, known)
+                    of_part.backward()
+                    loss += of_part.item() / accumulate
+                    memories.append(state.memory)
+                memory = torch.cat(memories)
+                if parts > 1:
+                    runs.average_gradients(parameters, parts)
                 norm = nn.utils.clip_grad_norm_(parameters, 1.0)
             share, stays = schedule(self.step, steps, cooldown)
             if norm.isfinite():
@@ -216,26 +226,26 @@ class Run:
                     for group in optimizer.param_groups:
                         group["lr"] = share * group["rate"]
                     optimizer.step()
-                self.loss = loss.item() if math.isnan(self.loss) else 0.99 * self.loss + 0.01 * loss.item()
+                self.loss = loss if math.isnan(self.loss) else 0.99 * self.loss + 0.01 * loss
                 self.left_out = 0
             else:
-                wrong = wrong if len(wrong) else self.unfit_alone(part, before, body)
+                wrong = wrong if len(wrong) else self.unfit_alone(mine, before, body)
                 self.leave_out([source.where(start) for start in wrong.tolist()], own)
             with torch.no_grad():
                 for mean, now in zip(self.average.parameters(), parameters, strict=True):
                     mean.lerp_(now, 1 - stays)
             self.step += 1
 
-    def unfit_alone(self, part: clips.Clips, state: kinlmr.State, body: kinlmr.Body) -> Tensor:
+    def unfit_alone(self, window: clips.Clips, memory: Tensor, body: kinlmr.Body) -> Tensor:
         """The starts of the clips whose gradient is not finite, each clip by itself."""
         wrong, parameters = [], list(self.network.parameters())
-        for i, start in enumerate(part.start):
-            one = clips.Clips(*(x[i : i + 1] for x in part))
-            estimate, _ = self.network(one.features, state=kinlmr.State(state.memory[i : i + 1]))
+        for i, start in enumerate(window.start):
+            one = clips.Clips(*(x[i : i + 1] for x in window))
+            estimate, _ = self.network(one.features, state=kinlmr.State(memory[i : i + 1]))
             grads = torch.autograd.grad(loss_of(self.network, estimate, one, body), parameters, allow_unused=True)
             if not all(grad.isfinite().all() for grad in grads if grad is not None):
                 wrong.append(start)
-        return torch.stack(wrong) if wrong else part.start[:0]
+        return torch.stack(wrong) if wrong else window.start[:0]
 
     def leave_out(self, names: list[str], own: runs.Place) -> None:
         """Say that a step is left out, and why; end the run where there are too many in a row."""
@@ -295,6 +305,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=16000)
     parser.add_argument("--cooldown", type=int, default=4000, help="of these steps the last, with a falling rate")
     parser.add_argument("--batch", type=int, default=32, help="clips, of every process")
+    parser.add_argument("--accumulate", type=int, default=1, help="parts of a process's clips, one after the other")
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--shape-hidden", type=int, default=128)
     parser.add_argument("--noise", default="wide", choices=NOISES)
@@ -302,7 +313,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("out/train"))
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.accumulate < 1 or args.batch < 1 or args.batch % args.accumulate:
+        parser.error(f"--batch {args.batch} cannot be divided into --accumulate {args.accumulate} equal parts")
+    return args
 
 
 def main() -> None:
@@ -367,7 +381,7 @@ def train(args: argparse.Namespace, own: runs.Place) -> int:
                 save(lambda: run.save(args.out / "constant.pt"))
             generator = torch.Generator().manual_seed(args.seed * 1_000_003 + run.step)
             clip = clips.draw(source, body, batch, frames, generator, NOISES[args.noise]._replace(clean=CLEAN))
-            run.learn(clip, source, body, steps, cooldown, own)
+            run.learn(clip, source, body, steps, cooldown, own, args.accumulate)
             if own.rank == 0:
                 progress(run.step, run.loss)
                 if seen and (run.step % VALIDATE == 0 or run.step == steps):

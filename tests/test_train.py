@@ -118,13 +118,16 @@ def environment(**more):
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in more.items()}}
 
 
-def process(out, place, batch):
-    """train.py on the CPU, as one of several processes where ``place`` says so; all by AdamW, as before torch 2.9."""
+def process(out, place, batch, *options, optimizer="Muon"):
+    """train.py on the CPU, as one of several processes where ``place`` says so; by AdamW alone as before torch 2.9."""
     sizes = ["--hidden", "4", "--shape-hidden", "4", "--batch", str(batch), "--steps", "20", "--cooldown", "0"]
-    plain = "import runpy, sys, torch; vars(torch.optim).pop('Muon', None); del sys.argv[0]; "
+    alone = "vars(torch.optim).pop('Muon', None); " if optimizer == "AdamW" else ""
+    plain = f"import runpy, sys, torch; {alone}del sys.argv[0]; "
     plain += "sys.path.insert(0, sys.argv[0].rpartition('/')[0]); runpy.run_path(sys.argv[0], run_name='__main__')"
     script = [sys.executable, "-c", plain, str(ROOT / "examples/train.py"), "--motion", "motion.npz", "--device", "cpu"]
-    return subprocess.Popen([*script, *sizes, "--out", out], env=environment(**place), stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [*script, *sizes, *options, "--out", out], env=environment(**place), stdout=subprocess.DEVNULL
+    )
 
 
 def places(kind, port):
@@ -138,14 +141,18 @@ def places(kind, port):
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
-def test_two_processes_equal_one_with_twice_the_batch(motions):
-    """By AdamW: Muon computes in bfloat16, which turns differences of rounding into some of 1e-5."""
+@pytest.mark.parametrize(
+    ("optimizer", "options", "tolerance"), [("Muon", ["--accumulate", "2"], 0), ("AdamW", [], 1e-6)]
+)
+def test_two_processes_equal_one_with_twice_the_batch(motions, optimizer, options, tolerance):
+    """In one part by AdamW only: Muon computes in bfloat16, which turns differences of rounding into some of 1e-5."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    started = [process("two", place, 2) for place in places("srun", port)] + [process("one", {}, 4)]
+    started = [process("two", place, 2, optimizer=optimizer) for place in places("srun", port)]
+    started.append(process("one", {}, 4, *options, optimizer=optimizer))
     assert [p.wait(300) for p in started] == [0, 0, 0]
-    assert_same_checkpoint("two/checkpoint.pt", "one/checkpoint.pt", 1e-6)
+    assert_same_checkpoint("two/checkpoint.pt", "one/checkpoint.pt", tolerance)
     weights = torch.load("one/checkpoint.pt", weights_only=True)["network"]
     assert weights["camera.head.bias"].abs().min() > 2e-5  # which began at zero, and moved far more than the tolerance
 
@@ -176,6 +183,12 @@ def test_a_dead_process_ends_the_job_is_named_and_another_number_goes_on(run, ca
     assert re.search(r"from step \d+\nbatches of 4 clips: 4 in each of 1 processes", said)
     with pytest.raises(SystemExit, match=r"a run with batch 4, not 2 \(batch is of all .* --batch 4 for each of 1\)"):
         run("--batch", 2, "--validate", "--leave", "someone", "held_01")
+
+
+def test_a_batch_is_divided_into_equal_parts(motions, run, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run("--batch", 3, "--accumulate", 2)
+    assert "--batch 3 cannot be divided into --accumulate 2 equal parts" in capsys.readouterr().err
 
 
 def test_the_rate_warms_up_stays_and_falls():
