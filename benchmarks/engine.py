@@ -218,7 +218,8 @@ def row(case: str, figures: dict[str, Any], floor: float) -> dict[str, Any]:
 
 
 def graphs(found: dict[str, nn.Module], args: argparse.Namespace) -> None:
-    """On CUDA: a clip's forward pass in a graph, in single precision, TF32 and bfloat16; kernels per call."""
+    """On CUDA: a clip's forward pass in a graph, in single precision, TF32 and bfloat16; kernels per call; training by
+    graphed callables."""
     x = torch.randn(32, 16, args.features, device=args.device)
     for name in ("kinlmr", "naive"):
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
@@ -243,6 +244,15 @@ def graphs(found: dict[str, nn.Module], args: argparse.Namespace) -> None:
         }
         figures = interleaved(jobs, args.rounds, 10, args.device)
         print(f"{precision}: " + ", ".join(f"{n} {v['ms']:.3f} ms ({v['ratio']:.2f}x)" for n, v in figures.items()))
+    torch.set_float32_matmul_precision("highest")
+    model = contenders(args.hidden, args.features, args.device)["kinlmr"].train()
+    networks = {
+        "graph": torch.cuda.make_graphed_callables(model, (x,)),
+        "kinlmr": found["kinlmr"],
+        "naive": found["naive"],
+    }
+    figures = interleaved({n: lambda m=m: backward(m, x) for n, m in networks.items()}, args.rounds, 10, args.device)
+    print("forward+backward: " + ", ".join(f"{n} {v['ms']:.3f} ms ({v['ratio']:.2f}x)" for n, v in figures.items()))
 
 
 def compiled(args: argparse.Namespace) -> list[dict[str, Any]]:
