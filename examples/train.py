@@ -4,10 +4,11 @@
 
 Clips are seen by a poor detector (--noise), three in ten without noise. A step is one window of 16 frames, four to a
 clip, the state carried from one to the next. Muon takes the recurrent nodes' matrices, AdamW the rest. The rates are
-constant, then fall linearly over the last --cooldown steps. --start begins with the weights of another model. --out
-holds checkpoint.pt (the same command goes on from it, to the same numbers bit for bit), constant.pt (it before the
-cooldown: put it in checkpoint.pt's place to train on with more --steps), the averaged weights (model.npz, or
-baseline.pt) and the errors on the validation subjects, with and without noise (curve.csv, curve.png).
+constant, then fall linearly over the last --cooldown steps. --out holds checkpoint.pt (the same command goes on from
+it, to the same numbers bit for bit), constant.pt (it before the cooldown: put it in checkpoint.pt's place to train on
+with more --steps), the averaged weights (model.npz, or baseline.pt) and the errors on the validation subjects, with and
+without noise (curve.csv, curve.png). --start begins with the weights of another model or run, or the mean of several;
+with --steps 0 that mean is what model.npz holds. The mean of a run's late checkpoints errs less than each of them.
 
 SIGTERM, SIGUSR1 and Ctrl-C finish the clip's four steps, save, print the command that goes on, and exit with 143 (130
 for Ctrl-C). Whatever else ends the run, checkpoint.pt is whole, and SAVE steps old at most. A step whose numbers are
@@ -28,6 +29,7 @@ import argparse
 import copy
 import io
 import math
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,19 +101,30 @@ def model_of(options: dict[str, Any]) -> kinlmr.LMR:
     return kinlmr.build("smpl.yaml", keypoints="coco17", **options)
 
 
-def begin_with(model: kinlmr.LMR, name: str) -> None:
-    """Give a model the weights of a checkpoint, all but those of the shape network if that has another width."""
+def weights_of(name: str) -> dict[str, Tensor]:
+    """Of a model by path or shipped name, or the averaged ones of a run's constant.pt or checkpoint.pt."""
     try:
-        given = kinlmr.load(name).state_dict()
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from None
-    own = model.state_dict()
-    others = [key for key, value in own.items() if key not in given or given[key].shape != value.shape]
-    if wrong := [key for key in others if not key.startswith("shape.")]:
-        raise SystemExit(f"--start {name}: {wrong[0]} has another size there; give --hidden its hidden size")
-    model.load_state_dict(
-        own | {key: value for key, value in given.items() if not (others and key.startswith("shape."))}
-    )
+        if not name.endswith(".pt"):
+            return kinlmr.load(name).state_dict()
+        saved = torch.load(name, weights_only=True, map_location="cpu")
+    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise SystemExit(f"--start {name}: {error}") from None
+    if not isinstance(saved, dict) or "average" not in saved:
+        raise SystemExit(f"--start {name}: no checkpoint of this script; give a model.npz, a constant.pt or a name")
+    return dict(saved["average"])
+
+
+def begin_with(model: kinlmr.LMR, names: Sequence[str]) -> None:
+    """Give a model the mean weights of checkpoints, all but those of the shape network if that has another width."""
+    own, all_given = model.state_dict(), [weights_of(name) for name in names]
+    differ = set()
+    for name, given in zip(names, all_given, strict=True):
+        others = {key for key, value in own.items() if key not in given or given[key].shape != value.shape}
+        if wrong := sorted(key for key in others if not key.startswith("shape.")):
+            raise SystemExit(f"--start {name}: {wrong[0]} has another size there; give --hidden its hidden size")
+        differ |= others
+    kept = [key for key in own if not (differ and key.startswith("shape."))]
+    model.load_state_dict(own | {key: torch.stack([given[key] for given in all_given]).mean(0) for key in kept})
 
 
 def load_network(path: str) -> Network:
@@ -301,7 +314,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--motion", nargs="+", required=True, help="BVH, AMASS or archives; files or folders")
     parser.add_argument("--validate", nargs="*", default=[], help="subjects or beginnings of names: scored as it goes")
     parser.add_argument("--leave", nargs="*", default=[], help="subjects or beginnings of names: left out")
-    parser.add_argument("--start", help="a checkpoint or a shipped model whose weights to begin with")
+    parser.add_argument("--start", nargs="+", help="models, or checkpoints of runs, whose mean weights to begin with")
     parser.add_argument("--steps", type=int, default=16000)
     parser.add_argument("--cooldown", type=int, default=4000, help="of these steps the last, with a falling rate")
     parser.add_argument("--batch", type=int, default=32, help="clips, of every process")
@@ -354,7 +367,7 @@ def train(args: argparse.Namespace, own: runs.Place) -> int:
     body, source = body.to(args.device), source.to(args.device)
     settings = options | {"batch": batch, "noise": args.noise, "seed": args.seed}
     settings |= {
-        "start": args.start,
+        "start": " ".join(args.start) if args.start else None,
         "baseline": args.baseline,
         "recordings": len(kept),
         "frames": len(source.quaternions),

@@ -185,6 +185,38 @@ def test_a_dead_process_ends_the_job_is_named_and_another_number_goes_on(run, ca
         run("--batch", 2, "--validate", "--leave", "someone", "held_01")
 
 
+def test_a_run_begins_with_the_mean_of_models_and_checkpoints(run):
+    """A model.npz holds a run's averaged weights, as its checkpoint does; --steps 0 leaves the mean as it is."""
+    run("--out", "one", "--steps", 4)
+    run("--out", "two", "--steps", 4, "--seed", 1)
+    run("--out", "mean", "--steps", 0, "--start", "one/model.npz", "two/checkpoint.pt")
+    one, two, mean = (kinlmr.load(f"{name}/model.npz").state_dict() for name in ("one", "two", "mean"))
+    for key, value in mean.items():
+        assert torch.allclose(value, (one[key] + two[key]) / 2, atol=1e-7), key
+    assert not torch.equal(one["camera.head.bias"], two["camera.head.bias"])
+    run("--out", "other", "--steps", 0, "--start", "one/model.npz", "--shape-hidden", 6)
+    other = kinlmr.load("other/model.npz").state_dict()
+    assert torch.equal(other["camera.head.bias"], one["camera.head.bias"])
+    assert other["shape.fc1.bias"].shape == (6,)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nobody.npz", "nobody.npz"),
+        ("nobody.pt", "--start nobody.pt: .*No such file"),
+        ("motion.pt", "--start motion.pt: "),
+        ("other.pt", "--start other.pt: no checkpoint of this script"),
+        ("anny24-coco17", "--start anny24-coco17: .* has another size there; give --hidden its hidden size"),
+    ],
+)
+def test_a_start_that_is_no_model_is_refused(run, name, said):
+    Path("motion.pt").write_bytes(Path("motion.npz").read_bytes())
+    torch.save({"a": 1}, "other.pt")
+    with pytest.raises(SystemExit, match=said):
+        run("--start", name)
+
+
 def test_a_batch_is_divided_into_equal_parts(motions, run, capsys):
     with pytest.raises(SystemExit, match="2"):
         run("--batch", 3, "--accumulate", 2)
