@@ -28,6 +28,7 @@ from typing import Any
 import limbs
 import torch
 import train
+from networks import Network
 from runs import Progress, place
 
 import kinlmr
@@ -66,7 +67,7 @@ def matched(graph: str, wanted: int) -> int:
 
 
 @torch.no_grad()
-def overall(network: train.Network, seen: Sequence[clips.Clips], body: kinlmr.Body) -> dict[str, float]:
+def overall(network: Network, seen: Sequence[clips.Clips], body: kinlmr.Body) -> dict[str, float]:
     """The metrics of table 1, in mm; PVE on every tenth frame."""
     predictions, distances = [], []
     for clip in seen:
@@ -157,9 +158,7 @@ def report(every: Sequence[Run]) -> str:
 # ------------------------------------------------------------------------------------------------------------- training
 
 
-def trained(
-    model: kinlmr.LMR, args: argparse.Namespace, source: clips.Bank, body: kinlmr.Body, seed: int
-) -> train.Network:
+def trained(model: kinlmr.LMR, args: argparse.Namespace, source: clips.Bank, body: kinlmr.Body, seed: int) -> Network:
     """The averaged model after --steps of the recipe, the last two fifths with a falling rate."""
     run = train.Run(model.to(args.device), {})
     progress, frames = Progress(args.steps, 0), train.WINDOW * train.WINDOWS

@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from train import NOISES, VIEWS, Network, chosen, load_network
+from networks import Network, load_network
+from train import NOISES, VIEWS, chosen
 
 import kinlmr
 from kinlmr import clips, files, metrics, motion

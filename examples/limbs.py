@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from networks import Network
 from torch import Tensor
-from train import VIEWS, Network
+from train import VIEWS
 
 import kinlmr
 from kinlmr import clips, metrics, motion

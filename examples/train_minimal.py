@@ -12,8 +12,8 @@ import math
 from pathlib import Path
 
 import torch
+from networks import Network, PerFrame, loss_of, optimizers_of  # one frame at a time; equation 5; Muon and AdamW
 from torch import Tensor, nn
-from train import Network, PerFrame, loss_of, optimizers  # one frame at a time; equation 5; Muon and AdamW
 
 import kinlmr
 from kinlmr import clips, metrics, motion
@@ -24,7 +24,7 @@ DATA = Path(__file__).parent / "data" / "motion.npz"
 VIEWS = (0.0, math.pi / 2, math.pi, -math.pi / 2)
 
 
-def learn(network: Network, steppers: list[torch.optim.Optimizer], clip: clips.Clips, body: kinlmr.Body) -> float:
+def learn(network: Network, optimizers: list[torch.optim.Optimizer], clip: clips.Clips, body: kinlmr.Body) -> float:
     """A step for every window of a clip, the state carried from one to the next; the last loss."""
     state = network.initial_state(len(clip.shape))
     for at in range(0, clip.features.shape[1], WINDOW):
@@ -34,8 +34,8 @@ def learn(network: Network, steppers: list[torch.optim.Optimizer], clip: clips.C
         network.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        for stepper in steppers:
-            stepper.step()
+        for optimizer in optimizers:
+            optimizer.step()
     return loss.item()
 
 
@@ -82,14 +82,14 @@ def main() -> None:
     networks: dict[str, Network] = {"one frame at a time": PerFrame(model), "LMR": model}
     print(model)
 
-    steppers = {who: optimizers(network) for who, network in networks.items()}
-    groups = [group for own in steppers.values() for stepper in own for group in stepper.param_groups]
+    optimizers = {who: optimizers_of(network) for who, network in networks.items()}
+    groups = [group for own in optimizers.values() for one in own for group in one.param_groups]
     for step in range(0, args.steps, WINDOWS):
         clip = clips.draw(source, body, BATCH, WINDOW * WINDOWS, torch.Generator().manual_seed(step), NOISE)
         warm, left = min(1, (step + WINDOWS) / 50), (1 + math.cos(math.pi * step / args.steps)) / 2
         for group in groups:  # warm up, then fall along a cosine
             group["lr"] = FASTER * group["rate"] * warm * left
-        loss = {who: learn(network, steppers[who], clip, body) for who, network in networks.items()}
+        loss = {who: learn(network, optimizers[who], clip, body) for who, network in networks.items()}
         if step % 100 == 0:
             print(f"step {step}/{args.steps}, loss", *(f"{who} {x:.3f}" for who, x in loss.items()), flush=True)
 

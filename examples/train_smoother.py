@@ -16,9 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from networks import Network, load_network
 from smooth import FPS, Method, built, filtered, running_mean, smooth
 from torch import Generator, Tensor, nn
-from train import NOISES, VIEWS, Network, chosen, load_network, watched
+from train import NOISES, VIEWS, chosen, watched
 
 import kinlmr
 from kinlmr import clips, metrics, motion

@@ -25,6 +25,7 @@ from kinlmr.motion import load_motion, save_motion
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 import evaluate  # noqa: E402
+import networks  # noqa: E402
 import train  # noqa: E402
 import train_minimal  # noqa: E402
 
@@ -108,8 +109,8 @@ def test_resumed_equals_uninterrupted(run, capsys, monkeypatch, options):
     rows = list(csv.DictReader(Path("whole/curve.csv").read_text().splitlines()))
     assert [row["step"] for row in rows] == ["4", "8", "12"]
     assert all(float(row["pa_mpjpe, noise usual"]) > 0 for row in rows)
-    network = train.load_network("whole/baseline.pt" if options else "whole/model.npz")
-    assert isinstance(network, train.PerFrame if options else kinlmr.LMR)
+    network = networks.load_network("whole/baseline.pt" if options else "whole/model.npz")
+    assert isinstance(network, networks.PerFrame if options else kinlmr.LMR)
     saved = torch.load("whole/checkpoint.pt", weights_only=True)["average"]
     assert all(torch.equal(value, saved[name]) for name, value in network.state_dict().items())
 
@@ -207,14 +208,22 @@ def test_a_run_begins_with_the_mean_of_models_and_checkpoints(run):
         ("nobody.pt", "--start nobody.pt: .*No such file"),
         ("motion.pt", "--start motion.pt: "),
         ("other.pt", "--start other.pt: no checkpoint of this script"),
+        ("frame.pt", "--start frame.pt: .* is not there; give an LMR of smpl.yaml"),
         ("anny24-coco17", "--start anny24-coco17: .* has another size there; give --hidden its hidden size"),
     ],
 )
 def test_a_start_that_is_no_model_is_refused(run, name, said):
     Path("motion.pt").write_bytes(Path("motion.npz").read_bytes())
     torch.save({"a": 1}, "other.pt")
+    torch.save({"average": {"layers.0.weight": torch.zeros(2, 2)}}, "frame.pt")
     with pytest.raises(SystemExit, match=said):
         run("--start", name)
+
+
+def test_the_baseline_has_no_start(run, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run("--baseline", "--start", "anny24-coco17")
+    assert "--start is of LMR's weights, and --baseline is another network" in capsys.readouterr().err
 
 
 def test_a_batch_is_divided_into_equal_parts(motions, run, capsys):
@@ -330,10 +339,11 @@ def test_too_many_steps_that_are_not_finite_end_the_run(run, monkeypatch, drawn)
 SAVING = """
 import os, random, signal, sys, time, torch
 from pathlib import Path
+import networks
 import train
 
 path, random_ = Path("out/checkpoint.pt"), random.Random(0)
-run = train.Run(train.model_of({"hidden": 8, "shape_hidden": 8}), {})
+run = train.Run(networks.model_of({"hidden": 8, "shape_hidden": 8}), {})
 left = last = 0
 for _ in range(400):
     child = os.fork()

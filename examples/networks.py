@@ -1,0 +1,118 @@
+"""What examples/train.py trains and by what: LMR, the network to compare it with, their loss and their optimizers."""
+
+import math
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import kinlmr
+from kinlmr import clips, losses
+
+RATES = 2e-3, 1e-3, 2e-4  # of Muon, of AdamW, and of AdamW for the shape network, whose ReLUs die at a higher one
+
+
+class PerFrame(nn.Module):
+    """The network to beat: a frame's features to its estimate, as many parameters as the model; its state is empty."""
+
+    INNER = "layers.2.weight", "layers.4.weight"
+
+    def __init__(self, model: kinlmr.LMR) -> None:
+        super().__init__()
+        self.start, self.rotation, features = model.start, model.rotation, model.options["features"]
+        self.sizes = [x.numel() for x in (self.start.pose, self.start.shape, self.start.camera)]
+        ends, wanted = features + sum(self.sizes), sum(p.numel() for p in model.parameters())
+        width = int((-ends + math.sqrt(ends**2 + 8 * wanted)) / 4)  # ends w + 2 w^2 parameters
+        inner = (nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.layers = nn.Sequential(nn.Linear(features, width), *inner, nn.Linear(width, sum(self.sizes)))
+
+    def initial_state(self, batch: int) -> kinlmr.State:
+        return kinlmr.State(self.start.pose.new_zeros(batch, 0))
+
+    def forward(self, features: Tensor, state: kinlmr.State) -> tuple[kinlmr.Estimate, kinlmr.State]:
+        pose, shape, camera = (0.1 * self.layers(features)).split(self.sizes, -1)
+        start, pose = self.start, pose.unflatten(-1, self.start.pose.shape)
+        return kinlmr.Estimate(start.pose + pose, start.shape + shape, start.camera + camera), state
+
+    def matrices(self, estimate: kinlmr.Estimate) -> Tensor:
+        return self.rotation.to_matrix(estimate.pose)
+
+
+Network = kinlmr.LMR | PerFrame
+
+
+def loss_of(
+    network: Network, estimate: kinlmr.Estimate, clip: clips.Clips, body: kinlmr.Body, image: Tensor | float = 1.0
+) -> Tensor:
+    """Equation 5: parameters, 3D joints, 2D keypoints; and the joints' velocities, which keep a motion smooth.
+
+    image weighs the 2D keypoints.
+    """
+    rotations, shape = network.matrices(estimate), clip.shape[:, None].expand_as(estimate.shape)
+    mesh = body(rotations, estimate.shape, want=("joints", "points"))
+    joints, points = (x - mesh.joints[..., :1, :] for x in (mesh.joints, mesh.points))
+    smpl = losses.parameters(rotations, estimate.shape, clip.rotations, shape, shape_weight=0.05)
+    flat = losses.points(kinlmr.project(points, estimate.camera), clip.points[..., :2], clip.points[..., 2])
+    velocity = (joints.diff(dim=1) - clip.joints.diff(dim=1)).abs().sum(-1).mean()
+    return losses.total(smpl, losses.joints(joints, clip.joints), image * flat, weights=(5.0, 8.0, 1.0)) + 8 * velocity
+
+
+def model_of(options: dict[str, Any]) -> kinlmr.LMR:
+    return kinlmr.build("smpl.yaml", keypoints="coco17", **options)
+
+
+def weights_of(name: str) -> dict[str, Tensor]:
+    """Of a model by path or shipped name, or the averaged ones of a run's constant.pt or checkpoint.pt."""
+    try:
+        if not name.endswith(".pt"):
+            return kinlmr.load(name).state_dict()
+        saved = torch.load(name, weights_only=True, map_location="cpu")
+    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise SystemExit(f"--start {name}: {error}") from None
+    if not isinstance(saved, dict) or "average" not in saved:
+        raise SystemExit(f"--start {name}: no checkpoint of this script; give a model.npz, a constant.pt or a name")
+    return dict(saved["average"])
+
+
+def begin_with(model: kinlmr.LMR, names: Sequence[str]) -> None:
+    """Give a model the mean weights of checkpoints, all but those of the shape network if that has another width."""
+    own, all_given = model.state_dict(), [weights_of(name) for name in names]
+    differ = set()
+    for name, given in zip(names, all_given, strict=True):
+        others = {key for key, value in own.items() if key not in given or given[key].shape != value.shape}
+        if wrong := sorted(key for key in others if not key.startswith("shape.")):
+            sized = "has another size there; give --hidden its hidden size"
+            why = sized if wrong[0] in given else "is not there; give an LMR of smpl.yaml"
+            raise SystemExit(f"--start {name}: {wrong[0]} {why}")
+        differ |= others
+    kept = [key for key in own if not (differ and key.startswith("shape."))]
+    model.load_state_dict(own | {key: torch.stack([given[key] for given in all_given]).mean(0) for key in kept})
+
+
+def load_network(path: str) -> Network:
+    """A model by the path or the shipped name of its checkpoint, or the per-frame network of a baseline.pt."""
+    if not path.endswith(".pt"):
+        return kinlmr.load(path).eval()
+    saved = torch.load(path, weights_only=True)
+    network = PerFrame(model_of(saved["options"]))
+    network.load_state_dict(saved["weights"])
+    return network.eval()
+
+
+def optimizers_of(network: Network) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices between hidden layers, AdamW for the rest; torch before 2.9 has no Muon: AdamW for all."""
+    named = dict(network.named_parameters())
+    inner = [n for n, p in named.items() if p.ndim == 2 and (".rnn." in n or n in PerFrame.INNER)]
+    inner = inner if hasattr(torch.optim, "Muon") else []
+    shape = [name for name in named if name.startswith("shape.")]
+    muon, rest, own = (
+        {"params": [named[n] for n in names], "lr": rate, "rate": rate}
+        for names, rate in zip((inner, [n for n in named if n not in {*inner, *shape}], shape), RATES, strict=True)
+    )
+    groups = [rest] + ([own | {"weight_decay": 0.0}] if shape else [])
+    adam: torch.optim.Optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
+    if not inner:
+        return [adam]
+    return [torch.optim.Muon([muon], weight_decay=0.01, adjust_lr_fn="match_rms_adamw"), adam]
