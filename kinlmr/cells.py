@@ -14,8 +14,9 @@ A new kind, torch.nn.RNN's:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ from kinlmr import kernels
 
 FEW, LARGE = 4, 2**17  # rows, numbers: a CPU reads weights too large for its cache faster when they stand on the left
 
+Product = Callable[[Tensor], Tensor]
+
 
 class Cell(NamedTuple):
     """A kind of recurrent cell.
@@ -31,10 +34,11 @@ class Cell(NamedTuple):
     gates, vectors   numbers in its gates and in its memory, in multiples of H
     step             inputs (..., G), recurrent (..., G), memory (vectors, ..., H) -> memory after the frame
     scan             gates (..., C, R, G) of C frames of R rows, the input's share, which it may overwrite;
-                     memory (vectors, ..., R, H); recurrent weight (..., G, H) and bias (..., G); whether backward
-                     follows
+                     memory (vectors, ..., R, H); the product of h (..., R, H) by the recurrent weight, and its bias
+                     -> (..., R, G), which the next product may overwrite; whether backward follows
                      -> memory before and after every frame (vectors, ..., C + 1, R, H), and what else backward needs
-    scan_backward    gradient of all those memories, which it may overwrite; the memories; what ``scan`` kept; weight
+    scan_backward    gradient of all those memories, which it may overwrite; the memories; what ``scan`` kept; the
+                     product of a gradient of gates (..., R, G) by the weight's transpose -> (..., R, H)
                      -> gradients of the input's share and of the recurrent share (..., C, R, G), and of memory
     """
 
@@ -69,46 +73,37 @@ def gru_step(inputs: Tensor, recurrent: Tensor, memory: Tensor) -> Tensor:
     return torch.lerp(torch.addcmul(to_n, r, recurrent_n).tanh_(), memory, z)
 
 
-def gru_scan(gates: Tensor, memory: Tensor, weight: Tensor, bias: Tensor, keep: bool) -> tuple[Tensor, list[Tensor]]:
-    """As `gru_step`, C times. ``gates`` becomes the values of r, z, n; kept beside them: the recurrent share of n."""
+def gru_scan(gates: Tensor, memory: Tensor, recurrent: Product, keep: bool) -> tuple[Tensor, list[Tensor]]:
+    """As `gru_step`, C times. What is kept: ``gates``, which become r, z, n, and the recurrent share of n."""
     size, frames, rows = memory.shape[-1], *gates.shape[-3:-1]
     states = torch.empty(*gates.shape[:-3], frames + 1, rows, size, dtype=gates.dtype, device=gates.device)
     states[..., 0, :, :] = memory[0]
-    if kernels.serves(gates):
-        kept = [gates, torch.empty_like(states[..., 1:, :, :])] if keep else []
-        kernels.gru_scan(gates, states, weight, bias, kept[1] if keep else None)
-        return states[None], kept
-    if not keep:
-        _gru_inference(gates, states, weight, bias)
-        return states[None], []
-    gates[..., : 2 * size] += bias[..., None, None, : 2 * size]
-    share = torch.empty_like(states[..., 1:, :, :]).copy_(bias[..., None, None, 2 * size :])
-    to_rz, to_n = weight.mT.split((2 * size, size), -1)
-    add_product = torch.Tensor.addmm_ if weight.ndim == 2 else torch.Tensor.baddbmm_
-    slices = [x.unbind(-3) for x in (states, gates[..., : 2 * size], *gates.chunk(3, -1), share)]
-    for h, after, rz, r, z, n, share_n in zip(slices[0], slices[0][1:], *slices[1:], strict=False):
-        add_product(rz, h, to_rz).sigmoid_()
-        add_product(share_n, h, to_n)
-        torch.lerp(n.addcmul_(r, share_n).tanh_(), h, z, out=after)
-    return states[None], [gates, share]
+    share = torch.empty_like(states[..., 1:, :, :]) if keep else None
+    (kernels.gru_scan if kernels.serves(gates) else _gru_scan)(gates, states, recurrent, share)
+    return states[None], [] if share is None else [gates, share]
 
 
-def _gru_inference(gates: Tensor, states: Tensor, weight: Tensor, bias: Tensor) -> None:
-    """`gru_scan` of gates (..., C, R, G) into states (..., C + 1, R, H), with nothing kept: fewer views and products,
-    which are most of the time where H and R are small."""
+def _gru_scan(gates: Tensor, states: Tensor, recurrent: Product, share: Tensor | None) -> None:
+    """In place: states (..., C + 1, R, H) after the first and, if they are kept, r, z, n and the share of n."""
     size, (h, *after) = states.shape[-1], states.unbind(-3)
-    share, rz = torch.empty_like(gates[..., 0, :, :]), torch.empty_like(gates[..., 0, :, : 2 * size])
-    (share_rz, share_n), (r, z) = share.split((2 * size, size), -1), rz.chunk(2, -1)
-    product, bias = (torch.addmm, bias) if weight.ndim == 2 else (torch.baddbmm, bias.unsqueeze(-2))
-    weight = weight.mT
-    for to_rz, n, out in zip(*(x.unbind(-3) for x in gates.split((2 * size, size), -1)), after, strict=True):
-        product(bias, h, weight, out=share)
-        torch.add(to_rz, share_rz, out=rz).sigmoid_()
-        h = torch.lerp(n.addcmul_(r, share_n).tanh_(), h, z, out=out)
+    to_rz, to_n = (x.unbind(-3) for x in gates.split((2 * size, size), -1))
+    if share is None:
+        rz = torch.empty_like(to_rz[0])
+        kept: Iterable[Any] = zip(*map(itertools.repeat, (rz, *rz.chunk(2, -1), None)), strict=False)
+    else:
+        kept = zip(to_rz, *(x.unbind(-3) for x in (*gates.chunk(3, -1)[:2], share)), strict=True)
+    y = None
+    for inputs_rz, n, (rz, r, z, share_n), out in zip(to_rz, to_n, kept, after, strict=False):
+        if (product := recurrent(h)) is not y:  # else in the same place as the one before
+            y, (y_rz, y_n) = product, product.split((2 * size, size), -1)
+        torch.add(inputs_rz, y_rz, out=rz).sigmoid_()
+        if share_n is not None:
+            share_n.copy_(y_n)
+        h = torch.lerp(n.addcmul_(r, y_n).tanh_(), h, z, out=out)
 
 
 def gru_scan_backward(
-    gradient: Tensor, states: Tensor, gates: Tensor, share: Tensor, weight: Tensor
+    gradient: Tensor, states: Tensor, gates: Tensor, share: Tensor, transposed: Product
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All that does not depend on the gradient of a later frame is computed for all frames at once."""
     h, d, size = states[0], gradient[0], states.shape[-1]
@@ -119,11 +114,10 @@ def gru_scan_backward(
     torch.mul(h[..., :-1, :, :] - n, z - z * z, out=to_z)
     torch.mul(by_n, r, out=to_n)
     torch.mul(to_n * share, 1 - r, out=to_r)
-    add_product = torch.Tensor.addmm_ if weight.ndim == 2 else torch.Tensor.baddbmm_
     slices = [x.unbind(-3) for x in (d[..., :-1, :, :], d[..., 1:, :, :], recurrent, z)]
     for before, after, step, keep in zip(*(reversed(x) for x in slices), strict=True):
         step.unflatten(-1, (3, size)).mul_(after.unsqueeze(-2))
-        add_product(before.addcmul_(after, keep), step, weight)
+        before.addcmul_(after, keep).add_(transposed(step))
     inputs = torch.empty_like(gates)
     inputs[..., : 2 * size] = recurrent[..., : 2 * size]
     torch.mul(by_n, d[..., 1:, :, :], out=inputs[..., 2 * size :])

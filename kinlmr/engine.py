@@ -31,13 +31,13 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, pad
 
 from kinlmr.cells import Cell, product
-from kinlmr.products import Weight, gates, linear, scan, shared, traced
+from kinlmr.products import Weight, gates, linear, scan, traced
 from kinlmr.schedule import Node, Packed, Schedule, pack
 
 ROWS = 64  # of a block (frames times clips): more do not make its products faster
 WORK = 2**24  # of a block, rows times H^2: less is not worth the calls that it takes
 SMALL = 2**19  # numbers in a node's weights that read features and memory
-CHUNK = 96  # rows for which the features' share of the gates is computed at once, at least
+CHUNK = 256  # rows for which the features' share of the gates is computed at once, if a block is not larger
 
 
 class Options(NamedTuple):
@@ -192,8 +192,7 @@ def _sweep(
     if blocks * block > frames:
         phi = pad(phi, (0, 0, 0, 0, 0, blocks * block - frames))
     first, first_slots = start.expand(block, 1, batch, -1), start.split(schedule.widths)
-    seen = [shared(*w.features_columns()) for w in packs]
-    columns = [shared(w.slots_columns()) for w in packs]  # of the input weights, those that read slots
+    seen, columns = zip(*(w.columns() for w in packs), strict=True)  # of the input weights, by features and by slots
     entering = _shares(seen, phi, block)
 
     estimate = first[:, :0]  # of the blocks at work (C, A, B, D)
@@ -237,7 +236,7 @@ def _sweep(
     return rearrange(torch.stack(kept), "v t b d -> v b t d"), [torch.cat(m, -3) for m in ended]
 
 
-def _shares(weights: list[Weight], phi: Tensor, block: int) -> Iterator[list[Tensor]]:
+def _shares(weights: Sequence[Weight], phi: Tensor, block: int) -> Iterator[list[Tensor]]:
     """For each block the features' share of every node's gates ([n,] C, B, G), computed for some blocks at once."""
     frames, batch, _ = phi.shape
     chunk = block * max(1, CHUNK // max(1, block * batch))

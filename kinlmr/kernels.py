@@ -45,30 +45,23 @@ def _compiled(kernel: Callable[..., None]) -> Any:
     return importlib.import_module("triton").jit(kernel)
 
 
-def gru_scan(gates: Tensor, states: Tensor, weight: Tensor, bias: Tensor, share: Tensor | None) -> None:
+def gru_scan(gates: Tensor, states: Tensor, recurrent: Callable[[Tensor], Tensor], share: Tensor | None) -> None:
     """`kinlmr.cells.gru_scan`, in place.
 
-    gates ([n,] C, R, 3 H), which become r, z, n; states ([n,] C + 1, R, H), the first given; weight ([n,] 3 H, H); bias
-    ([n,] 3 H); share ([n,] C, R, H): the recurrent share of n, kept for backward with gates, or None
+    gates ([n,] C, R, 3 H), which become r, z, n; states ([n,] C + 1, R, H), the first given; the product of h by the
+    recurrent weight, with its bias; share ([n,] C, R, H): the recurrent share of n, kept for backward, or None
     """
-    if weight.ndim == 2:
-        gates, states, weight, bias = (x[None] for x in (gates, states, weight, bias))
-        share = None if share is None else share[None]
-    (nodes, frames, rows, _), size = gates.shape, states.shape[-1]
-    recurrent, weight, bias = gates.new_empty(nodes, rows, 3 * size), weight.mT, bias.contiguous()
+    rows, size = states.shape[-2:]
     width = min(COLUMNS, 1 << (size - 1).bit_length())
-    kernel = _compiled(_gru)[nodes * rows, -(-size // width)]
-    for t in range(frames):
-        torch.bmm(states[:, t], weight, out=recurrent)
-        kept = states[:, t] if share is None else share[:, t]
-        kernel(
-            gates[:, t], recurrent, bias, states[:, t], states[:, t + 1], kept, rows, size,
-            gates.stride(0), states.stride(0), kept.stride(0), KEEP=share is not None, WIDTH=width,
-        )  # fmt: skip
+    kernel = _compiled(_gru)[states[..., 0, :, 0].numel(), -(-size // width)]
+    kept = states if share is None else share
+    strides = [x.stride(0) if x.ndim == 4 else 0 for x in (gates, states, kept)]
+    for g, h, after, k in zip(*(x.unbind(-3) for x in (gates, states, states[..., 1:, :, :], kept)), strict=False):
+        kernel(g, recurrent(h), h, after, k, rows, size, *strides, KEEP=share is not None, WIDTH=width)
 
 
 def _gru(
-    gates, recurrent, bias, before, after, share, rows, size, gates_n, states_n, share_n,
+    gates, recurrent, before, after, share, rows, size, gates_n, states_n, share_n,
     KEEP: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """One row of one frame: h after = n + z (h before - n)."""
@@ -76,12 +69,10 @@ def _gru(
     n, r = row // rows, row % rows
     column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     there = column < size
-    g = gates + n * gates_n + r * 3 * size + column
-    s, b = recurrent + row * 3 * size + column, bias + n * 3 * size + column
-    to_r = tl.load(g, there) + tl.load(s, there) + tl.load(b, there)
-    to_z = tl.load(g + size, there) + tl.load(s + size, there) + tl.load(b + size, there)
-    to_n = tl.load(s + 2 * size, there) + tl.load(b + 2 * size, there)
-    reset, update = 1 / (1 + tl.exp(-to_r)), 1 / (1 + tl.exp(-to_z))
+    g, s = gates + n * gates_n + r * 3 * size + column, recurrent + row * 3 * size + column
+    to_n = tl.load(s + 2 * size, there)
+    reset = 1 / (1 + tl.exp(-(tl.load(g, there) + tl.load(s, there))))
+    update = 1 / (1 + tl.exp(-(tl.load(g + size, there) + tl.load(s + size, there))))
     new = 2 / (1 + tl.exp(-2 * (tl.load(g + 2 * size, there) + reset * to_n))) - 1  # tanh
     h = tl.load(before + n * states_n + r * size + column, there)
     tl.store(after + n * states_n + r * size + column, new + update * (h - new), there)

@@ -3,19 +3,23 @@
 The gradient of such a weight is one product, after the last tick's backward, instead of a sum over all ticks.
 torch.compile, torch.export and torch.func see pure functions and plain autograd instead (`traced`).
 
+A product of a few rows is over sooner than a CPU has arranged a large weight for it, which torch does in every product
+anew. For a scan, which multiplies by its recurrent weight once a frame, oneDNN arranges it once a call (`_recurrence`).
+
 Shapes: R rows; a leading axis n where the weights of n nodes are packed into one batch.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn.functional import pad
 
-from kinlmr.cells import FEW, Cell, add_product_, product
+from kinlmr.cells import FEW, LARGE, Cell, Product, add_product_, product
 
 Log = dict[int, list[tuple[Tensor, Tensor]]]
 
@@ -25,21 +29,29 @@ class Weight(NamedTuple):
 
     In backward each product logs (gradient of its result, its input) under the number of the running backward call, and
     returns an empty gradient for ``token``. After the last of them autograd runs the token's backward, which turns the
-    log into the gradients of weight and bias.
+    log into the gradients of weight and bias. ``layouts`` holds the weight, and its transpose, as oneDNN arranges them.
     """
 
     weight: Tensor
     bias: Tensor
     token: Tensor
     log: Log
+    layouts: dict[bool, Tensor]
 
 
 def shared(weight: Tensor, bias: Tensor | None = None) -> Weight:
     """A weight that many products will use; without a bias (for `gates`), an empty one."""
-    log: Log = {}
+    return columns(weight, bias, weight.shape[-1:])[0]
+
+
+def columns(weight: Tensor, bias: Tensor | None, widths: Sequence[int]) -> tuple[Weight, ...]:
+    """Groups of a weight's columns, as weights of their own that make one gradient; the bias goes to the first."""
+    parts, none = weight.split(tuple(widths), -1), weight.new_empty(0)
+    logs: list[Log] = [{} for _ in parts]
     plain = not torch.is_grad_enabled() or traced()
-    token = weight if plain else _Gradients.apply(log, weight, bias)
-    return Weight(weight, weight.new_empty(0) if bias is None else bias, token, log)
+    token = weight if plain else _Gradients.apply(logs, widths, weight, bias)
+    biases = [none if bias is None else bias, *[none] * (len(parts) - 1)]
+    return tuple(Weight(part, b, token, log, {}) for part, b, log in zip(parts, biases, logs, strict=True))
 
 
 def traced() -> bool:
@@ -72,8 +84,7 @@ def scan(cell: Cell, gates: Tensor, memory: Tensor, w: Weight, ends: Tensor | No
     -> outputs h ([n,] C, R, H), memory (vectors, [n,] R, H)
     """
     if cell.scan and gates.shape[-3] > 1 and not traced() and w.weight.dtype == gates.dtype:
-        weight, bias = w.weight.detach(), w.bias.detach()
-        return _Scan.apply(cell, gates, memory, weight, bias, w.token, w.log, ends, torch.is_grad_enabled())
+        return _Scan.apply(cell, gates, memory, w, w.token, ends, torch.is_grad_enabled())
     states = [memory]
     for frame in gates.unbind(-3):
         states.append(cell.step(frame, linear(states[-1][0], w).to(gates.dtype), states[-1]))
@@ -95,25 +106,30 @@ def _index(states: Tensor, ends: Tensor) -> Tensor:
 
 
 class _Gradients(Function):
-    """The gradients of a weight and its bias, from the log."""
+    """The gradients of a weight and its bias, from the logs of its groups of columns."""
 
     @staticmethod
-    def forward(ctx: Any, log: Log, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.log, ctx.biased = log, bias is not None
+    def forward(ctx: Any, logs: list[Log], widths: Sequence[int], weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.logs, ctx.widths, ctx.shape, ctx.biased = logs, tuple(widths), weight.shape, bias is not None
         return weight.new_empty(0)
 
     @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
-        pairs = ctx.log.pop(torch._C._current_graph_task_id())
-        rows, inputs = (torch.cat(parts, -2) for parts in zip(*pairs, strict=True))
-        return None, rows.mT @ inputs, rows.sum(-2) if ctx.biased else None
+    def backward(ctx: Any, token: Tensor) -> tuple[Tensor | None, ...]:
+        call, to_weight = torch._C._current_graph_task_id(), token.new_empty(ctx.shape)
+        to_bias = None
+        for log, part in zip(ctx.logs, to_weight.split(ctx.widths, -1), strict=True):
+            rows, inputs = (torch.cat(parts, -2) for parts in zip(*log.pop(call), strict=True))
+            torch.matmul(rows.mT, inputs, out=part)
+            if ctx.biased and to_bias is None:
+                to_bias = rows.sum(-2)
+        return None, None, to_weight, to_bias
 
 
-def _logged(ctx: Any, wanted: bool, gradient: Tensor, x: Tensor) -> Tensor | None:
+def _logged(log: Log, wanted: bool, gradient: Tensor, x: Tensor) -> Tensor | None:
     """Log a product, and return its token's gradient."""
     if not wanted:
         return None
-    ctx.log.setdefault(torch._C._current_graph_task_id(), []).append((gradient, x))
+    log.setdefault(torch._C._current_graph_task_id(), []).append((gradient, x))
     return gradient.new_empty(0)
 
 
@@ -137,7 +153,7 @@ class _Linear(Function):
         _once()
         x, weight = ctx.saved_tensors
         to_x = gradient @ weight if ctx.needs_input_grad[0] else None
-        return to_x, None, None, _logged(ctx, ctx.needs_input_grad[3], gradient, x), None
+        return to_x, None, None, _logged(ctx.log, ctx.needs_input_grad[3], gradient, x), None
 
 
 class _Gates(Function):
@@ -153,8 +169,42 @@ class _Gates(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         _once()
         x, weight = ctx.saved_tensors
-        token = _logged(ctx, ctx.needs_input_grad[2], gradient, x)
+        token = _logged(ctx.log, ctx.needs_input_grad[2], gradient, x)
         return gradient @ weight, None, token, None, *gradient.unflatten(-2, ctx.blocks).unbind(-3)
+
+
+def _recurrence(w: Weight, rows: int, transposed: bool = False) -> Product:
+    """The product of R rows by a weight, and its bias; ``transposed``, of gradients by its transpose."""
+    weight, bias = (w.weight.detach().mT, None) if transposed else (w.weight.detach(), w.bias.detach())
+    if _arranged(weight, rows):
+        if transposed not in w.layouts:
+            w.layouts[transposed] = _arrange(weight)
+        layout = w.layouts[transposed]
+        return lambda x: torch.ops.mkldnn._linear_pointwise(x, layout, bias, "none", [], "")
+    right, out = weight.mT, weight.new_empty(*weight.shape[:-2], rows, weight.shape[-2])
+    if bias is None:
+        return lambda x: torch.matmul(x, right, out=out)
+    product, added = (torch.addmm, bias) if weight.ndim == 2 else (torch.baddbmm, bias.unsqueeze(-2))
+    return lambda x: product(added, x, right, out=out)
+
+
+def _arranged(weight: Tensor, rows: int) -> bool:
+    """Whether oneDNN arranges a weight for a scan: it does for float32 on a CPU, and gains where weights are large and
+    rows more than one. ``torch.backends.mkldnn.set_flags(False)`` turns it off."""
+    fits = type(weight) is Tensor and weight.ndim == 2 and weight.dtype == torch.float32 and weight.device.type == "cpu"
+    return fits and rows > 1 and weight.numel() >= LARGE and _onednn() and torch._C._get_mkldnn_enabled()
+
+
+def _arrange(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight, FEW)  # as for any number of rows but one
+
+
+@functools.cache
+def _onednn() -> bool:
+    """Whether torch has oneDNN, and the two operators, which torch.compile emits and no document promises."""
+    return torch.backends.mkldnn.is_available() and all(
+        hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
+    )
 
 
 class _Scan(Function):
@@ -162,31 +212,25 @@ class _Scan(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, cell: Cell, gates: Tensor, memory: Tensor, weight: Tensor, bias: Tensor, token: Tensor, log: Log,
-        ends: Tensor | None, keep: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        rows = gates.shape[-2]
-        if 1 < rows < FEW:  # two or three take longer than four
-            gates, memory = (pad(x, (0, 0, 0, FEW - rows)) for x in (gates, memory))
-        states, kept = cell.scan(gates, memory, weight, bias, keep)  # type: ignore[misc]
-        ctx.cell, ctx.log, ctx.ends, ctx.rows = cell, log, ends, rows
-        ctx.save_for_backward(weight, states, *kept)
-        states = states[..., :rows, :]
+        ctx: Any, cell: Cell, gates: Tensor, memory: Tensor, w: Weight, token: Tensor, ends: Tensor | None, keep: bool
+    ) -> tuple[Tensor, Tensor]:
+        states, kept = cell.scan(gates, memory, _recurrence(w, gates.shape[-2]), keep)  # type: ignore[misc]
+        ctx.cell, ctx.w, ctx.ends = cell, w, ends
+        ctx.save_for_backward(w.weight.detach(), states, *kept)
         return states[0, ..., 1:, :, :], _at(states, ends)
 
     @staticmethod
     def backward(ctx: Any, outputs: Tensor, after: Tensor) -> tuple[Tensor | None, ...]:
         _once()
-        weight, states, *kept = ctx.saved_tensors
-        padded = torch.zeros_like(states)
-        gradient = padded[..., : ctx.rows, :]
+        _, states, *kept = ctx.saved_tensors
+        gradient = torch.zeros_like(states)
         gradient[0, ..., 1:, :, :] = outputs
         if ctx.ends is None:
             gradient[..., -1, :, :] += after
         else:
             gradient.scatter_add_(-3, _index(gradient, ctx.ends), after.unsqueeze(-3))
-        inputs, recurrent, memory = ctx.cell.scan_backward(padded, states, *kept, weight)
+        transposed = _recurrence(ctx.w, states.shape[-2], transposed=True)
+        inputs, recurrent, memory = ctx.cell.scan_backward(gradient, states, *kept, transposed)
         h = states[0, ..., :-1, :, :].flatten(-3, -2)
-        token = _logged(ctx, ctx.needs_input_grad[5], recurrent.flatten(-3, -2), h)
-        inputs, memory = (x[..., : ctx.rows, :] for x in (inputs, memory))
-        return None, inputs, memory, None, None, token, None, None, None
+        token = _logged(ctx.w.log, ctx.needs_input_grad[4], recurrent.flatten(-3, -2), h)
+        return None, inputs, memory, None, token, None, None

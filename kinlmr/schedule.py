@@ -19,7 +19,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from kinlmr.cells import Cell
-from kinlmr.products import Weight, shared
+from kinlmr.products import Weight, columns, shared
 
 RECOMPUTES = BasePruningMethod, WeightNorm, SpectralNorm  # hooks that make a weight before a module's forward
 
@@ -59,14 +59,15 @@ class Packed(NamedTuple):
     inputs: list[Weight]
     head: Weight
 
-    def features_columns(self) -> tuple[Tensor, Tensor]:
-        """Of the input weight what reads the features (G, F), and the bias."""
-        return self.input[..., : self.features], self.bias
-
     def slots_columns(self) -> Tensor:
         """Of the input weight what reads the slots (G, K): copied together where many features lie between."""
-        columns = self.input[..., self.features :]
-        return columns.contiguous() if self.features > 256 else columns
+        weight = self.input[..., self.features :]
+        return weight.contiguous() if self.features > 256 else weight
+
+    def columns(self) -> tuple[Weight, Weight]:
+        """The input weight's columns that read the features (G, F), with the bias, and those that read the slots."""
+        features, slots = columns(self.input, self.bias, (self.features, self.input.shape[-1] - self.features))
+        return features, slots._replace(weight=self.slots_columns())
 
 
 class Schedule(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import kinlmr
-from kinlmr import cells, kernels, skinning
+from kinlmr import cells, kernels, products, skinning
 
 pytest.importorskip("triton")
 
@@ -59,7 +59,8 @@ def test_gru_scan(monkeypatch, nodes, keep, frames, rows, size):
     weight, bias = torch.randn(*nodes, 3 * size, size) / size**0.5, torch.randn(*nodes, 3 * size)
 
     def scanned():
-        states, kept = cells.gru_scan(gates.clone(), memory, weight, bias, keep)
+        recurrent = products._recurrence(products.shared(weight, bias), rows)
+        states, kept = cells.gru_scan(gates.clone(), memory, recurrent, keep)
         return [states, *kept]
 
     assert_fused_equals_plain(monkeypatch, scanned)
@@ -99,7 +100,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from kinlmr import kernels
 
-pointers = {*"gates recurrent bias before after share rest planes weights out grad".split()}
+pointers = {*"gates recurrent before after share rest planes weights out grad".split()}
 sizes = dict(JOINTS=32, BODIES=kernels.BODIES)
 for capability in (80, 90):
     for kernel, constants in (
