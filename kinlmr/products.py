@@ -49,7 +49,7 @@ def columns(weight: Tensor, bias: Tensor | None, widths: Sequence[int]) -> tuple
     parts, none = weight.split(tuple(widths), -1), weight.new_empty(0)
     logs: list[Log] = [{} for _ in parts]
     plain = not torch.is_grad_enabled() or traced()
-    token = weight if plain else _Gradients.apply(logs, widths, weight, bias)
+    token = weight if plain else _Gradients.apply(logs, weight, bias)
     biases = [none if bias is None else bias, *[none] * (len(parts) - 1)]
     return tuple(Weight(part, b, token, log, {}) for part, b, log in zip(parts, biases, logs, strict=True))
 
@@ -109,20 +109,17 @@ class _Gradients(Function):
     """The gradients of a weight and its bias, from the logs of its groups of columns."""
 
     @staticmethod
-    def forward(ctx: Any, logs: list[Log], widths: Sequence[int], weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.logs, ctx.widths, ctx.shape, ctx.biased = logs, tuple(widths), weight.shape, bias is not None
+    def forward(ctx: Any, logs: list[Log], weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.logs, ctx.biased = logs, bias is not None
         return weight.new_empty(0)
 
     @staticmethod
-    def backward(ctx: Any, token: Tensor) -> tuple[Tensor | None, ...]:
-        call, to_weight = torch._C._current_graph_task_id(), token.new_empty(ctx.shape)
-        to_bias = None
-        for log, part in zip(ctx.logs, to_weight.split(ctx.widths, -1), strict=True):
-            rows, inputs = (torch.cat(parts, -2) for parts in zip(*log.pop(call), strict=True))
-            torch.matmul(rows.mT, inputs, out=part)
-            if ctx.biased and to_bias is None:
-                to_bias = rows.sum(-2)
-        return None, None, to_weight, to_bias
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
+        call = torch._C._current_graph_task_id()
+        pairs = [[torch.cat(parts, -2) for parts in zip(*log.pop(call), strict=True)] for log in ctx.logs]
+        to_weight = [rows.mT @ inputs for rows, inputs in pairs]
+        to_bias = pairs[0][0].sum(-2) if ctx.biased else None
+        return None, to_weight[0] if len(to_weight) == 1 else torch.cat(to_weight, -1), to_bias
 
 
 def _logged(log: Log, wanted: bool, gradient: Tensor, x: Tensor) -> Tensor | None:
