@@ -34,11 +34,11 @@ class Cell(NamedTuple):
     gates, vectors   numbers in its gates and in its memory, in multiples of H
     step             inputs (..., G), recurrent (..., G), memory (vectors, ..., H) -> memory after the frame
     scan             gates (..., C, R, G) of C frames of R rows, the input's share, which it may overwrite;
-                     memory (vectors, ..., R, H); the product of h (..., R, H) by the recurrent weight, and its bias
-                     -> (..., R, G), which the next product may overwrite; whether backward follows
+                     memory (vectors, ..., R, H); a function, h (..., R, H) -> the recurrent share (..., R, G), which
+                     its next call may overwrite; whether backward follows
                      -> memory before and after every frame (vectors, ..., C + 1, R, H), and what else backward needs
-    scan_backward    gradient of all those memories, which it may overwrite; the memories; what ``scan`` kept; the
-                     product of a gradient of gates (..., R, G) by the weight's transpose -> (..., R, H)
+    scan_backward    gradient of all those memories, which it may overwrite; the memories; what ``scan`` kept; a
+                     function, gradient of the recurrent share (..., R, G) -> of h (..., R, H), overwritten likewise
                      -> gradients of the input's share and of the recurrent share (..., C, R, G), and of memory
     """
 

@@ -3,8 +3,8 @@
 The gradient of such a weight is one product, after the last tick's backward, instead of a sum over all ticks.
 torch.compile, torch.export and torch.func see pure functions and plain autograd instead (`traced`).
 
-A product of a few rows is over sooner than a CPU has arranged a large weight for it, which torch does in every product
-anew. For a scan, which multiplies by its recurrent weight once a frame, oneDNN arranges it once a call (`_recurrence`).
+On a CPU torch rearranges a large weight in every product, which takes longer than the product of a few rows itself. A
+scan multiplies by its recurrent weight in every frame, so oneDNN rearranges that weight once a call (`_recurrence`).
 
 Shapes: R rows; a leading axis n where the weights of n nodes are packed into one batch.
 """
@@ -29,14 +29,15 @@ class Weight(NamedTuple):
 
     In backward each product logs (gradient of its result, its input) under the number of the running backward call, and
     returns an empty gradient for ``token``. After the last of them autograd runs the token's backward, which turns the
-    log into the gradients of weight and bias. ``layouts`` holds the weight, and its transpose, as oneDNN arranges them.
+    log into the gradients of weight and bias. ``layouts``: the weight, and for backward its transpose, as oneDNN
+    arranges them, once a scan has asked.
     """
 
     weight: Tensor
     bias: Tensor
     token: Tensor
     log: Log
-    layouts: dict[bool, Tensor]
+    layouts: tuple[list[Tensor], list[Tensor]]
 
 
 def shared(weight: Tensor, bias: Tensor | None = None) -> Weight:
@@ -51,7 +52,7 @@ def columns(weight: Tensor, bias: Tensor | None, widths: Sequence[int]) -> tuple
     plain = not torch.is_grad_enabled() or traced()
     token = weight if plain else _Gradients.apply(logs, weight, bias)
     biases = [none if bias is None else bias, *[none] * (len(parts) - 1)]
-    return tuple(Weight(part, b, token, log, {}) for part, b, log in zip(parts, biases, logs, strict=True))
+    return tuple(Weight(part, b, token, log, ([], [])) for part, b, log in zip(parts, biases, logs, strict=True))
 
 
 def traced() -> bool:
@@ -170,14 +171,12 @@ class _Gates(Function):
         return gradient @ weight, None, token, None, *gradient.unflatten(-2, ctx.blocks).unbind(-3)
 
 
-def _recurrence(w: Weight, rows: int, transposed: bool = False) -> Product:
-    """The product of R rows by a weight, and its bias; ``transposed``, of gradients by its transpose."""
-    weight, bias = (w.weight.detach().mT, None) if transposed else (w.weight.detach(), w.bias.detach())
+def _recurrence(weight: Tensor, bias: Tensor | None, rows: int, layout: list[Tensor]) -> Product:
+    """The product of R rows ([n,] R, in) by a weight ([n,] out, in), plus a bias ([n,] out) or None, for many calls."""
     if _arranged(weight, rows):
-        if transposed not in w.layouts:
-            w.layouts[transposed] = _arrange(weight)
-        layout = w.layouts[transposed]
-        return lambda x: torch.ops.mkldnn._linear_pointwise(x, layout, bias, "none", [], "")
+        if not layout:
+            layout.append(_arrange(weight))
+        return lambda x: torch.ops.mkldnn._linear_pointwise(x, layout[0], bias, "none", [], "")
     right, out = weight.mT, weight.new_empty(*weight.shape[:-2], rows, weight.shape[-2])
     if bias is None:
         return lambda x: torch.matmul(x, right, out=out)
@@ -186,22 +185,25 @@ def _recurrence(w: Weight, rows: int, transposed: bool = False) -> Product:
 
 
 def _arranged(weight: Tensor, rows: int) -> bool:
-    """Whether oneDNN arranges a weight for a scan: it does for float32 on a CPU, and gains where weights are large and
-    rows more than one. ``torch.backends.mkldnn.set_flags(False)`` turns it off."""
+    """Whether oneDNN arranges a weight for a scan: in float32 on a CPU, where the weight is large and there are several
+    rows. ``torch.backends.mkldnn.set_flags(False)`` turns it off."""
     fits = type(weight) is Tensor and weight.ndim == 2 and weight.dtype == torch.float32 and weight.device.type == "cpu"
-    return fits and rows > 1 and weight.numel() >= LARGE and _onednn() and torch._C._get_mkldnn_enabled()
+    return fits and rows > 1 and weight.numel() >= LARGE and torch._C._get_mkldnn_enabled() and _onednn()
 
 
 def _arrange(weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight, FEW)  # as for any number of rows but one
+    return torch.ops.mkldnn._reorder_linear_weight(weight, FEW)  # the same for any number of rows but one
 
 
 @functools.cache
 def _onednn() -> bool:
-    """Whether torch has oneDNN, and the two operators, which torch.compile emits and no document promises."""
-    return torch.backends.mkldnn.is_available() and all(
-        hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
-    )
+    """Whether this torch has the two operators and they work; torch.compile uses them, no document promises them."""
+    x, weight = (torch.ones(n, 3, dtype=torch.float32, device="cpu") for n in (2, 4))
+    try:
+        y = torch.ops.mkldnn._linear_pointwise(x, _arrange(weight), weight.sum(-1), "none", [], "")
+    except (AttributeError, RuntimeError):
+        return False
+    return bool((y == 6).all())
 
 
 class _Scan(Function):
@@ -211,23 +213,25 @@ class _Scan(Function):
     def forward(
         ctx: Any, cell: Cell, gates: Tensor, memory: Tensor, w: Weight, token: Tensor, ends: Tensor | None, keep: bool
     ) -> tuple[Tensor, Tensor]:
-        states, kept = cell.scan(gates, memory, _recurrence(w, gates.shape[-2]), keep)  # type: ignore[misc]
-        ctx.cell, ctx.w, ctx.ends = cell, w, ends
-        ctx.save_for_backward(w.weight.detach(), states, *kept)
+        weight, bias, (layout, ctx.layout) = w.weight.detach(), w.bias.detach(), w.layouts
+        recurrent = _recurrence(weight, bias, gates.shape[-2], layout)
+        states, kept = cell.scan(gates, memory, recurrent, keep)  # type: ignore[misc]
+        ctx.cell, ctx.log, ctx.ends = cell, w.log, ends
+        ctx.save_for_backward(weight, states, *kept)
         return states[0, ..., 1:, :, :], _at(states, ends)
 
     @staticmethod
     def backward(ctx: Any, outputs: Tensor, after: Tensor) -> tuple[Tensor | None, ...]:
         _once()
-        _, states, *kept = ctx.saved_tensors
+        weight, states, *kept = ctx.saved_tensors
         gradient = torch.zeros_like(states)
         gradient[0, ..., 1:, :, :] = outputs
         if ctx.ends is None:
             gradient[..., -1, :, :] += after
         else:
             gradient.scatter_add_(-3, _index(gradient, ctx.ends), after.unsqueeze(-3))
-        transposed = _recurrence(ctx.w, states.shape[-2], transposed=True)
+        transposed = _recurrence(weight.mT, None, states.shape[-2], ctx.layout)
         inputs, recurrent, memory = ctx.cell.scan_backward(gradient, states, *kept, transposed)
         h = states[0, ..., :-1, :, :].flatten(-3, -2)
-        token = _logged(ctx.w.log, ctx.needs_input_grad[4], recurrent.flatten(-3, -2), h)
+        token = _logged(ctx.log, ctx.needs_input_grad[4], recurrent.flatten(-3, -2), h)
         return None, inputs, memory, None, token, None, None

@@ -91,6 +91,7 @@ def test_the_law_of_gradients_can_fail():
 def arranged(smallest=1):
     """Weights of so many numbers are arranged by oneDNN; what was arranged, in order: sizes (out, in)."""
     sizes, arrange = [], products._arrange
+    assert products._onednn()  # asked once a process, by an arrangement of its own
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "LARGE", smallest)
         patch.setattr(products, "_arrange", lambda weight: sizes.append(tuple(weight.shape)) or arrange(weight))
@@ -110,6 +111,20 @@ def test_arranged_weights_equal_the_plain_reference(block, frames, iterations, l
             check(model, x, 1e-5)
         assert sizes == [(12, 4)] * 7 * layers + [(4, 12)] * 7 * layers * training
         model.camera.rnn.weight_hh_l0.data.mul_(-1)
+
+
+@pytest.mark.parametrize("wrong", [AttributeError, NotImplementedError, None])
+def test_a_torch_without_the_operators_goes_on(monkeypatch, wrong):
+    """Absent, not made for this machine, or of other values."""
+
+    def arrange(weight):
+        if wrong:
+            raise wrong
+        return 2 * weight
+
+    assert products._onednn.__wrapped__() == torch.backends.mkldnn.is_available()
+    monkeypatch.setattr(products, "_arrange", arrange)
+    assert not products._onednn.__wrapped__()
 
 
 def test_only_what_gains_is_arranged():

@@ -59,7 +59,7 @@ def test_gru_scan(monkeypatch, nodes, keep, frames, rows, size):
     weight, bias = torch.randn(*nodes, 3 * size, size) / size**0.5, torch.randn(*nodes, 3 * size)
 
     def scanned():
-        recurrent = products._recurrence(products.shared(weight, bias), rows)
+        recurrent = products._recurrence(weight, bias, rows, [])
         states, kept = cells.gru_scan(gates.clone(), memory, recurrent, keep)
         return [states, *kept]
 
