@@ -12,7 +12,6 @@ Shapes: R rows; a leading axis n where the weights of n nodes are packed into on
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +24,7 @@ Log = dict[int, list[tuple[Tensor, Tensor]]]
 
 
 class Weight(NamedTuple):
-    """A weight ([n,] out, in) and its bias ([n,] out) or None, for `linear`, `gates` and `scan`.
+    """A weight ([n,] out, in) and its bias ([n,] out), for `linear`, `gates` (without a bias) and `scan`.
 
     In backward each product logs (gradient of its result, its input) under the number of the running backward call, and
     returns an empty gradient for ``token``. After the last of them autograd runs the token's backward, which turns the
@@ -40,19 +39,22 @@ class Weight(NamedTuple):
     layouts: tuple[list[Tensor], list[Tensor]]
 
 
-def shared(weight: Tensor, bias: Tensor | None = None) -> Weight:
-    """A weight that many products will use; without a bias (for `gates`), an empty one."""
-    return columns(weight, bias, weight.shape[-1:])[0]
+def shared(weight: Tensor, bias: Tensor) -> Weight:
+    """A weight that many products will use."""
+    log: Log = {}
+    return Weight(weight, bias, _token([log], weight, bias), log, ([], []))
 
 
-def columns(weight: Tensor, bias: Tensor | None, widths: Sequence[int]) -> tuple[Weight, ...]:
-    """Groups of a weight's columns, as weights of their own that make one gradient; the bias goes to the first."""
-    parts, none = weight.split(tuple(widths), -1), weight.new_empty(0)
-    logs: list[Log] = [{} for _ in parts]
-    plain = not torch.is_grad_enabled() or traced()
-    token = weight if plain else _Gradients.apply(logs, weight, bias)
-    biases = [none if bias is None else bias, *[none] * (len(parts) - 1)]
-    return tuple(Weight(part, b, token, log, ([], [])) for part, b, log in zip(parts, biases, logs, strict=True))
+def columns(weight: Tensor, bias: Tensor, width: int) -> tuple[Weight, Weight]:
+    """A weight's first columns, with its bias, and the others, as weights of their own that make one gradient."""
+    logs: list[Log] = [{}, {}]
+    token = _token(logs, weight, bias)
+    first, others = weight[..., :width], weight[..., width:]
+    return Weight(first, bias, token, logs[0], ([], [])), Weight(others, bias, token, logs[1], ([], []))
+
+
+def _token(logs: list[Log], weight: Tensor, bias: Tensor) -> Tensor:
+    return _Gradients.apply(logs, weight, bias) if torch.is_grad_enabled() and not traced() else weight
 
 
 def traced() -> bool:
@@ -107,11 +109,11 @@ def _index(states: Tensor, ends: Tensor) -> Tensor:
 
 
 class _Gradients(Function):
-    """The gradients of a weight and its bias, from the logs of its groups of columns."""
+    """The gradients of a weight, from the logs of its groups of columns, and of its bias, from the first."""
 
     @staticmethod
-    def forward(ctx: Any, logs: list[Log], weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.logs, ctx.biased = logs, bias is not None
+    def forward(ctx: Any, logs: list[Log], weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.logs = logs
         return weight.new_empty(0)
 
     @staticmethod
@@ -119,8 +121,7 @@ class _Gradients(Function):
         call = torch._C._current_graph_task_id()
         pairs = [[torch.cat(parts, -2) for parts in zip(*log.pop(call), strict=True)] for log in ctx.logs]
         to_weight = [rows.mT @ inputs for rows, inputs in pairs]
-        to_bias = pairs[0][0].sum(-2) if ctx.biased else None
-        return None, to_weight[0] if len(to_weight) == 1 else torch.cat(to_weight, -1), to_bias
+        return None, to_weight[0] if len(to_weight) == 1 else torch.cat(to_weight, -1), pairs[0][0].sum(-2)
 
 
 def _logged(log: Log, wanted: bool, gradient: Tensor, x: Tensor) -> Tensor | None:

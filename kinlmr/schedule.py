@@ -66,7 +66,7 @@ class Packed(NamedTuple):
 
     def columns(self) -> tuple[Weight, Weight]:
         """The input weight's columns that read the features (G, F), with the bias, and those that read the slots."""
-        features, slots = columns(self.input, self.bias, (self.features, self.input.shape[-1] - self.features))
+        features, slots = columns(self.input, self.bias, self.features)
         return features, slots._replace(weight=self.slots_columns())
 
 
