@@ -45,11 +45,10 @@ def shared(weight: Tensor, bias: Tensor) -> Weight:
     return Weight(weight, bias, _token([log], weight, bias), log, ([], []))
 
 
-def columns(weight: Tensor, bias: Tensor, width: int) -> tuple[Weight, Weight]:
-    """A weight's first columns, with its bias, and the others, as weights of their own that make one gradient."""
+def columns(weight: Tensor, bias: Tensor, first: Tensor, others: Tensor) -> tuple[Weight, Weight]:
+    """A weight's first columns, with its bias, and its others, as weights of their own that make one gradient."""
     logs: list[Log] = [{}, {}]
     token = _token(logs, weight, bias)
-    first, others = weight[..., :width], weight[..., width:]
     return Weight(first, bias, token, logs[0], ([], [])), Weight(others, bias, token, logs[1], ([], []))
 
 

@@ -66,8 +66,7 @@ class Packed(NamedTuple):
 
     def columns(self) -> tuple[Weight, Weight]:
         """The input weight's columns that read the features (G, F), with the bias, and those that read the slots."""
-        features, slots = columns(self.input, self.bias, self.features)
-        return features, slots._replace(weight=self.slots_columns())
+        return columns(self.input, self.bias, self.input[..., : self.features], self.slots_columns())
 
 
 class Schedule(NamedTuple):
