@@ -112,7 +112,7 @@ for capability in (80, 90):
     ):
         jit = kernels._compiled(kernel)
         types = {n: "constexpr" if n in constants else "*fp32" if n in pointers else "i32" for n in jit.arg_names}
-        source = ASTSource(jit, types, {(jit.arg_names.index(n),): value for n, value in constants.items()})
+        source = ASTSource(jit, types, constants)
         done = compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": kernels.WARPS})
         assert len(done.asm["cubin"]) > 1000 and done.metadata.shared < 48 * 1024
 """
