@@ -15,8 +15,8 @@ A new kind, torch.nn.RNN's:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ from kinlmr import kernels
 
 FEW, LARGE = 4, 2**17  # rows, numbers: a CPU reads weights too large for its cache faster when they stand on the left
 
-Product = Callable[[Tensor], Tensor]
+Product = Callable[[Tensor], Tensor]  # of scans, by the recurrent weight
+AddProduct = Callable[[Tensor, Tensor], object]
 
 
 class Cell(NamedTuple):
@@ -34,11 +35,11 @@ class Cell(NamedTuple):
     gates, vectors   numbers in its gates and in its memory, in multiples of H
     step             inputs (..., G), recurrent (..., G), memory (vectors, ..., H) -> memory after the frame
     scan             gates (..., C, R, G) of C frames of R rows, the input's share, which it may overwrite;
-                     memory (vectors, ..., R, H); a function, h (..., R, H) -> the recurrent share (..., R, G), which
+                     memory (vectors, ..., R, H); a function: h (..., R, H) -> the recurrent share (..., R, G), which
                      its next call may overwrite; whether backward follows
                      -> memory before and after every frame (vectors, ..., C + 1, R, H), and what else backward needs
     scan_backward    gradient of all those memories, which it may overwrite; the memories; what ``scan`` kept; a
-                     function, gradient of the recurrent share (..., R, G) -> of h (..., R, H), overwritten likewise
+                     function: adds to a gradient of h (..., R, H) what that of the recurrent share (..., R, G) says
                      -> gradients of the input's share and of the recurrent share (..., C, R, G), and of memory
     """
 
@@ -84,26 +85,22 @@ def gru_scan(gates: Tensor, memory: Tensor, recurrent: Product, keep: bool) -> t
 
 
 def _gru_scan(gates: Tensor, states: Tensor, recurrent: Product, share: Tensor | None) -> None:
-    """In place: states (..., C + 1, R, H) after the first and, if they are kept, r, z, n and the share of n."""
+    """In place: states (..., C + 1, R, H) after the first; gates, which become r, z, n; the share of n, if kept."""
     size, (h, *after) = states.shape[-1], states.unbind(-3)
-    to_rz, to_n = (x.unbind(-3) for x in gates.split((2 * size, size), -1))
-    if share is None:
-        rz = torch.empty_like(to_rz[0])
-        kept: Iterable[Any] = zip(*map(itertools.repeat, (rz, *rz.chunk(2, -1), None)), strict=False)
-    else:
-        kept = zip(to_rz, *(x.unbind(-3) for x in (*gates.chunk(3, -1)[:2], share)), strict=True)
+    parts = (x.unbind(-3) for x in (gates[..., : 2 * size], *gates.chunk(3, -1)))
+    shares = itertools.repeat(None) if share is None else share.unbind(-3)
     y = None
-    for inputs_rz, n, (rz, r, z, share_n), out in zip(to_rz, to_n, kept, after, strict=False):
+    for rz, r, z, n, share_n, out in zip(*parts, shares, after, strict=False):
         if (product := recurrent(h)) is not y:  # else in the same place as the one before
             y, (y_rz, y_n) = product, product.split((2 * size, size), -1)
-        torch.add(inputs_rz, y_rz, out=rz).sigmoid_()
+        rz.add_(y_rz).sigmoid_()
         if share_n is not None:
             share_n.copy_(y_n)
         h = torch.lerp(n.addcmul_(r, y_n).tanh_(), h, z, out=out)
 
 
 def gru_scan_backward(
-    gradient: Tensor, states: Tensor, gates: Tensor, share: Tensor, transposed: Product
+    gradient: Tensor, states: Tensor, gates: Tensor, share: Tensor, add_product: AddProduct
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All that does not depend on the gradient of a later frame is computed for all frames at once."""
     h, d, size = states[0], gradient[0], states.shape[-1]
@@ -117,7 +114,7 @@ def gru_scan_backward(
     slices = [x.unbind(-3) for x in (d[..., :-1, :, :], d[..., 1:, :, :], recurrent, z)]
     for before, after, step, keep in zip(*(reversed(x) for x in slices), strict=True):
         step.unflatten(-1, (3, size)).mul_(after.unsqueeze(-2))
-        before.addcmul_(after, keep).add_(transposed(step))
+        add_product(before.addcmul_(after, keep), step)
     inputs = torch.empty_like(gates)
     inputs[..., : 2 * size] = recurrent[..., : 2 * size]
     torch.mul(by_n, d[..., 1:, :, :], out=inputs[..., 2 * size :])

@@ -6,7 +6,7 @@ has measured them yet.
 
 | | launches of the plain path | here |
 |---|---|---|
-| a GRU's frame | 6 | 2: the product with the recurrent weight, and `gru_scan`'s |
+| a GRU's frame | 6, and 7 if it is kept for backward | 2: the product with the recurrent weight, and `gru_scan`'s |
 | skinning | 4, and every vertex's transform (12 numbers) is written and read | 1, and only vertices are |
 """
 

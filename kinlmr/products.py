@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from kinlmr.cells import FEW, LARGE, Cell, Product, add_product_, product
+from kinlmr.cells import FEW, LARGE, AddProduct, Cell, Product, add_product_, product
 
 Log = dict[int, list[tuple[Tensor, Tensor]]]
 
 
 class Weight(NamedTuple):
-    """A weight ([n,] out, in) and its bias ([n,] out), for `linear`, `gates` (without a bias) and `scan`.
+    """A weight ([n,] out, in) and its bias ([n,] out), for `linear`, `scan` and `gates`, which adds no bias.
 
     In backward each product logs (gradient of its result, its input) under the number of the running backward call, and
     returns an empty gradient for ``token``. After the last of them autograd runs the token's backward, which turns the
@@ -171,24 +171,32 @@ class _Gates(Function):
         return gradient @ weight, None, token, None, *gradient.unflatten(-2, ctx.blocks).unbind(-3)
 
 
-def _recurrence(weight: Tensor, bias: Tensor | None, rows: int, layout: list[Tensor]) -> Product:
-    """The product of R rows ([n,] R, in) by a weight ([n,] out, in), plus a bias ([n,] out) or None, for many calls."""
-    if _arranged(weight, rows):
-        if not layout:
-            layout.append(_arrange(weight))
-        return lambda x: torch.ops.mkldnn._linear_pointwise(x, layout[0], bias, "none", [], "")
+def _recurrence(weight: Tensor, bias: Tensor, rows: int, cache: list[Tensor]) -> Product:
+    """A function for a scan's frames: h ([n,] R, H) -> its product by a weight ([n,] G, H), plus a bias ([n,] G)."""
+    if (layout := _layout(weight, rows, cache)) is not None:
+        return lambda h: torch.ops.mkldnn._linear_pointwise(h, layout, bias, "none", [], "")
     right, out = weight.mT, weight.new_empty(*weight.shape[:-2], rows, weight.shape[-2])
-    if bias is None:
-        return lambda x: torch.matmul(x, right, out=out)
     product, added = (torch.addmm, bias) if weight.ndim == 2 else (torch.baddbmm, bias.unsqueeze(-2))
-    return lambda x: product(added, x, right, out=out)
+    return lambda h: product(added, h, right, out=out)
 
 
-def _arranged(weight: Tensor, rows: int) -> bool:
-    """Whether oneDNN arranges a weight for a scan: in float32 on a CPU, where the weight is large and there are several
-    rows. ``torch.backends.mkldnn.set_flags(False)`` turns it off."""
+def _recurrence_backward(weight: Tensor, rows: int, cache: list[Tensor]) -> AddProduct:
+    """A function that adds to y ([n,] R, H) the product of a gradient ([n,] R, G) by a weight ([n,] G, H)."""
+    if (layout := _layout(weight.mT, rows, cache)) is not None:
+        return lambda y, x: y.add_(torch.ops.mkldnn._linear_pointwise(x, layout, None, "none", [], ""))
+    add_product = torch.Tensor.addmm_ if weight.ndim == 2 else torch.Tensor.baddbmm_
+    return lambda y, x: add_product(y, x, weight)
+
+
+def _layout(weight: Tensor, rows: int, cache: list[Tensor]) -> Tensor | None:
+    """A weight (out, in) as oneDNN arranges it, or None where torch multiplies: if it is not float32 on a CPU, is small,
+    or has one row to multiply. ``torch.backends.mkldnn.set_flags(False)`` turns oneDNN off."""
     fits = type(weight) is Tensor and weight.ndim == 2 and weight.dtype == torch.float32 and weight.device.type == "cpu"
-    return fits and rows > 1 and weight.numel() >= LARGE and torch._C._get_mkldnn_enabled() and _onednn()
+    if not (fits and rows > 1 and weight.numel() >= LARGE and torch._C._get_mkldnn_enabled() and _onednn()):
+        return None
+    if not cache:
+        cache.append(_arrange(weight))
+    return cache[0]
 
 
 def _arrange(weight: Tensor) -> Tensor:
@@ -213,8 +221,8 @@ class _Scan(Function):
     def forward(
         ctx: Any, cell: Cell, gates: Tensor, memory: Tensor, w: Weight, token: Tensor, ends: Tensor | None, keep: bool
     ) -> tuple[Tensor, Tensor]:
-        weight, bias, (layout, ctx.layout) = w.weight.detach(), w.bias.detach(), w.layouts
-        recurrent = _recurrence(weight, bias, gates.shape[-2], layout)
+        weight, (cache, ctx.cache) = w.weight.detach(), w.layouts
+        recurrent = _recurrence(weight, w.bias.detach(), gates.shape[-2], cache)
         states, kept = cell.scan(gates, memory, recurrent, keep)  # type: ignore[misc]
         ctx.cell, ctx.log, ctx.ends = cell, w.log, ends
         ctx.save_for_backward(weight, states, *kept)
@@ -230,8 +238,8 @@ class _Scan(Function):
             gradient[..., -1, :, :] += after
         else:
             gradient.scatter_add_(-3, _index(gradient, ctx.ends), after.unsqueeze(-3))
-        transposed = _recurrence(weight.mT, None, states.shape[-2], ctx.layout)
-        inputs, recurrent, memory = ctx.cell.scan_backward(gradient, states, *kept, transposed)
+        add_product = _recurrence_backward(weight, states.shape[-2], ctx.cache)
+        inputs, recurrent, memory = ctx.cell.scan_backward(gradient, states, *kept, add_product)
         h = states[0, ..., :-1, :, :].flatten(-3, -2)
         token = _logged(ctx.log, ctx.needs_input_grad[4], recurrent.flatten(-3, -2), h)
         return None, inputs, memory, None, token, None, None
