@@ -189,7 +189,7 @@ def _recurrence_backward(weight: Tensor, rows: int, cache: list[Tensor]) -> AddP
 
 
 def _layout(weight: Tensor, rows: int, cache: list[Tensor]) -> Tensor | None:
-    """A weight (out, in) as oneDNN arranges it, or None where torch multiplies: if it is not float32 on a CPU, is small,
+    """A weight (out, in) as oneDNN arranges it, or None where torch multiplies: if it is small, not float32 on a CPU,
     or has one row to multiply. ``torch.backends.mkldnn.set_flags(False)`` turns oneDNN off."""
     fits = type(weight) is Tensor and weight.ndim == 2 and weight.dtype == torch.float32 and weight.device.type == "cpu"
     if not (fits and rows > 1 and weight.numel() >= LARGE and torch._C._get_mkldnn_enabled() and _onednn()):
