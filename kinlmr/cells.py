@@ -23,8 +23,6 @@ from torch import Tensor
 
 from kinlmr import kernels
 
-FEW, LARGE = 4, 2**17  # rows, numbers: a CPU reads weights too large for its cache faster when they stand on the left
-
 Product = Callable[[Tensor], Tensor]  # of scans, by the recurrent weight
 AddProduct = Callable[[Tensor, Tensor], object]
 
@@ -49,21 +47,6 @@ class Cell(NamedTuple):
     step: Callable[[Tensor, Tensor, Tensor], Tensor]
     scan: Callable[..., tuple[Tensor, list[Tensor]]] | None = None
     scan_backward: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
-
-
-def product(x: Tensor, weight: Tensor, added: Tensor) -> Tensor:
-    """x ([n,] R, in), weight ([n,] out, in), added: a bias ([n,] out) or as large as the result -> ([n,] R, out)."""
-    bias = added.ndim < x.ndim
-    if weight.ndim > 2:
-        return torch.baddbmm(added.unsqueeze(-2) if bias else added, x, weight.mT)
-    if weight.numel() > LARGE and not torch.compiler.is_compiling() and x.shape[0] <= FEW and not x.is_cuda:
-        return torch.addmm(added.unsqueeze(-1) if bias else added.mT, weight, x.mT).mT
-    return torch.addmm(added, x, weight.mT)
-
-
-def add_product_(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """y ([n,] R, out) += x ([n,] R, in) weight ([n,] out, in)^T"""
-    return y.addmm_(x, weight.mT) if weight.ndim == 2 else y.baddbmm_(x, weight.mT)
 
 
 def gru_step(inputs: Tensor, recurrent: Tensor, memory: Tensor) -> Tensor:

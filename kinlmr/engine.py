@@ -30,8 +30,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import dropout, pad
 
-from kinlmr.cells import Cell, product
-from kinlmr.products import Weight, gates, linear, scan, traced
+from kinlmr.cells import Cell
+from kinlmr.matmul import product, traced
+from kinlmr.products import Weight, gates, linear, scan
 from kinlmr.schedule import Node, Packed, Schedule, pack
 
 ROWS = 64  # of a block (frames times clips): more do not make its products faster
@@ -49,14 +50,14 @@ class Options(NamedTuple):
 
 
 def choose_block(batch: int, frames: int, hidden: int, training: bool = False, cuda: bool = False) -> int:
-    """C for B clips of T frames, such that blocks have equal lengths. Long blocks keep a cell's weights in the cache
-    and make products large; but the first and last V - 1 ticks have fewer iterations at work, and the features' share
-    of all gates is kept for V blocks: without gradients, which need more memory anyhow, blocks are half as large. Where
-    cells are small the number of calls counts more, and blocks are longer. On a GPU that number alone
-    counts: it is least near C = sqrt(T), and near twice that with gradients.
+    """C for B clips of T frames, such that blocks have equal lengths and the last lacks few frames. Long blocks keep
+    a cell's weights in the cache and make products large; but the first and last V - 1 ticks have fewer iterations at
+    work, and the features' share of all gates is kept for V blocks: without gradients, which need more memory anyhow,
+    blocks are half as large. Where cells are small the number of calls counts more, and blocks are longer. On a GPU
+    that number alone counts: it is least near C = sqrt(T), and near twice that with gradients.
 
     >>> choose_block(1, 300, 512), choose_block(32, 16, 512), choose_block(32, 16, 512, training=True)
-    (34, 2, 4)
+    (30, 2, 4)
     >>> choose_block(32, 16, 128), choose_block(1, 1, 128)
     (16, 1)
     >>> choose_block(32, 16, 512, cuda=True), choose_block(32, 16, 512, training=True, cuda=True)
@@ -66,7 +67,9 @@ def choose_block(batch: int, frames: int, hidden: int, training: bool = False, c
     rows = max(ROWS, WORK // hidden**2) * twice
     longest = min(max(16, 2 * math.isqrt(frames)), max(1, rows // max(batch, 1)))
     longest = math.isqrt(frames) * twice if cuda else longest
-    return -(-frames // -(-frames // longest))
+    blocks = -(-frames // longest)
+    block, shorter = -(-frames // blocks), -(-frames // (blocks + 1))
+    return shorter if -frames % shorter < -frames % block else block
 
 
 def run(

@@ -3,22 +3,22 @@
 The gradient of such a weight is one product, after the last tick's backward, instead of a sum over all ticks.
 torch.compile, torch.export and torch.func see pure functions and plain autograd instead (`traced`).
 
-On a CPU torch rearranges a large weight in every product, which takes longer than the product of a few rows itself. A
-scan multiplies by its recurrent weight in every frame, so oneDNN rearranges that weight once a call (`_recurrence`).
-
 Shapes: R rows; a leading axis n where the weights of n nodes are packed into one batch.
 """
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from kinlmr.cells import FEW, LARGE, AddProduct, Cell, Product, add_product_, product
+from kinlmr.cells import Cell
+from kinlmr.matmul import add_product_, product, recurrence, recurrence_backward, traced
+
+STRIP = 384  # rows of a weight's gradient that stay in the cache between a product and its copy
 
 Log = dict[int, list[tuple[Tensor, Tensor]]]
 
@@ -54,11 +54,6 @@ def columns(weight: Tensor, bias: Tensor, first: Tensor, others: Tensor) -> tupl
 
 def _token(logs: list[Log], weight: Tensor, bias: Tensor) -> Tensor:
     return _Gradients.apply(logs, weight, bias) if torch.is_grad_enabled() and not traced() else weight
-
-
-def traced() -> bool:
-    """Whether torch.compile, torch.export or torch.func looks on: then only pure functions will do."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def linear(x: Tensor, w: Weight) -> Tensor:
@@ -118,9 +113,23 @@ class _Gradients(Function):
     @staticmethod
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
         call = torch._C._current_graph_task_id()
-        pairs = [[torch.cat(parts, -2) for parts in zip(*log.pop(call), strict=True)] for log in ctx.logs]
-        to_weight = [rows.mT @ inputs for rows, inputs in pairs]
-        return None, to_weight[0] if len(to_weight) == 1 else torch.cat(to_weight, -1), pairs[0][0].sum(-2)
+        gradients, inputs = zip(
+            *([torch.cat(parts, -2) for parts in zip(*log.pop(call), strict=True)] for log in ctx.logs), strict=True
+        )
+        return None, _side_by_side(gradients, inputs), gradients[0].sum(-2)
+
+
+def _side_by_side(gradients: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
+    """The gradient of a weight ([n,] out, in), of each group of columns from gradients ([n,] R, out) and inputs
+    ([n,] R, columns). Some rows of all columns at a time, which are in the cache when they are put together."""
+    if len(inputs) == 1:
+        return gradients[0].mT @ inputs[0]
+    sizes = *gradients[0].shape[:-2], gradients[0].shape[-1], sum(x.shape[-1] for x in inputs)
+    result = inputs[0].new_empty(sizes)
+    strips = zip(*(x.mT.split(STRIP, -2) for x in gradients), strict=True)
+    for out, rows in zip(result.split(STRIP, -2), strips, strict=True):
+        torch.cat([row @ x for row, x in zip(rows, inputs, strict=True)], -1, out=out)
+    return result
 
 
 def _logged(log: Log, wanted: bool, gradient: Tensor, x: Tensor) -> Tensor | None:
@@ -144,7 +153,7 @@ class _Linear(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, token: Tensor, log: Log) -> Tensor:
         ctx.log = log
         ctx.save_for_backward(x, weight)
-        return product(x, weight, bias)
+        return product(x, weight, bias).detach()  # a function's result that is a view cannot be overwritten
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -171,49 +180,6 @@ class _Gates(Function):
         return gradient @ weight, None, token, None, *gradient.unflatten(-2, ctx.blocks).unbind(-3)
 
 
-def _recurrence(weight: Tensor, bias: Tensor, rows: int, cache: list[Tensor]) -> Product:
-    """A function for a scan's frames: h ([n,] R, H) -> its product by a weight ([n,] G, H), plus a bias ([n,] G)."""
-    if (layout := _layout(weight, rows, cache)) is not None:
-        return lambda h: torch.ops.mkldnn._linear_pointwise(h, layout, bias, "none", [], "")
-    right, out = weight.mT, weight.new_empty(*weight.shape[:-2], rows, weight.shape[-2])
-    product, added = (torch.addmm, bias) if weight.ndim == 2 else (torch.baddbmm, bias.unsqueeze(-2))
-    return lambda h: product(added, h, right, out=out)
-
-
-def _recurrence_backward(weight: Tensor, rows: int, cache: list[Tensor]) -> AddProduct:
-    """A function that adds to y ([n,] R, H) the product of a gradient ([n,] R, G) by a weight ([n,] G, H)."""
-    if (layout := _layout(weight.mT, rows, cache)) is not None:
-        return lambda y, x: y.add_(torch.ops.mkldnn._linear_pointwise(x, layout, None, "none", [], ""))
-    add_product = torch.Tensor.addmm_ if weight.ndim == 2 else torch.Tensor.baddbmm_
-    return lambda y, x: add_product(y, x, weight)
-
-
-def _layout(weight: Tensor, rows: int, cache: list[Tensor]) -> Tensor | None:
-    """A weight (out, in) as oneDNN arranges it, or None where torch multiplies: if it is small, not float32 on a CPU,
-    or has one row to multiply. ``torch.backends.mkldnn.set_flags(False)`` turns oneDNN off."""
-    fits = type(weight) is Tensor and weight.ndim == 2 and weight.dtype == torch.float32 and weight.device.type == "cpu"
-    if not (fits and rows > 1 and weight.numel() >= LARGE and torch._C._get_mkldnn_enabled() and _onednn()):
-        return None
-    if not cache:
-        cache.append(_arrange(weight))
-    return cache[0]
-
-
-def _arrange(weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight, FEW)  # the same for any number of rows but one
-
-
-@functools.cache
-def _onednn() -> bool:
-    """Whether this torch has the two operators and they work; torch.compile uses them, no document promises them."""
-    x, weight = (torch.ones(n, 3, dtype=torch.float32, device="cpu") for n in (2, 4))
-    try:
-        y = torch.ops.mkldnn._linear_pointwise(x, _arrange(weight), weight.sum(-1), "none", [], "")
-    except (AttributeError, RuntimeError):
-        return False
-    return bool((y == 6).all())
-
-
 class _Scan(Function):
     """`scan` by the cell's own scan and scan_backward."""
 
@@ -222,7 +188,7 @@ class _Scan(Function):
         ctx: Any, cell: Cell, gates: Tensor, memory: Tensor, w: Weight, token: Tensor, ends: Tensor | None, keep: bool
     ) -> tuple[Tensor, Tensor]:
         weight, (cache, ctx.cache) = w.weight.detach(), w.layouts
-        recurrent = _recurrence(weight, w.bias.detach(), gates.shape[-2], cache)
+        recurrent = recurrence(weight, w.bias.detach(), gates.shape[-2], cache)
         states, kept = cell.scan(gates, memory, recurrent, keep)  # type: ignore[misc]
         ctx.cell, ctx.log, ctx.ends = cell, w.log, ends
         ctx.save_for_backward(weight, states, *kept)
@@ -238,7 +204,7 @@ class _Scan(Function):
             gradient[..., -1, :, :] += after
         else:
             gradient.scatter_add_(-3, _index(gradient, ctx.ends), after.unsqueeze(-3))
-        add_product = _recurrence_backward(weight, states.shape[-2], ctx.cache)
+        add_product = recurrence_backward(weight, states.shape[-2], ctx.cache)
         inputs, recurrent, memory = ctx.cell.scan_backward(gradient, states, *kept, add_product)
         h = states[0, ..., :-1, :, :].flatten(-3, -2)
         token = _logged(ctx.log, ctx.needs_input_grad[4], recurrent.flatten(-3, -2), h)

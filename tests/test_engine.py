@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_same
 from strategies import skeletons
-from test_model import SMALL, Step, assert_equals_reference, clip, lively, reference_of
+from test_model import SMALL, Step, clip, lively, reference_of
 
 import kinlmr
 from kinlmr import State, engine, products
@@ -85,61 +85,6 @@ def test_the_law_of_gradients_can_fail():
     model = lively(kinlmr.build("smpl.yaml", **SMALL | {"cell": GRU._replace(scan_backward=wrong)}))
     with pytest.raises(AssertionError):
         assert_gradients_equal_reference(model, clip(), 1e-10)
-
-
-@contextlib.contextmanager
-def arranged(smallest=1):
-    """Weights of so many numbers are arranged by oneDNN; what was arranged, in order: sizes (out, in)."""
-    sizes, arrange = [], products._arrange
-    if not products._onednn():  # asked once a process, by an arrangement of its own
-        pytest.skip("this torch has no oneDNN")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products, "LARGE", smallest)
-        patch.setattr(products, "_arrange", lambda weight: sizes.append(tuple(weight.shape)) or arrange(weight))
-        yield sizes
-
-
-@settings(max_examples=20)
-@given(st.integers(2, 5), st.integers(2, 8), st.integers(1, 4), st.integers(1, 3), st.booleans())
-def test_arranged_weights_equal_the_plain_reference(block, frames, iterations, layers, training):
-    """Each recurrent weight is arranged once a pass, as it is then; its transpose once in backward; values stay."""
-    model = kinlmr.build("smpl.yaml", features=5, hidden=4, shape_hidden=4, layers=layers, iterations=iterations)
-    model, x = lively(model, torch.float32), clip(2, frames, 5, torch.float32)
-    model.block = block
-    check = assert_gradients_equal_reference if training else torch.no_grad()(assert_equals_reference)
-    for _ in range(2):
-        with stacked(False), arranged() as sizes:
-            check(model, x, 1e-5)
-        assert sizes == [(12, 4)] * 7 * layers + [(4, 12)] * 7 * layers * training
-        model.camera.rnn.weight_hh_l0.data.mul_(-1)
-
-
-@pytest.mark.parametrize("wrong", [AttributeError, NotImplementedError, None])
-def test_a_torch_without_the_operators_goes_on(monkeypatch, wrong):
-    """Absent, not made for this machine, or of other values."""
-
-    def arrange(weight):
-        if wrong:
-            raise wrong
-        return 2 * weight
-
-    assert products._onednn.__wrapped__() == torch.backends.mkldnn.is_available()
-    monkeypatch.setattr(products, "_arrange", arrange)
-    assert not products._onednn.__wrapped__()
-
-
-def test_only_what_gains_is_arranged():
-    weight, half = torch.zeros(3, 2), torch.zeros(3, 2).bfloat16()
-    with arranged(6):
-        assert products._layout(weight, 2, []) is not None
-        for other, rows in ((weight, 1), (weight[:2], 2), (weight.double(), 2), (half, 2), (weight[None], 2)):
-            assert products._layout(other, rows, []) is None
-        assert products._layout(torch.nn.Parameter(weight), 2, []) is None  # nor any other subclass of Tensor
-        torch.backends.mkldnn.set_flags(False)
-        try:
-            assert products._layout(weight, 2, []) is None
-        finally:
-            torch.backends.mkldnn.set_flags(True)
 
 
 @settings(max_examples=20)

@@ -1,0 +1,158 @@
+"""Products: the same numbers by whichever operator, and each operator where it gains."""
+
+import contextlib
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_engine import assert_gradients_equal_reference, stacked, weighted
+from test_model import assert_equals_reference, clip, lively
+
+import kinlmr
+from kinlmr import matmul
+
+
+def numbers(*shape, dtype, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def assert_product(product, x, weight, added, tolerance):
+    """A product of rows by a weight is torch.nn.functional.linear's, and so are its gradients."""
+    tensors = x, weight, added
+
+    def plain(x, weight, added):
+        return torch.nn.functional.linear(x, weight) + added
+
+    with torch.no_grad():
+        wanted = plain(*tensors)
+        assert product(*tensors).shape == wanted.shape
+        torch.testing.assert_close(product(*tensors), wanted, atol=tolerance, rtol=tolerance)
+    tensors = [tensor.detach().clone().requires_grad_() for tensor in tensors]
+    ours, theirs = (torch.autograd.grad(weighted([f(*tensors)]), tensors) for f in (product, plain))
+    torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
+
+
+@settings(max_examples=100)
+@given(
+    rows=st.integers(1, 6), out=st.integers(1, 8), size=st.integers(1, 5), bias=st.booleans(), whole=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]), large=st.integers(0, 40), huge=st.integers(0, 40),
+)  # fmt: skip
+def test_every_product_is_torchs(rows, out, size, bias, whole, dtype, large, huge):
+    """Whatever a weight's size, its type, and whether it is a part of another."""
+    x, weight = (numbers(n, size + 1, dtype=dtype, seed=n) for n in (rows, out))
+    if not whole:
+        x, weight = x[:, :size], weight[:, :size]
+    added = numbers(*(() if bias else (rows,)), out, dtype=dtype, seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matmul, "LARGE", large)
+        patch.setattr(matmul, "HUGE", huge)
+        assert_product(matmul.product, x, weight, added, 1e-5 if dtype == torch.float32 else 1e-12)
+
+
+def test_the_law_of_products_can_fail():
+    tensors = [numbers(*shape, dtype=torch.float32, seed=0) for shape in ((2, 3), (4, 3), (4,))]
+    with pytest.raises(AssertionError):
+        assert_product(lambda x, weight, added: matmul.product(x, weight, 1.001 * added), *tensors, 1e-5)
+
+
+@contextlib.contextmanager
+def large():
+    """Every weight counts as large, and as huge."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matmul, "LARGE", 0)
+        patch.setattr(matmul, "HUGE", 0)
+        yield
+
+
+@settings(max_examples=20)
+@given(
+    batch=st.integers(1, 2),
+    frames=st.integers(1, 4),
+    block=st.integers(1, 4),
+    layers=st.integers(1, 2),
+    training=st.booleans(),
+)
+def test_large_weights_equal_the_plain_reference(batch, frames, block, layers, training):
+    """A model's values and gradients, of one row, whose weights are read in halves, and of more; of one frame also."""
+    model = kinlmr.build("smpl.yaml", features=5, hidden=4, layers=layers, shape_hidden=4)
+    model, x = lively(model, torch.float32), clip(batch, frames, 5, torch.float32)
+    model.block = block
+    check = assert_gradients_equal_reference if training else torch.no_grad()(assert_equals_reference)
+    with large(), stacked(False):
+        check(model, x, 1e-5)
+
+
+@pytest.mark.skipif(not matmul._onednn(), reason="this torch has no oneDNN")
+@pytest.mark.parametrize(
+    ("rows", "bias", "wanted"),
+    [
+        (1, True, "baddbmm"),
+        (1, False, "baddbmm"),
+        (2, False, "addmm"),
+        (2, True, "_linear_pointwise"),
+        (9, True, "_linear_pointwise"),
+    ],
+)
+def test_large_weights_are_read_as_the_table_says(rows, bias, wanted):
+    x, weight = torch.ones(rows, 3), torch.ones(4, 3)
+    added = weight[:, 0] if bias else torch.ones(rows, 4)
+    with large(), torch.no_grad(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        matmul.product(x, weight, added)
+    assert any(event.key.split("::")[-1] == wanted for event in profile.key_averages())
+
+
+@contextlib.contextmanager
+def arranged(smallest=1):
+    """Weights of so many numbers are arranged by oneDNN; what was arranged, in order: sizes (out, in)."""
+    sizes, arrange = [], matmul._arrange
+    if not matmul._onednn():  # asked once a process, by an arrangement of its own
+        pytest.skip("this torch has no oneDNN")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matmul, "LARGE", smallest)
+        patch.setattr(matmul, "_arrange", lambda weight: sizes.append(tuple(weight.shape)) or arrange(weight))
+        yield sizes
+
+
+@settings(max_examples=20)
+@given(st.integers(2, 5), st.integers(2, 8), st.integers(1, 4), st.integers(1, 3), st.booleans())
+def test_arranged_weights_equal_the_plain_reference(block, frames, iterations, layers, training):
+    """Each recurrent weight is arranged once a pass, as it is then; its transpose once in backward; values stay."""
+    model = kinlmr.build("smpl.yaml", features=5, hidden=4, shape_hidden=4, layers=layers, iterations=iterations)
+    model, x = lively(model, torch.float32), clip(2, frames, 5, torch.float32)
+    model.block = block
+    check = assert_gradients_equal_reference if training else torch.no_grad()(assert_equals_reference)
+    for _ in range(2):
+        with stacked(False), arranged() as sizes:
+            check(model, x, 1e-5)
+        assert sizes == [(12, 4)] * 7 * layers + [(4, 12)] * 7 * layers * training
+        model.camera.rnn.weight_hh_l0.data.mul_(-1)
+
+
+@pytest.mark.parametrize("wrong", [AttributeError, NotImplementedError, None])
+def test_a_torch_without_the_operators_goes_on(monkeypatch, wrong):
+    """Absent, not made for this machine, or of other values."""
+
+    def arrange(weight):
+        if wrong:
+            raise wrong
+        return 2 * weight
+
+    assert matmul._onednn.__wrapped__() == torch.backends.mkldnn.is_available()
+    monkeypatch.setattr(matmul, "_arrange", arrange)
+    assert not matmul._onednn.__wrapped__()
+
+
+def test_only_what_gains_is_arranged():
+    weight, half = torch.zeros(3, 2), torch.zeros(3, 2).bfloat16()
+    with arranged(6):
+        assert matmul._layout(weight, 2, []) is not None
+        for other, rows in ((weight, 1), (weight[:2], 2), (weight.double(), 2), (half, 2), (weight[None], 2)):
+            assert matmul._layout(other, rows, []) is None
+        other = weight.as_subclass(type("Other", (torch.Tensor,), {}))
+        assert matmul._layout(other, 2, []) is None
+        torch.backends.mkldnn.set_flags(False)
+        try:
+            assert matmul._layout(weight, 2, []) is None
+        finally:
+            torch.backends.mkldnn.set_flags(True)
