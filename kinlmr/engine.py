@@ -91,7 +91,7 @@ def run(
     groups = schedule.groups(together=alone or stacked)
     packs = [
         [
-            pack(nodes, [modules[node.name] for node in nodes], width, kind)
+            pack(nodes, [modules[node.name] for node in nodes], width, frames, kind)
             for nodes in ([g] if stacked else [[n] for n in g])
         ]
         for g in groups

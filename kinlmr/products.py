@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from kinlmr.cells import Cell
-from kinlmr.matmul import add_product_, product, recurrence, recurrence_backward, traced
+from kinlmr.matmul import Layouts, add_product_, layouts, product, recurrence, recurrence_backward, traced
 
 STRIP = 384  # rows of a weight's gradient that stay in the cache between a product and its copy
 
@@ -28,40 +28,39 @@ class Weight(NamedTuple):
 
     In backward each product logs (gradient of its result, its input) under the number of the running backward call, and
     returns an empty gradient for ``token``. After the last of them autograd runs the token's backward, which turns the
-    log into the gradients of weight and bias. ``layouts``: the weight, and for backward its transpose, as oneDNN
-    arranges them, once a scan has asked.
+    log into the gradients of weight and bias.
     """
 
     weight: Tensor
     bias: Tensor
     token: Tensor
     log: Log
-    layouts: tuple[list[Tensor], list[Tensor]]
+    layouts: Layouts | None = None
 
 
-def shared(weight: Tensor, bias: Tensor) -> Weight:
-    """A weight that many products will use."""
+def shared(weight: Tensor, bias: Tensor, frames: int = 1) -> Weight:
+    """A weight that many products will use, a recurrent one in so many frames."""
     log: Log = {}
-    return Weight(weight, bias, _token([log], weight, bias), log, ([], []))
+    return Weight(weight, bias, _token([log], weight, bias), log, layouts(weight, frames))
 
 
 def columns(weight: Tensor, bias: Tensor, first: Tensor, others: Tensor) -> tuple[Weight, Weight]:
     """A weight's first columns, with its bias, and its others, as weights of their own that make one gradient."""
     logs: list[Log] = [{}, {}]
     token = _token(logs, weight, bias)
-    return Weight(first, bias, token, logs[0], ([], [])), Weight(others, bias, token, logs[1], ([], []))
+    return Weight(first, bias, token, logs[0]), Weight(others, bias, token, logs[1])
 
 
 def _token(logs: list[Log], weight: Tensor, bias: Tensor) -> Tensor:
     return _Gradients.apply(logs, weight, bias) if torch.is_grad_enabled() and not traced() else weight
 
 
-def linear(x: Tensor, w: Weight) -> Tensor:
-    """x ([n,] R, in) -> ([n,] R, out), in the weight's type."""
+def linear(x: Tensor, w: Weight, cached: bool = False) -> Tensor:
+    """x ([n,] R, in) -> ([n,] R, out), in the weight's type. cached: whether the weight has just been used."""
     x = x.to(w.weight.dtype)
     if not torch.is_grad_enabled() or traced():
-        return product(x, w.weight, w.bias)
-    return _Linear.apply(x, w.weight.detach(), w.bias.detach(), w.token, w.log)
+        return product(x, w.weight, w.bias, cached)
+    return _Linear.apply(x, w.weight.detach(), w.bias.detach(), w.token, w.log, cached)
 
 
 def gates(shares: list[Tensor], x: Tensor, w: Weight) -> Tensor:
@@ -83,8 +82,8 @@ def scan(cell: Cell, gates: Tensor, memory: Tensor, w: Weight, ends: Tensor | No
     if cell.scan and gates.shape[-3] > 1 and not traced() and w.weight.dtype == gates.dtype:
         return _Scan.apply(cell, gates, memory, w, w.token, ends, torch.is_grad_enabled())
     states = [memory]
-    for frame in gates.unbind(-3):
-        states.append(cell.step(frame, linear(states[-1][0], w).to(gates.dtype), states[-1]))
+    for t, frame in enumerate(gates.unbind(-3)):
+        states.append(cell.step(frame, linear(states[-1][0], w, cached=t > 0).to(gates.dtype), states[-1]))
     if ends is None:
         return torch.stack([state[0] for state in states[1:]], -3), states[-1]
     every = torch.stack(states, -3)
@@ -150,17 +149,17 @@ def _once() -> None:
 
 class _Linear(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, token: Tensor, log: Log) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, token: Tensor, log: Log, cached: bool) -> Tensor:
         ctx.log = log
         ctx.save_for_backward(x, weight)
-        return product(x, weight, bias).detach()  # a function's result that is a view cannot be overwritten
+        return product(x, weight, bias, cached).detach()  # a function's result that is a view cannot be overwritten
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         _once()
         x, weight = ctx.saved_tensors
         to_x = gradient @ weight if ctx.needs_input_grad[0] else None
-        return to_x, None, None, _logged(ctx.log, ctx.needs_input_grad[3], gradient, x), None
+        return to_x, None, None, _logged(ctx.log, ctx.needs_input_grad[3], gradient, x), None, None
 
 
 class _Gates(Function):
@@ -187,8 +186,8 @@ class _Scan(Function):
     def forward(
         ctx: Any, cell: Cell, gates: Tensor, memory: Tensor, w: Weight, token: Tensor, ends: Tensor | None, keep: bool
     ) -> tuple[Tensor, Tensor]:
-        weight, (cache, ctx.cache) = w.weight.detach(), w.layouts
-        recurrent = recurrence(weight, w.bias.detach(), gates.shape[-2], cache)
+        weight, ctx.layouts = w.weight.detach(), w.layouts
+        recurrent = recurrence(weight, w.bias.detach(), gates.shape[-2], w.layouts)
         states, kept = cell.scan(gates, memory, recurrent, keep)  # type: ignore[misc]
         ctx.cell, ctx.log, ctx.ends = cell, w.log, ends
         ctx.save_for_backward(weight, states, *kept)
@@ -204,7 +203,7 @@ class _Scan(Function):
             gradient[..., -1, :, :] += after
         else:
             gradient.scatter_add_(-3, _index(gradient, ctx.ends), after.unsqueeze(-3))
-        add_product = recurrence_backward(weight, states.shape[-2], ctx.cache)
+        add_product = recurrence_backward(weight, states.shape[-2], ctx.layouts)
         inputs, recurrent, memory = ctx.cell.scan_backward(gradient, states, *kept, add_product)
         h = states[0, ..., :-1, :, :].flatten(-3, -2)
         token = _logged(ctx.log, ctx.needs_input_grad[4], recurrent.flatten(-3, -2), h)

@@ -96,17 +96,21 @@ class Schedule(NamedTuple):
         return [n.layers * n.cell.vectors * n.hidden for n in self.recurrent() if n.cell]
 
 
-def pack(nodes: Sequence[Node], modules: Sequence[nn.Module], features: int, dtype: torch.dtype | None) -> Packed:
-    """The weights of nodes as they are now, for features of width F, in another type if it is given. Those of one node
-    are used as they are, those of several stacked."""
+def pack(
+    nodes: Sequence[Node], modules: Sequence[nn.Module], features: int, frames: int, dtype: torch.dtype | None
+) -> Packed:
+    """The weights of nodes as they are now, for so many frames of features of width F, in another type if it is given.
+    Those of one node are used as they are, those of several stacked."""
     rows = [_parameters(node, module) for node, module in zip(nodes, modules, strict=True)]
     tensors = rows[0] if len(rows) == 1 else [_stack(column) for column in zip(*rows, strict=True)]
     if dtype is not None:
         tensors = [tensor.to(dtype) for tensor in tensors]
     weight, bias, *rest = tensors
-    *layers, head = [shared(*pair) for pair in zip(rest[::2], rest[1::2], strict=True)]
-    recurrent = nodes[0].layers if nodes[0].cell else 0
-    return Packed(tuple(nodes), features, weight, bias, layers[:recurrent], layers[recurrent:], head)
+    pairs = list(zip(rest[::2], rest[1::2], strict=True))
+    layers = nodes[0].layers if nodes[0].cell else 0
+    recurrent = [shared(*pair, frames) for pair in pairs[:layers]]
+    *inputs, head = [shared(*pair) for pair in pairs[layers:]]
+    return Packed(tuple(nodes), features, weight, bias, recurrent, inputs, head)
 
 
 def _stack(rows: Sequence[Tensor]) -> Tensor:

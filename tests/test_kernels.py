@@ -59,7 +59,7 @@ def test_gru_scan(monkeypatch, nodes, keep, frames, rows, size):
     weight, bias = torch.randn(*nodes, 3 * size, size) / size**0.5, torch.randn(*nodes, 3 * size)
 
     def scanned():
-        recurrent = matmul.recurrence(weight, bias, rows, [])
+        recurrent = matmul.recurrence(weight, bias, rows, None)
         states, kept = cells.gru_scan(gates.clone(), memory, recurrent, keep)
         return [states, *kept]
 

@@ -1,6 +1,7 @@
 """Products: the same numbers by whichever operator, and each operator where it gains."""
 
 import contextlib
+import functools
 
 import pytest
 import torch
@@ -36,18 +37,20 @@ def assert_product(product, x, weight, added, tolerance):
 @settings(max_examples=100)
 @given(
     rows=st.integers(1, 6), out=st.integers(1, 8), size=st.integers(1, 5), bias=st.booleans(), whole=st.booleans(),
-    dtype=st.sampled_from([torch.float32, torch.float64]), large=st.integers(0, 40), huge=st.integers(0, 40),
+    dtype=st.sampled_from([torch.float32, torch.float64]), sizes=st.tuples(*[st.integers(0, 40)] * 2),
+    cached=st.booleans(),
 )  # fmt: skip
-def test_every_product_is_torchs(rows, out, size, bias, whole, dtype, large, huge):
-    """Whatever a weight's size, its type, and whether it is a part of another."""
+def test_every_product_is_torchs(rows, out, size, bias, whole, dtype, sizes, cached):
+    """Whatever a weight's size, its type, whether it is a part of another, or in the cache."""
     x, weight = (numbers(n, size + 1, dtype=dtype, seed=n) for n in (rows, out))
     if not whole:
         x, weight = x[:, :size], weight[:, :size]
     added = numbers(*(() if bias else (rows,)), out, dtype=dtype, seed=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matmul, "LARGE", large)
-        patch.setattr(matmul, "HUGE", huge)
-        assert_product(matmul.product, x, weight, added, 1e-5 if dtype == torch.float32 else 1e-12)
+        patch.setattr(matmul, "LARGE", sizes[0])
+        patch.setattr(matmul, "HUGE", sizes[1])
+        product = functools.partial(matmul.product, cached=cached)
+        assert_product(product, x, weight, added, 1e-5 if dtype == torch.float32 else 1e-12)
 
 
 def test_the_law_of_products_can_fail():
@@ -58,10 +61,10 @@ def test_the_law_of_products_can_fail():
 
 @contextlib.contextmanager
 def large():
-    """Every weight counts as large, and as huge."""
+    """Every weight counts as large."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matmul, "LARGE", 0)
-        patch.setattr(matmul, "HUGE", 0)
+        for size in ("LARGE", "HUGE"):
+            patch.setattr(matmul, size, 0)
         yield
 
 
@@ -71,11 +74,12 @@ def large():
     frames=st.integers(1, 4),
     block=st.integers(1, 4),
     layers=st.integers(1, 2),
+    cell=st.sampled_from(["gru", "lstm"]),
     training=st.booleans(),
 )
-def test_large_weights_equal_the_plain_reference(batch, frames, block, layers, training):
+def test_large_weights_equal_the_plain_reference(batch, frames, block, layers, cell, training):
     """A model's values and gradients, of one row, whose weights are read in halves, and of more; of one frame also."""
-    model = kinlmr.build("smpl.yaml", features=5, hidden=4, layers=layers, shape_hidden=4)
+    model = kinlmr.build("smpl.yaml", features=5, hidden=4, cell=cell, layers=layers, shape_hidden=4)
     model, x = lively(model, torch.float32), clip(batch, frames, 5, torch.float32)
     model.block = block
     check = assert_gradients_equal_reference if training else torch.no_grad()(assert_equals_reference)
@@ -85,31 +89,33 @@ def test_large_weights_equal_the_plain_reference(batch, frames, block, layers, t
 
 @pytest.mark.skipif(not matmul._onednn(), reason="this torch has no oneDNN")
 @pytest.mark.parametrize(
-    ("rows", "bias", "wanted"),
+    ("rows", "bias", "cached", "wanted"),
     [
-        (1, True, "baddbmm"),
-        (1, False, "baddbmm"),
-        (2, False, "addmm"),
-        (2, True, "_linear_pointwise"),
-        (9, True, "_linear_pointwise"),
+        (1, True, False, "baddbmm"),
+        (1, False, False, "baddbmm"),
+        (1, True, True, "addmm"),
+        (2, False, False, "addmm"),
+        (2, True, False, "_linear_pointwise"),
+        (9, True, True, "_linear_pointwise"),
     ],
 )
-def test_large_weights_are_read_as_the_table_says(rows, bias, wanted):
+def test_large_weights_are_read_as_the_table_says(rows, bias, cached, wanted):
     x, weight = torch.ones(rows, 3), torch.ones(4, 3)
     added = weight[:, 0] if bias else torch.ones(rows, 4)
     with large(), torch.no_grad(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        matmul.product(x, weight, added)
+        matmul.product(x, weight, added, cached)
     assert any(event.key.split("::")[-1] == wanted for event in profile.key_averages())
 
 
 @contextlib.contextmanager
-def arranged(smallest=1):
-    """Weights of so many numbers are arranged by oneDNN; what was arranged, in order: sizes (out, in)."""
+def arranged(smallest=0, worth=0):
+    """Weights of so many numbers, times frames, are arranged by oneDNN; what was, in order: sizes (out, in)."""
     sizes, arrange = [], matmul._arrange
     if not matmul._onednn():  # asked once a process, by an arrangement of its own
         pytest.skip("this torch has no oneDNN")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matmul, "LARGE", smallest)
+        patch.setattr(matmul, "ARRANGED", smallest)
+        patch.setattr(matmul, "WORTH", worth)
         patch.setattr(matmul, "_arrange", lambda weight: sizes.append(tuple(weight.shape)) or arrange(weight))
         yield sizes
 
@@ -144,15 +150,29 @@ def test_a_torch_without_the_operators_goes_on(monkeypatch, wrong):
 
 
 def test_only_what_gains_is_arranged():
-    weight, half = torch.zeros(3, 2), torch.zeros(3, 2).bfloat16()
-    with arranged(6):
-        assert matmul._layout(weight, 2, []) is not None
-        for other, rows in ((weight, 1), (weight[:2], 2), (weight.double(), 2), (half, 2), (weight[None], 2)):
-            assert matmul._layout(other, rows, []) is None
-        other = weight.as_subclass(type("Other", (torch.Tensor,), {}))
-        assert matmul._layout(other, 2, []) is None
+    weight, bias = torch.ones(3, 2), torch.ones(3)
+    with arranged(6, 24) as sizes:
+        kept = matmul.layouts(weight, 4)
+        assert kept == {} and matmul.layouts(torch.nn.Parameter(weight), 4) == {}
+        half, other = weight.bfloat16(), weight.as_subclass(type("Other", (torch.Tensor,), {}))
+        for refused, frames in (
+            (weight, 3),
+            (weight[:2], 99),
+            (weight.double(), 4),
+            (half, 4),
+            (weight[None], 4),
+            (other, 4),
+        ):
+            assert matmul.layouts(refused, frames) is None
         torch.backends.mkldnn.set_flags(False)
         try:
-            assert matmul._layout(weight, 2, []) is None
+            assert matmul.layouts(weight, 4) is None
         finally:
             torch.backends.mkldnn.set_flags(True)
+        matmul.recurrence(weight, bias, 1, kept)  # one row is multiplied without
+        matmul.recurrence(weight, bias, 2, None)
+        assert sizes == []
+        for _ in range(2):
+            matmul.recurrence(weight, bias, 2, kept)
+            matmul.recurrence_backward(weight, 2, kept)
+        assert sizes == [(3, 2), (2, 3)]
