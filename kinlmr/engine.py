@@ -37,7 +37,7 @@ from kinlmr.schedule import Node, Packed, Schedule, pack
 
 ROWS = 64  # of a block (frames times clips): more do not make its products faster
 WORK = 2**24  # of a block, rows times H^2: less is not worth the calls that it takes
-SMALL = 2**19  # numbers in a node's weights that read features and memory
+SMALL = 2**21  # numbers in a node's weights that read features and memory, times clips
 CHUNK = 256  # rows for which the features' share of the gates is computed at once, if a block is not larger
 
 
@@ -111,9 +111,9 @@ def run(
 def _stacked(features: Tensor, nodes: Sequence[Node]) -> bool:
     """Whether nodes of one level that are alike run as one, their weights stacked: on a GPU, for larger products; on a
     CPU where so little is computed that the number of calls counts more than the copies."""
-    _, frames, width = features.shape
+    batch, frames, width = features.shape
     numbers = max(node.cell.gates * node.hidden * (width + node.hidden) for node in nodes if node.cell)
-    return features.is_cuda or (frames > 1 and numbers <= SMALL)
+    return features.is_cuda or (frames > 1 and numbers * max(4, 1 if traced() else batch) <= SMALL)
 
 
 def _frame(
