@@ -33,7 +33,7 @@ import kinlmr
 from kinlmr.engine import choose_block
 from kinlmr.skeleton import Part, Skeleton
 
-CLIPS, STREAMS = ((32, 16), (16, 16), (8, 64), (1, 16), (1, 300)), (1, 8)
+CLIPS, STREAMS = ((32, 16), (16, 16), (8, 64), (1, 16), (1, 300)), (1, 3, 8)
 
 
 def contenders(hidden: int, features: int, device: str) -> dict[str, nn.Module]:

@@ -43,13 +43,14 @@ def traced() -> bool:
 def product(x: Tensor, weight: Tensor, added: Tensor, cached: bool = False) -> Tensor:
     """x ([n,] R, in), weight ([n,] out, in), added: a bias ([n,] out) or as large as the result -> ([n,] R, out).
 
-    cached: whether the weight has just been used.
+    cached: whether the weight is likely in the cache.
     """
     bias = added.ndim < x.ndim
     if weight.ndim > 2:
         return torch.baddbmm(added.unsqueeze(-2) if bias else added, x, weight.mT)
-    rows, numbers = x.shape[0], weight.numel()
-    if _measured(weight) and numbers > LARGE and not traced():
+    numbers = weight.numel()
+    if numbers > LARGE and _measured(weight) and not traced():
+        rows = x.shape[0]
         if rows > 1 and bias and numbers > (HUGE if rows <= FEW else HUGE // 2) and _as_it_is(weight):
             return torch.ops.mkldnn._linear_pointwise(x, weight, added, "none", [], "")
         if rows == 1 and not cached and weight.shape[0] % 2 == 0:
@@ -60,7 +61,7 @@ def product(x: Tensor, weight: Tensor, added: Tensor, cached: bool = False) -> T
 
 
 def _measured(weight: Tensor) -> bool:
-    return weight.dtype == torch.float32 and weight.device.type == "cpu"
+    return weight.is_cpu and weight.dtype == torch.float32
 
 
 def _product_of_halves(x: Tensor, weight: Tensor, added: Tensor) -> Tensor:
