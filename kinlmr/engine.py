@@ -38,7 +38,6 @@ from kinlmr.schedule import Node, Packed, Schedule, pack
 ROWS = 64  # of a block (frames times clips): more do not make its products faster
 WORK = 2**24  # of a block, rows times H^2: less is not worth the calls that it takes
 SMALL = 2**21  # numbers in a node's weights that read features and memory, times clips
-CACHE = 2**22  # numbers in all weights, of which those of all iterations may stay in the cache between frames
 CHUNK = 256  # rows for which the features' share of the gates is computed at once, if a block is not larger
 
 
@@ -122,12 +121,11 @@ def _frame(
 ) -> tuple[Tensor, list[Tensor]]:
     """One frame (B, F), as the paper writes it; results as of `_sweep`. packs: of each group, one or one of each node.
 
-    Every weight of a large model is read from main memory once. What the memories say to the gates does not depend on
+    Every weight is read from main memory once. What the memories say to the gates does not depend on
     the estimate, so it is one product for all iterations. The first iteration multiplies by the whole input weight;
     the others add what the change of the slots since then says, for which they find the slots' columns in the cache.
     """
     exact, first, last = start.dtype, start.split(schedule.widths), schedule.iterations - 1
-    cached = sum(w.numbers() for group in packs for w in group) <= CACHE
     slots = [slot.expand(phi.shape[0], -1) for slot in first]
     memories = [[list(layer.unbind(-3)) for layer in m.unbind(1)] for m in before]  # by group, layer and iteration
     recurrent = [
@@ -146,18 +144,18 @@ def _frame(
             for w in group:
                 x, kind = _inputs(slots, first, w, (phi,) if v == 0 else ()), w.input.dtype
                 if v == 0:
-                    parts.append(product(x.to(kind), w.input, w.bias, cached))
+                    parts.append(product(x.to(kind), w.input, w.bias))
                     if last > 0:
                         begun[w.nodes[0].name] = parts[-1], x[..., w.features :], w.slots_columns()
                 else:
                     y_then, x_then, columns = begun[w.nodes[0].name]
-                    parts.append(product((x - x_then).to(kind), columns, y_then, cached))
+                    parts.append(product((x - x_then).to(kind), columns, y_then))
             y, cell = _join(parts), group[0].nodes[0].cell
             if cell is None:
-                y = _shape_network(y, group[0], options.dropout, cached)
+                y = _shape_network(y, group[0], options.dropout)
             for layer, states in enumerate(memory):
                 if layer:
-                    y = _join([linear(row, w.inputs[layer - 1], cached) for w, row in _apart(group, y)])
+                    y = _join([linear(row, w.inputs[layer - 1]) for w, row in _apart(group, y)])
                 states[v] = cell.step(y.to(exact), told[layer][v], states[v])  # type: ignore[union-attr]
                 y = states[v][0]
             for w, row in _apart(group, y):
@@ -273,9 +271,9 @@ def _add(residual: Tensor, slots: list[Tensor], nodes: Sequence[Node]) -> None:
         slots[node.slot] = slots[node.slot] + own[:, : slots[node.slot].shape[1]]
 
 
-def _shape_network(gates: Tensor, weights: Packed, rate: float, cached: bool = False) -> Tensor:
+def _shape_network(gates: Tensor, weights: Packed, rate: float) -> Tensor:
     top = gates.relu()
-    top = linear(dropout(top, rate) if rate else top, weights.inputs[0], cached).relu()
+    top = linear(dropout(top, rate) if rate else top, weights.inputs[0]).relu()
     return dropout(top, rate) if rate else top
 
 

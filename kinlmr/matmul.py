@@ -43,7 +43,7 @@ def traced() -> bool:
 def product(x: Tensor, weight: Tensor, added: Tensor, cached: bool = False) -> Tensor:
     """x ([n,] R, in), weight ([n,] out, in), added: a bias ([n,] out) or as large as the result -> ([n,] R, out).
 
-    cached: whether the weight is likely in the cache.
+    cached: whether the weight has just been used, and is in the cache.
     """
     bias = added.ndim < x.ndim
     if weight.ndim > 2:

@@ -56,7 +56,7 @@ def _token(logs: list[Log], weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, w: Weight, cached: bool = False) -> Tensor:
-    """x ([n,] R, in) -> ([n,] R, out), in the weight's type. cached: whether the weight is likely in the cache."""
+    """x ([n,] R, in) -> ([n,] R, out), in the weight's type. cached: whether it has just been used."""
     x = x.to(w.weight.dtype)
     if not torch.is_grad_enabled() or traced():
         return product(x, w.weight, w.bias, cached)

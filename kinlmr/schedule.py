@@ -59,10 +59,6 @@ class Packed(NamedTuple):
     inputs: list[Weight]
     head: Weight
 
-    def numbers(self) -> int:
-        """How many numbers the weights hold."""
-        return sum(x.numel() for x in (self.input, *(w.weight for w in (*self.recurrent, *self.inputs, self.head))))
-
     def slots_columns(self) -> Tensor:
         """Of the input weight what reads the slots (G, K): copied together where many features lie between."""
         weight = self.input[..., self.features :]
