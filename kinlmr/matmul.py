@@ -61,6 +61,7 @@ def product(x: Tensor, weight: Tensor, added: Tensor, cached: bool = False) -> T
 
 
 def _measured(weight: Tensor) -> bool:
+    """Whether the table holds for a weight."""
     return weight.is_cpu and weight.dtype == torch.float32
 
 
