@@ -10,10 +10,11 @@ very different speeds; MKL also rearranges a large weight in every product. What
     more                     halves    oneDNN         oneDNN
 
 Halves: a batch of two. On the left: weight x^T instead of x weight^T, with the numbers of a row of x one after another.
-From the cache both are slower than addmm. oneDNN: the weight as it is, if it is contiguous and no gradient is recorded.
+From the cache both are slower than addmm. oneDNN: the weight as it is, if it is contiguous, no gradient is recorded and
+a bias is added.
 
 A scan uses one weight in every frame. For two rows or more oneDNN rearranges it once for all frames, if they are many
-(`layouts`); one row is multiplied by halves in the first frame only, after which the weight is in the cache.
+(`layouts`); else the table holds for its first frame only, after which the weight is in the cache.
 
 Only rounding differs. `python benchmarks/products.py` measures them all.
 
@@ -54,7 +55,8 @@ def product(x: Tensor, weight: Tensor, added: Tensor, cached: bool = False) -> T
         if rows > 1 and bias and numbers > (HUGE if rows <= FEW else HUGE // 2) and _as_it_is(weight):
             return torch.ops.mkldnn._linear_pointwise(x, weight, added, "none", [], "")
         if rows == 1 and not cached and weight.shape[0] % 2 == 0:
-            return _product_of_halves(x, weight, added)
+            halves = weight.unflatten(0, (2, -1))
+            return torch.baddbmm(added.reshape(2, -1, 1), halves, x.mT.expand(2, -1, -1)).view(1, -1)
         if rows <= FEW and not cached:
             return torch.addmm(added.unsqueeze(-1) if bias else added.mT, weight, x.contiguous().mT).mT
     return torch.addmm(added, x, weight.mT)
@@ -63,11 +65,6 @@ def product(x: Tensor, weight: Tensor, added: Tensor, cached: bool = False) -> T
 def _measured(weight: Tensor) -> bool:
     """Whether the table holds for a weight."""
     return weight.is_cpu and weight.dtype == torch.float32
-
-
-def _product_of_halves(x: Tensor, weight: Tensor, added: Tensor) -> Tensor:
-    halves = weight.unflatten(0, (2, -1))
-    return torch.baddbmm(added.reshape(2, -1, 1), halves, x.mT.expand(2, -1, -1)).view(1, -1)
 
 
 def _as_it_is(weight: Tensor) -> bool:
@@ -93,9 +90,7 @@ def recurrence(weight: Tensor, bias: Tensor, rows: int, kept: Layouts | None) ->
     right, out = weight.mT, weight.new_empty(*weight.shape[:-2], rows, weight.shape[-2])
     multiply, added = (torch.addmm, bias) if weight.ndim == 2 else (torch.baddbmm, bias.unsqueeze(-2))
     in_cache = lambda h: multiply(added, h, right, out=out)  # noqa: E731
-    if rows > 1 or weight.ndim > 2 or weight.shape[0] % 2 or weight.numel() <= LARGE or not _measured(weight):
-        return in_cache
-    first = iter([lambda h: _product_of_halves(h, weight, bias)])
+    first = iter([lambda h: product(h, weight, bias)])
     return lambda h: next(first, in_cache)(h)
 
 
