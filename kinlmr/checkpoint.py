@@ -127,7 +127,8 @@ def _empty(name: str, skeleton: Skeleton, rotation: str, options: Mapping[str, A
         with torch.device("meta"):
             model = build(skeleton, rotation=rotation, **{**options, "start": None})
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name}: its options make no model ({error})") from None
+        said = str(error).partition("\n")[0]  # torch adds a list of its C++ calls
+        raise ValueError(f"{name}: its options make no model ({said})") from None
     model.order, model.restore = torch.tensor(model.plan.order), torch.tensor(model.plan.restore)
     return model
 
