@@ -5,7 +5,7 @@
 All libraries run in one process, one after another in every round; each figure is the median over rounds, each ratio
 the median of that round's smplx time over that round's time. Inputs are axis-angle vectors and shape numbers, as users
 have them. Peak memory is the growth of the process over one call, in its own process (on CUDA, the allocator's).
-KINLMR_TRITON=1 before the command measures kinlmr with its Triton kernels (kinlmr/kernels.py), on CUDA.
+On CUDA times are in microseconds; KINLMR_TRITON=0 before the command measures kinlmr without its Triton kernels.
 """
 
 import argparse
@@ -216,7 +216,7 @@ def peak(name: str, task: str, batch: int, backward: bool, device: str, threads:
 
 
 def cuda_floor(found: dict, device: str) -> None:
-    """On CUDA: what a mesh must move, against what this machine copies; and how many kernels a call launches."""
+    """On CUDA: what a mesh must move, against what this machine copies; kernels per call; the most meshes a second."""
     x = torch.empty(2**28, device=device)
     torch.cuda.synchronize()
     began = time.perf_counter()
@@ -233,7 +233,26 @@ def cuda_floor(found: dict, device: str) -> None:
             weights = tuple(torch.randn_like(o) for o in runs["mesh"](*given))
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
                 call(runs["mesh"], given, backward, weights)
-            print(f"{name}: {len(profile.events())} kernels, {'with' if backward else 'without'} backward")
+            launched = sum(event.device_time_total > 0 for event in profile.events())
+            print(f"{name}: {launched} kernels, {'with' if backward else 'without'} backward")
+    run, given = found["kinlmr"]["mesh"], inputs(16384, device)
+    for precision in ("highest", "high"):
+        torch.set_float32_matmul_precision(precision)
+        for _ in range(2):
+            call(run, given, False, ())
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call(run, given, False, ())
+        times = []
+        for _ in range(20):
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            graph.replay()
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
+        rate = len(given[0]) / float(np.median(times)) / 1e6
+        print(f"kinlmr in a CUDA graph, {'float32' if precision == 'highest' else 'TF32'}: {rate:.2f} M meshes/s")
+    torch.set_float32_matmul_precision("highest")
 
 
 def main() -> None:
@@ -255,7 +274,8 @@ def main() -> None:
     for task in TASKS:
         differences = {name: f"{value:.1e}" for name, value in agree(found, task, args.device).items()}
         print(f"{task}: largest difference from kinlmr, m: {differences}")
-    print(f"\n| task | batch | pass | {' | '.join(f'{name}, ms/body' for name in found)} | kinlmr over smplx |")
+    unit, per_ms, digits = ("us", 1e3, 2) if args.device.startswith("cuda") else ("ms", 1, 3)
+    print(f"\n| task | batch | pass | {' | '.join(f'{name}, {unit}/body' for name in found)} | kinlmr over smplx |")
     print(f"|---|---|---|{'---|' * (len(found) + 1)}")
     rows = []
     for task in TASKS:
@@ -264,7 +284,7 @@ def main() -> None:
                 figures = measure(found, task, batch, backward, args.rounds, args.device)
                 kind = "forward+backward" if backward else "forward"
                 rows.append({"task": task, "batch": batch, "pass": kind, **figures})
-                cells = " | ".join(f"{value['ms']:.3f}" for value in figures.values())
+                cells = " | ".join(f"{value['ms'] * per_ms:.{digits}f}" for value in figures.values())
                 print(f"| {task} | {batch} | {kind} | {cells} | {figures['kinlmr']['ratio']:.2f}x |", flush=True)
     print(f"\n| peak memory, batch 512, MB | {' | '.join(found)} |\n|---|{'---|' * len(found)}")
     for backward in (False, True):

@@ -9,8 +9,8 @@ from the same parameters. Floors are multiply-adds over the rate of a product of
 weights' bytes over the rate of reading them, both measured in the same run. Memory is what autograd saves
 for backward, and the growth of the process over one forward pass (on CUDA, the allocator's). --growth tells how
 time grows with frames, parts, joints and iterations instead, --compile what torch.compile and bfloat16 weights gain. On
-CUDA the comparison also says what a graph gains, and counts kernels; KINLMR_TRITON=1 before the command measures kinlmr
-with its Triton kernels (kinlmr/kernels.py).
+CUDA both compute in float32, cuDNN too, and a second table has graphs and TF32; KINLMR_TRITON=0 before the command
+measures kinlmr without its Triton kernels (kinlmr/kernels.py).
 """
 
 import argparse
@@ -41,7 +41,10 @@ def contenders(hidden: int, features: int, device: str) -> dict[str, nn.Module]:
     model = kinlmr.build("smpl.yaml", features=features, hidden=hidden).to(device)
     parameters = sum(p.numel() for p in model.parameters())
     found = {"kinlmr": model, "naive": Naive(model), "single RNN": SingleRNN(features, 157, parameters)}
-    return {name: x.to(device).eval() for name, x in (found | {"VIBE-shaped": Vibe(features)}).items()}
+    found = {name: x.to(device).eval() for name, x in (found | {"VIBE-shaped": Vibe(features)}).items()}
+    for module in (m for x in found.values() for m in x.modules() if isinstance(m, nn.RNNBase)):
+        module.train()  # else cuDNN has no backward; they have no dropout
+    return found
 
 
 def agree(found: dict[str, nn.Module], features: int, device: str) -> float:
@@ -63,6 +66,12 @@ def backward(network: nn.Module, x: Tensor) -> None:
 def forward(network: nn.Module, x: Tensor) -> None:
     with torch.no_grad():
         network(x)
+
+
+def frame(network: nn.Module, x: Tensor) -> None:
+    """The first of a stream (B, F)."""
+    with torch.no_grad():
+        network.step(x) if isinstance(network, kinlmr.LMR) else network(x[:, None])
 
 
 def streamer(network: nn.Module) -> Callable[[nn.Module, Tensor], None]:
@@ -219,41 +228,56 @@ def row(case: str, figures: dict[str, Any], floor: float) -> dict[str, Any]:
 
 
 def graphs(found: dict[str, nn.Module], args: argparse.Namespace) -> None:
-    """On CUDA: a clip's forward pass in a graph, in single precision, TF32 and bfloat16; kernels per call; training by
-    graphed callables."""
+    """On CUDA: kinlmr and naive eagerly and in a CUDA graph, in float32 and in TF32; kinlmr with bfloat16 weights; and
+    how many kernels a call launches."""
+    ours, naive = found["kinlmr"], found["naive"]
     x = torch.randn(32, 16, args.features, device=args.device)
-    for name in ("kinlmr", "naive"):
+    for name, network in (("kinlmr", ours), ("naive", naive)):
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            forward(found[name], x)
-        print(f"{name}: {len(profile.events())} kernels for a forward pass of 32 x 16")
-    for precision in ("highest", "high", "bfloat16"):
-        torch.set_float32_matmul_precision("high" if precision == "bfloat16" else precision)
-        model = contenders(args.hidden, args.features, args.device)["kinlmr"]
-        if precision == "bfloat16":
-            model.weights_as(torch.bfloat16)
-        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-        with torch.cuda.stream(stream), torch.no_grad():
-            for _ in range(3):
-                model(x)
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph), torch.no_grad():
-            model(x)
-        jobs = {
-            "graph": graph.replay,
-            "kinlmr": lambda m=model: forward(m, x),
-            "naive": lambda: forward(found["naive"], x),
-        }
-        figures = interleaved(jobs, args.rounds, 10, args.device)
-        print(f"{precision}: " + ", ".join(f"{n} {v['ms']:.3f} ms ({v['ratio']:.2f}x)" for n, v in figures.items()))
-    torch.set_float32_matmul_precision("highest")
-    model = contenders(args.hidden, args.features, args.device)["kinlmr"].train()
-    networks = {
-        "graph": torch.cuda.make_graphed_callables(model, (x,)),
-        "kinlmr": found["kinlmr"],
-        "naive": found["naive"],
-    }
-    figures = interleaved({n: lambda m=m: backward(m, x) for n, m in networks.items()}, args.rounds, 10, args.device)
-    print("forward+backward: " + ", ".join(f"{n} {v['ms']:.3f} ms ({v['ratio']:.2f}x)" for n, v in figures.items()))
+            forward(network, x)
+        print(f"{name}: {sum(e.device_time_total > 0 for e in profile.events())} kernels for a forward pass of 32 x 16")
+    print(f"\n| H = {args.hidden}, F = {args.features}, in a CUDA graph | kinlmr, ms | naive, ms | kinlmr over naive |")
+    print("|---|---|---|---|")
+    for precision in ("highest", "high"):
+        with_precision(precision)
+        for case, size, job in (
+            *((f"{b} x {t}, {name}", (b, t), job) for b, t in CLIPS for name, job in
+              (("forward", forward), ("forward+backward", backward)) if t < 300 or job is forward),
+            ("one frame of 1 person", (1,), frame),
+        ):  # fmt: skip
+            x = torch.randn(*size, args.features, device=args.device)
+            jobs = {n: captured(lambda m=found[n], x=x, j=job: j(m, x)) for n in ("kinlmr", "naive")}
+            kept = interleaved(jobs, args.rounds, 10, args.device)
+            name = "float32" if precision == "highest" else "TF32"
+            cells = " | ".join(f"{kept[n]['ms']:.3f}" for n in jobs)
+            print(f"| {case}, {name} | {cells} | {kept['kinlmr']['ratio']:.2f}x |", flush=True)
+    half = contenders(args.hidden, args.features, args.device)["kinlmr"]
+    half.weights_as(torch.bfloat16)
+    x = torch.randn(32, 16, args.features, device=args.device)
+    jobs = {"kinlmr": captured(lambda: forward(half, x)), "naive": captured(lambda: forward(naive, x))}
+    kept = interleaved(jobs, args.rounds, 10, args.device)
+    print(f"| 32 x 16, forward, bfloat16 weights | {kept['kinlmr']['ms']:.3f} | | {kept['kinlmr']['ratio']:.2f}x |")
+    with_precision("highest")
+
+
+def with_precision(name: str) -> None:
+    """Of every product, cuDNN's too: "highest" is float32, "high" is TF32."""
+    torch.set_float32_matmul_precision(name)
+    torch.backends.cudnn.allow_tf32 = name != "highest"
+
+
+def captured(job: Callable[[], None]) -> Callable[[], None]:
+    """A job as a CUDA graph, after three calls that compile and allocate what it needs."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            job()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        job()
+    return graph.replay
 
 
 def compiled(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -346,6 +370,7 @@ def main() -> None:
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    with_precision("highest")
     if args.peak:
         name, batch, frames = args.peak
         print(peak_here(name, args.hidden, args.features, int(batch), int(frames), args.device))

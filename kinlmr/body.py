@@ -19,9 +19,12 @@ from typing import Any, NamedTuple
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.autograd import Function
 from torch.nn.functional import pad
 
+from kinlmr import body_kernels, kernels
 from kinlmr.keypoints import Points, compile_points, pose_points
+from kinlmr.matmul import traced
 from kinlmr.skinning import skin
 
 
@@ -102,21 +105,20 @@ class Body:
 
     def _posed(self, rotations: Tensor, shape: Tensor, translation: Tensor | None, want: Sequence[str]) -> Mesh:
         """rotations (B, J, 3, 3), shape (B, s), translation (B, 3) or None -> Mesh (B, ., 3)"""
-        rest = self.joints_at_rest(shape)
-        turns, places = forward_kinematics(rotations, self.offsets(rest), self.fronts)
+        planes, places = pose_bones(rotations, self.joints_at_rest(shape), self.fronts)
         if translation is not None:
             places = places + translation[:, None]
+            planes = torch.cat([planes[:, :, :3], planes[:, :, 3:] + translation[:, :, None, None]], 2)
         joints = vertices = points = places.new_empty(len(places), 0, 3)
         if "joints" in want:
             joints = places
         if "vertices" in want or "points" in want:
-            bones = torch.cat([turns, places[..., None] - turns @ rest[..., None]], -1)  # (B, J, 3, 4)
             pose = (rotations[:, 1:] - torch.eye(3, dtype=rotations.dtype, device=rotations.device)).flatten(1)
             factors = torch.cat([pose, shape], -1) if self.pose_width else shape
             if "vertices" in want:
-                vertices = skin(factors, bones, self.template, self.basis, self.weights).mT
+                vertices = skin(factors, planes, self.template, self.basis, self.weights).mT
             if "points" in want and self.points is not None:
-                points = pose_points(self.points, factors, bones)
+                points = pose_points(self.points, factors, planes.permute(0, 3, 1, 2))
         return Mesh(joints, vertices, points)
 
     @property
@@ -132,10 +134,6 @@ class Body:
     def joints_at_rest(self, shape: Tensor) -> Tensor:
         """shape (B, s <= S) -> joints (B, J, 3) of the T-pose."""
         return torch.addmm(self.J, shape, self.J_shapedirs[: shape.shape[-1]]).unflatten(-1, (-1, 3))
-
-    def offsets(self, rest: Tensor) -> Tensor:
-        """Joints at rest (B, J, 3) -> each joint relative to its parent, the root to the origin."""
-        return rest - pad(rest, (0, 0, 1, 0)).index_select(1, self.fronts.parents)
 
     def rotate_root(
         self, rotations: Tensor, shape: Tensor | None, translation: Tensor | None, turn: Tensor
@@ -183,7 +181,7 @@ class Body:
         def move(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return value.to(*target, **options) if value.is_floating_point() else value.to(
-                    torch.empty(0).to(*target, **options).device
+                    torch.empty(0, device=value.device).to(*target, **options).device
                 )  # fmt: skip
             if isinstance(value, Fronts):
                 return Fronts(
@@ -279,3 +277,40 @@ def forward_kinematics(rotations: Tensor, offsets: Tensor, tree: Fronts) -> tupl
         world.append(world[-1].index_select(1, above) @ front)
     joined = torch.cat(world, 1).index_select(1, tree.restore)
     return joined[..., :3, :3], joined[..., :3, 3]
+
+
+def pose_bones(rotations: Tensor, rest: Tensor, tree: Fronts) -> tuple[Tensor, Tensor]:
+    """rotations (B, J, 3, 3), joints at rest (B, J, 3) -> bones A_k as planes (B, 3, 4, J), joints (B, J, 3)"""
+    if kernels.serves(rest) and not traced():
+        return _Bones.apply(rotations, rest, tree)
+    return _pose_bones(rotations, rest, tree)
+
+
+def _pose_bones(rotations: Tensor, rest: Tensor, tree: Fronts) -> tuple[Tensor, Tensor]:
+    offsets = rest - pad(rest, (0, 0, 1, 0)).index_select(1, tree.parents)
+    turns, places = forward_kinematics(rotations, offsets, tree)
+    bones = torch.cat([turns, places[..., None] - turns @ rest[..., None]], -1)
+    return bones.permute(0, 2, 3, 1), places
+
+
+class _Bones(Function):
+    """`pose_bones` by kernels; its gradient is differentiable by way of the plain path."""
+
+    @staticmethod
+    def forward(ctx: Any, rotations: Tensor, rest: Tensor, tree: Fronts) -> tuple[Tensor, Tensor]:
+        planes, places = body_kernels.chain(rotations.contiguous(), rest.contiguous(), tree.parents, tree.order)
+        ctx.tree = tree
+        ctx.save_for_backward(rotations, rest, planes)
+        return planes, places
+
+    @staticmethod
+    def backward(ctx: Any, d_planes: Tensor, d_places: Tensor) -> tuple[Tensor | None, ...]:
+        rotations, rest, planes = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            rotations, rest = (x if x.requires_grad else x.detach().requires_grad_() for x in (rotations, rest))
+            posed = _pose_bones(rotations, rest, ctx.tree)
+            return *torch.autograd.grad(posed, (rotations, rest), (d_planes, d_places), create_graph=True), None
+        d_planes, d_places = (x.clone(memory_format=torch.contiguous_format) for x in (d_planes, d_places))
+        rotations, rest = rotations.contiguous(), rest.contiguous()
+        tree = ctx.tree.parents, ctx.tree.order
+        return *body_kernels.chain_backward(d_planes, d_places, rotations, rest, planes, *tree), None

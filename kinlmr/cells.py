@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from kinlmr import kernels
+from kinlmr import gru_kernels
 
 Product = Callable[[Tensor], Tensor]  # of scans, by the recurrent weight
 AddProduct = Callable[[Tensor, Tensor], object]
@@ -39,6 +39,8 @@ class Cell(NamedTuple):
     scan_backward    gradient of all those memories, which it may overwrite; the memories; what ``scan`` kept; a
                      function: adds to a gradient of h (..., R, H) what that of the recurrent share (..., R, G) says
                      -> gradients of the input's share and of the recurrent share (..., C, R, G), and of memory
+    kernels          the same two for a GPU, which take the recurrent weight (..., G, H) instead of a function, and
+                     ``scan`` its bias (..., G) too
     """
 
     name: str
@@ -47,6 +49,7 @@ class Cell(NamedTuple):
     step: Callable[[Tensor, Tensor, Tensor], Tensor]
     scan: Callable[..., tuple[Tensor, list[Tensor]]] | None = None
     scan_backward: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
+    kernels: tuple[Callable[..., Any], Callable[..., Any]] | None = None
 
 
 def gru_step(inputs: Tensor, recurrent: Tensor, memory: Tensor) -> Tensor:
@@ -63,13 +66,7 @@ def gru_scan(gates: Tensor, memory: Tensor, recurrent: Product, keep: bool) -> t
     states = torch.empty(*gates.shape[:-3], frames + 1, rows, size, dtype=gates.dtype, device=gates.device)
     states[..., 0, :, :] = memory[0]
     share = torch.empty_like(states[..., 1:, :, :]) if keep else None
-    (kernels.gru_scan if kernels.serves(gates) else _gru_scan)(gates, states, recurrent, share)
-    return states[None], [] if share is None else [gates, share]
-
-
-def _gru_scan(gates: Tensor, states: Tensor, recurrent: Product, share: Tensor | None) -> None:
-    """In place: states (..., C + 1, R, H) after the first; gates, which become r, z, n; the share of n, if kept."""
-    size, (h, *after) = states.shape[-1], states.unbind(-3)
+    h, *after = states.unbind(-3)
     parts = (x.unbind(-3) for x in (gates[..., : 2 * size], *gates.chunk(3, -1)))
     shares = itertools.repeat(None) if share is None else share.unbind(-3)
     y = None
@@ -80,6 +77,7 @@ def _gru_scan(gates: Tensor, states: Tensor, recurrent: Product, share: Tensor |
         if share_n is not None:
             share_n.copy_(y_n)
         h = torch.lerp(n.addcmul_(r, y_n).tanh_(), h, z, out=out)
+    return states[None], [] if share is None else [gates, share]
 
 
 def gru_scan_backward(
@@ -112,6 +110,8 @@ def lstm_step(inputs: Tensor, recurrent: Tensor, memory: Tensor) -> Tensor:
 
 
 CELLS = {
-    "gru": Cell("gru", 3, 1, gru_step, gru_scan, gru_scan_backward),
+    "gru": Cell(
+        "gru", 3, 1, gru_step, gru_scan, gru_scan_backward, (gru_kernels.gru_scan, gru_kernels.gru_scan_backward)
+    ),
     "lstm": Cell("lstm", 4, 2, lstm_step),
 }

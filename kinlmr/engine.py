@@ -54,19 +54,19 @@ def choose_block(batch: int, frames: int, hidden: int, training: bool = False, c
     a cell's weights in the cache and make products large; but the first and last V - 1 ticks have fewer iterations at
     work, and the features' share of all gates is kept for V blocks: without gradients, which need more memory anyhow,
     blocks are half as large. Where cells are small the number of calls counts more, and blocks are longer. On a GPU
-    that number alone counts: it is least near C = sqrt(T), and near twice that with gradients.
+    that number alone counts.
 
     >>> choose_block(1, 300, 512), choose_block(32, 16, 512), choose_block(32, 16, 512, training=True)
     (30, 2, 4)
     >>> choose_block(32, 16, 128), choose_block(1, 1, 128)
     (16, 1)
-    >>> choose_block(32, 16, 512, cuda=True), choose_block(32, 16, 512, training=True, cuda=True)
-    (4, 8)
+    >>> choose_block(32, 16, 512, cuda=True), choose_block(1, 300, 512, cuda=True)
+    (16, 60)
     """
     twice = 2 if training else 1
     rows = max(ROWS, WORK // hidden**2) * twice
     longest = min(max(16, 2 * math.isqrt(frames)), max(1, rows // max(batch, 1)))
-    longest = math.isqrt(frames) * twice if cuda else longest
+    longest = 4 * math.isqrt(frames) if cuda else longest
     blocks = -(-frames // longest)
     block, shorter = -(-frames // blocks), -(-frames // (blocks + 1))
     return shorter if -frames % shorter < -frames % block else block

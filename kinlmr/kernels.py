@@ -1,13 +1,12 @@
-"""Kernels in Triton for a GPU: a GRU's step over its gates, and linear skinning, each in one pass over memory.
+"""Kernels in Triton for a GPU: how they are chosen, compiled, and multiply. `gru_kernels` and `body_kernels` have them.
 
-`kinlmr.cells` and `kinlmr.skinning` call them where `serves` says so, and are the plain path and the tests' reference.
-Off unless the environment says KINLMR_TRITON=1: with TRITON_INTERPRET=1 they run on a CPU, and are tested there; no GPU
-has measured them yet.
+Products run on tensor cores, in half precision and as exact as float32 (`halves`): x is taken as high + low, two
+float16 that have 22 bits together, and x y as high high + high low + low high. Where
+`torch.set_float32_matmul_precision` allows TF32, which has the 11 bits of one float16, the first product is enough.
 
-| | launches of the plain path | here |
-|---|---|---|
-| a GRU's frame | 6, and 7 if it is kept for backward | 2: the product with the recurrent weight, and `gru_scan`'s |
-| skinning | 4, and every vertex's transform (12 numbers) is written and read | 1, and only vertices are |
+On a GPU float32 takes the kernels where Triton is installed, as it is with torch's own packages for CUDA;
+KINLMR_TRITON=0 before Python starts turns them off. KINLMR_TRITON=1 and TRITON_INTERPRET=1 interpret them on a CPU, for
+tests.
 """
 
 from __future__ import annotations
@@ -15,158 +14,127 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-ENABLED = os.environ.get("KINLMR_TRITON") == "1"
-COLUMNS = 1024  # of a row of gates that one program computes, at most
-BODIES, VERTICES, FEWER, SPLIT = 16, 64, 32, 1024  # of a program of `skin`; of `moments`, at once and in all
-WARPS = 8  # with these sizes no register of 24 joints' kernels is spilled
+ENABLED = os.environ.get("KINLMR_TRITON")
+LARGE = 160_000  # bytes of shared memory
 
 tl: Any = None  # triton.language, once a kernel is wanted
 
 
 def serves(x: Tensor) -> bool:
-    """Whether the kernels take x: enabled, float32, on a GPU (or interpreted)."""
-    return ENABLED and x.dtype == torch.float32 and (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
+    """Whether the kernels take x."""
+    if ENABLED == "0" or x.dtype != torch.float32:
+        return False
+    if x.is_cuda:
+        return ENABLED == "1" or _supported(x.device.index)
+    return ENABLED == "1" and _interpreted()
 
 
 @functools.cache
-def _compiled(kernel: Callable[..., None]) -> Any:
-    """Triton is imported here, by the first who wants a kernel."""
-    global tl
+def _supported(device: int) -> bool:
+    """Whether the GPU's tensor cores know TF32, and there is a Triton that launches programs together and compiles."""
+    if torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
     try:
-        tl = importlib.import_module("triton.language")
+        version = importlib.import_module("triton").__version__
+    except ImportError:
+        return False
+    if tuple(map(int, version.split(".")[:2])) < (3, 3):
+        return False
+    try:
+        halves(torch.ones(1, 16, device=torch.device("cuda", device)), 1, 16)
+    except Exception as error:  # whatever stops Triton: no C compiler, a GPU that it does not know
+        warnings.warn(f"Triton's kernels do not run here, so the plain path is taken: {error}", stacklevel=2)
+        return False
+    return True
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def compiled(kernel: Callable[..., None]) -> Any:
+    """A kernel for Triton, which is imported by the first who wants one, as ``tl`` of the kernel's module."""
+    try:
+        language = importlib.import_module("triton.language")
     except ImportError as error:
         raise ImportError(f"KINLMR_TRITON=1, but {error}; pip install triton, or unset it") from None
+    kernel.__globals__["tl"] = language
     return importlib.import_module("triton").jit(kernel)
 
 
-def gru_scan(gates: Tensor, states: Tensor, recurrent: Callable[[Tensor], Tensor], share: Tensor | None) -> None:
-    """`kinlmr.cells.gru_scan`, in place.
-
-    gates ([n,] C, R, 3 H), which become r, z, n; states ([n,] C + 1, R, H), the first given; the product of h by the
-    recurrent weight, with its bias; share ([n,] C, R, H): the recurrent share of n, kept for backward, or None
-    """
-    rows, size = states.shape[-2:]
-    width = min(COLUMNS, 1 << (size - 1).bit_length())
-    kernel = _compiled(_gru)[states[..., 0, :, 0].numel(), -(-size // width)]
-    kept = states if share is None else share
-    strides = [x.stride(0) if x.ndim == 4 else 0 for x in (gates, states, kept)]
-    for g, h, after, k in zip(*(x.unbind(-3) for x in (gates, states, states[..., 1:, :, :], kept)), strict=False):
-        kernel(g, recurrent(h), h, after, k, rows, size, *strides, KEEP=share is not None, WIDTH=width)
+def exact() -> bool:
+    """Whether products are as exact as float32, or as TF32."""
+    return torch.get_float32_matmul_precision() == "highest"
 
 
-def _gru(
-    gates, recurrent, before, after, share, rows, size, gates_n, states_n, share_n,
-    KEEP: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    """One row of one frame: h after = n + z (h before - n)."""
-    row = tl.program_id(0)
-    n, r = row // rows, row % rows
-    column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    there = column < size
-    g, s = gates + n * gates_n + r * 3 * size + column, recurrent + row * 3 * size + column
-    to_n = tl.load(s + 2 * size, there)
-    reset = 1 / (1 + tl.exp(-(tl.load(g, there) + tl.load(s, there))))
-    update = 1 / (1 + tl.exp(-(tl.load(g + size, there) + tl.load(s + size, there))))
-    new = 2 / (1 + tl.exp(-2 * (tl.load(g + 2 * size, there) + reset * to_n))) - 1  # tanh
-    h = tl.load(before + n * states_n + r * size + column, there)
-    tl.store(after + n * states_n + r * size + column, new + update * (h - new), there)
-    if KEEP:
-        tl.store(g, reset, there)
-        tl.store(g + size, update, there)
-        tl.store(g + 2 * size, new, there)
-        tl.store(share + n * share_n + r * size + column, to_n, there)
+def stages(device: torch.device) -> int:
+    """Of a kernel's pipeline: three where a program may have as much shared memory as on a data centre's GPU."""
+    return 3 if device.type == "cuda" and properties(device.index).shared_memory_per_block_optin >= LARGE else 2
 
 
-def skin(rest: Tensor, planes: Tensor, weights: Tensor, out: Tensor) -> Tensor:
-    """Vertices rest (B, 3, N) under each one's blend of planes (B, 3, 4, J), or (B, 3, 3, J): without a shift, by
-    weights (J, N), into out (B, 3, N)."""
-    (count, _, total), joints = rest.shape, len(weights)
-    _compiled(_skin)[-(-count // BODIES), -(-total // VERTICES)](
-        rest, planes, weights.contiguous(), out, count, total, joints, *planes.stride(), SHIFT=planes.shape[2] == 4,
-        JOINTS=_padded(joints), BODIES=BODIES, VERTICES=VERTICES, PRECISION=_precision(), num_warps=WARPS,
+@functools.cache
+def properties(device: int) -> Any:
+    return torch.cuda.get_device_properties(device)
+
+
+class Halves(NamedTuple):
+    """Rows of float32 as two of float16: values (2, R, groups, padded), each row divided by its scale (R)."""
+
+    values: Tensor
+    scale: Tensor
+
+
+def halves(x: Tensor, groups: int, pad_to: int, rows: int = 1, columns: Tensor | None = None) -> Halves:
+    """x (R, groups * width), each column first multiplied by one of ``columns`` (groups * width), if they are given.
+    Filled up with zeros: the rows to a multiple of ``rows``, each group's width to one of ``pad_to``."""
+    width, count = x.shape[1] // groups, -(-len(x) // rows) * rows
+    padded = -(-width // pad_to) * pad_to
+    values = torch.empty(2, count, groups, padded, dtype=torch.float16, device=x.device)
+    scale = x.new_empty(count)
+    compiled(_halves)[(count,)](
+        x, scale if columns is None else columns, values, scale, len(x), width, padded, values.stride(0),
+        GROUPS=groups, SCALED=columns is not None, BLOCK=min(1024, max(32, 1 << (groups * padded - 1).bit_length())),
     )  # fmt: skip
-    return out
+    return Halves(values, scale)
 
 
-def _skin(
-    rest, planes, weights, out, count, total, joints, by_body, by_row, by_column, by_joint,
-    SHIFT: tl.constexpr, JOINTS: tl.constexpr, BODIES: tl.constexpr, VERTICES: tl.constexpr, PRECISION: tl.constexpr,
+def _halves(
+    x, columns, values, scale, count, width, padded, low, GROUPS: tl.constexpr, SCALED: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    body = (tl.program_id(0) * BODIES + tl.arange(0, BODIES))[:, None].to(tl.int64)
-    vertex, joint = tl.program_id(1) * VERTICES + tl.arange(0, VERTICES), tl.arange(0, JOINTS)
-    here, bones = (body < count) & (vertex < total)[None, :], (body < count) & (joint < joints)[None, :]
-    weight = tl.load(
-        weights + joint[:, None] * total + vertex[None, :],
-        (joint < joints)[:, None] & (vertex < total)[None, :],
-        other=0.0,
-    )
-    place, plane = body * 3 * total + vertex[None, :], planes + body * by_body + joint[None, :] * by_joint
-    for row in tl.static_range(3):
-        posed = tl.full((BODIES, VERTICES), 0.0, tl.float32)
-        for column in tl.static_range(3):
-            bone = tl.load(plane + row * by_row + column * by_column, bones, other=0.0)
-            v = tl.load(rest + place + column * total, here, other=0.0)
-            posed += tl.dot(bone, weight, input_precision=PRECISION) * v
-        if SHIFT:
-            bone = tl.load(plane + row * by_row + 3 * by_column, bones, other=0.0)
-            posed += tl.dot(bone, weight, input_precision=PRECISION)
-        tl.store(out + place + row * total, posed, here)
-
-
-def moments(grad: Tensor, rest: Tensor, weights: Tensor) -> Tensor:
-    """The gradient of `skin`'s planes: grad (B, 3, N), rest (B, 3, N), weights (J, N) -> (B, 3, 4, J)."""
-    (count, _, total), joints = grad.shape, len(weights)
-    splits = -(-total // SPLIT)
-    parts = grad.new_empty(splits, count, 3, 4, joints)
-    _compiled(_moments)[-(-count // BODIES), splits, 3](
-        grad, rest, weights.contiguous(), parts, count, total, joints, SPLIT=SPLIT,
-        JOINTS=_padded(joints), BODIES=BODIES, VERTICES=FEWER, PRECISION=_precision(), num_warps=WARPS,
-    )  # fmt: skip
-    return parts.sum(0)
-
-
-def _moments(
-    grad, rest, weights, out, count, total, joints, SPLIT: tl.constexpr,
-    JOINTS: tl.constexpr, BODIES: tl.constexpr, VERTICES: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Of one row of the planes, over ``SPLIT`` vertices."""
-    body = (tl.program_id(0) * BODIES + tl.arange(0, BODIES))[:, None].to(tl.int64)
-    joint, row = tl.arange(0, JOINTS)[None, :], tl.program_id(2)
-    x = tl.full((BODIES, JOINTS), 0.0, tl.float32)
-    y, z, shift = x, x, x
-    for begin in range(0, SPLIT, VERTICES):
-        vertex = tl.program_id(1) * SPLIT + begin + tl.arange(0, VERTICES)
-        here = (body < count) & (vertex < total)[None, :]
-        weight = tl.load(
-            weights + joint * total + vertex[:, None], (joint < joints) & (vertex < total)[:, None], other=0.0
-        )
-        place = body * 3 * total + vertex[None, :]
-        g = tl.load(grad + place + row * total, here, other=0.0)
-        x += tl.dot(g * tl.load(rest + place, here, other=0.0), weight, input_precision=PRECISION)
-        y += tl.dot(g * tl.load(rest + place + total, here, other=0.0), weight, input_precision=PRECISION)
-        z += tl.dot(g * tl.load(rest + place + 2 * total, here, other=0.0), weight, input_precision=PRECISION)
-        shift += tl.dot(g, weight, input_precision=PRECISION)
-    place, bones = (
-        ((tl.program_id(1) * count + body) * 12 + row * 4) * joints + joint,
-        (body < count) & (joint < joints),
-    )
-    tl.store(out + place, x, bones)
-    tl.store(out + place + joints, y, bones)
-    tl.store(out + place + 2 * joints, z, bones)
-    tl.store(out + place + 3 * joints, shift, bones)
-
-
-def _padded(joints: int) -> int:
-    """What `tl.dot` takes: a power of two, 16 at least."""
-    return max(16, 1 << (joints - 1).bit_length())
-
-
-def _precision() -> str:
-    """Of products: three of TF32 that together are nearly as exact as float32, or one where torch allows it."""
-    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    row = tl.program_id(0).to(tl.int64)
+    x += row * GROUPS * width
+    values += row * GROUPS * padded
+    largest = tl.full((BLOCK,), 0.0, tl.float32)
+    for begin in range(0, GROUPS * padded, BLOCK):
+        place = begin + tl.arange(0, BLOCK)
+        group, column = place // padded, place % padded
+        inside = (column < width) & (group < GROUPS) & (row < count)
+        value = tl.load(x + group * width + column, inside, other=0.0)
+        if SCALED:
+            value *= tl.load(columns + group * width + column, inside, other=0.0)
+        largest = tl.maximum(largest, tl.abs(value))
+    # the scale is the power of two, a float's exponent, that brings the largest to 2^13
+    power = tl.max(largest, 0).to(tl.int32, bitcast=True) & 0x7F800000
+    power = tl.where(power > 13 << 23, power, 127 << 23)
+    tl.store(scale + row, (power - (13 << 23)).to(tl.float32, bitcast=True))
+    inverse = ((140 << 23) - (power - (127 << 23))).to(tl.float32, bitcast=True)
+    for begin in range(0, GROUPS * padded, BLOCK):
+        place = begin + tl.arange(0, BLOCK)
+        group, column = place // padded, place % padded
+        inside = (column < width) & (group < GROUPS) & (row < count)
+        value = tl.load(x + group * width + column, inside, other=0.0)
+        if SCALED:
+            value *= tl.load(columns + group * width + column, inside, other=0.0)
+        value *= inverse
+        high = value.to(tl.float16)
+        tl.store(values + place, high, group < GROUPS)
+        tl.store(values + place + low, (value - high.to(tl.float32)).to(tl.float16), group < GROUPS)

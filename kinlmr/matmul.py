@@ -24,16 +24,18 @@ Shapes: R rows; a leading axis n where the weights of n nodes are packed into on
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kinlmr import kernels
 from kinlmr.cells import AddProduct, Product
 
 FEW, LARGE, HUGE = 4, 2**17, 2**20  # rows; numbers in a weight
 ARRANGED, WORTH = 2**18, 3 * 2**22  # numbers in a weight, and times frames: arranging fewer takes longer than it saves
 
-Layouts = dict[bool, Tensor]  # a weight (False) and its transpose (True) as oneDNN arranges them, once a scan has asked
+Layouts = dict[Any, Any]  # of a weight, once a scan has asked: as oneDNN arranges it, or the kernels' halves
 
 
 def traced() -> bool:
@@ -79,6 +81,8 @@ def add_product_(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 def layouts(weight: Tensor, frames: int) -> Layouts | None:
     """Where a recurrent weight's layouts will be kept for so many frames; None where they would not gain."""
+    if kernels.serves(weight):
+        return {}
     many = weight.numel() >= ARRANGED and weight.numel() * frames >= WORTH
     return {} if many and weight.ndim == 2 and not traced() and _served(weight) else None
 

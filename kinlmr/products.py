@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from kinlmr import kernels
 from kinlmr.cells import Cell
 from kinlmr.matmul import Layouts, add_product_, layouts, product, recurrence, recurrence_backward, traced
 
@@ -186,9 +187,12 @@ class _Scan(Function):
     def forward(
         ctx: Any, cell: Cell, gates: Tensor, memory: Tensor, w: Weight, token: Tensor, ends: Tensor | None, keep: bool
     ) -> tuple[Tensor, Tensor]:
-        weight, ctx.layouts = w.weight.detach(), w.layouts
-        recurrent = recurrence(weight, w.bias.detach(), gates.shape[-2], w.layouts)
-        states, kept = cell.scan(gates, memory, recurrent, keep)  # type: ignore[misc]
+        weight, bias, ctx.layouts = w.weight.detach(), w.bias.detach(), w.layouts
+        if cell.kernels and kernels.serves(gates):
+            states, kept = cell.kernels[0](gates, memory, weight, bias, keep, w.layouts)
+        else:
+            recurrent = recurrence(weight, bias, gates.shape[-2], w.layouts)
+            states, kept = cell.scan(gates, memory, recurrent, keep)  # type: ignore[misc]
         ctx.cell, ctx.log, ctx.ends = cell, w.log, ends
         ctx.save_for_backward(weight, states, *kept)
         return states[0, ..., 1:, :, :], _at(states, ends)
@@ -203,8 +207,11 @@ class _Scan(Function):
             gradient[..., -1, :, :] += after
         else:
             gradient.scatter_add_(-3, _index(gradient, ctx.ends), after.unsqueeze(-3))
-        add_product = recurrence_backward(weight, states.shape[-2], ctx.layouts)
-        inputs, recurrent, memory = ctx.cell.scan_backward(gradient, states, *kept, add_product)
+        if ctx.cell.kernels and kernels.serves(states):
+            inputs, recurrent, memory = ctx.cell.kernels[1](gradient, states, *kept, weight, ctx.layouts)
+        else:
+            add_product = recurrence_backward(weight, states.shape[-2], ctx.layouts)
+            inputs, recurrent, memory = ctx.cell.scan_backward(gradient, states, *kept, add_product)
         h = states[0, ..., :-1, :, :].flatten(-3, -2)
         token = _logged(ctx.log, ctx.needs_input_grad[4], recurrent.flatten(-3, -2), h)
         return None, inputs, memory, None, token, None, None

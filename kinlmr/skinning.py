@@ -13,17 +13,16 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import pad
 
-from kinlmr import kernels
+from kinlmr import body_kernels
 
 # Numbers in the two workspaces: blended vertices, and each vertex's transform. On a CPU they stay in cache.
 TILES_CPU = 1_330_000, 330_000
 TILES_CUDA = 100_000_000, 400_000_000
 
 
-def skin(factors: Tensor, bones: Tensor, template: Tensor, basis: Tensor, weights: Tensor) -> Tensor:
-    """factors (B, .), bones (B, J, 3, 4), template (3 N), basis (., 3 N), weights (J, N) -> vertices (B, 3, N)."""
+def skin(factors: Tensor, planes: Tensor, template: Tensor, basis: Tensor, weights: Tensor) -> Tensor:
+    """factors (B, .), planes (B, 3, 4, J), template (3 N), basis (., 3 N), weights (J, N) -> vertices (B, 3, N)."""
     basis = basis[: factors.shape[1]]
-    planes = bones.permute(0, 2, 3, 1)
     if torch.compiler.is_compiling() or any(x.requires_grad for x in (template, basis, weights)):
         return _skin(_rest(factors, template, basis), planes, weights)
     posed, _ = _Skin.apply(factors, planes, template, basis, weights)
@@ -52,6 +51,8 @@ class _Skin(Function):
     def forward(
         factors: Tensor, planes: Tensor, template: Tensor, basis: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
+        if body_kernels.serves(factors, weights):
+            return body_kernels.blend_and_skin(factors, planes, template, basis, weights), factors.new_empty(0)
         out = factors.new_empty(len(factors), 3, weights.shape[1])
         many, blended, turned = _workspaces(out)
         for i in range(0, len(out), many):
@@ -105,6 +106,8 @@ class _TiledGradients(Function):
     def forward(
         grad: Tensor, factors: Tensor, planes: Tensor, template: Tensor, basis: Tensor, weights: Tensor, kept: Tensor
     ) -> tuple[Tensor, Tensor]:
+        if body_kernels.serves(grad, weights):
+            return body_kernels.blend_and_skin_backward(grad, factors, planes, template, basis, weights)
         d_factors, d_planes = torch.empty_like(factors), planes.new_empty(planes.shape)
         many, blended, turned = _workspaces(grad)
         for i in range(0, len(grad), many):
@@ -132,9 +135,6 @@ def _blend(factors: Tensor, template: Tensor, basis: Tensor, out: Tensor) -> Ten
 
 def _pose(rest: Tensor, planes: Tensor, weights: Tensor, out: Tensor, turned: Tensor) -> None:
     """`_skin` of rest (B, 3, N), into out, through ``turned``, a workspace for some bodies' transforms."""
-    if kernels.serves(rest):
-        kernels.skin(rest, planes, weights, out)
-        return
     few = len(turned)
     for k in range(0, len(rest), few):
         v, posed = rest[k : k + few, None], out[k : k + few]
@@ -146,11 +146,6 @@ def _pose(rest: Tensor, planes: Tensor, weights: Tensor, out: Tensor, turned: Te
 def _pull(grad: Tensor, rest: Tensor, planes: Tensor, weights: Tensor, d_planes: Tensor, turned: Tensor) -> None:
     """The gradients of `_skin`'s inputs from that of its result, grad (B, 3, N): that of rest (B, 3, N) takes its
     place, that of the planes goes into d_planes (B, 3, 4, J)."""
-    if kernels.serves(rest):
-        grad = grad.contiguous()
-        d_planes.copy_(kernels.moments(grad, rest, weights))
-        kernels.skin(grad, planes[:, :, :3].transpose(1, 2), weights, rest)
-        return
     few = len(turned)
     for k in range(0, len(rest), few):
         v, g = rest[k : k + few], grad[k : k + few].contiguous()
@@ -172,8 +167,8 @@ def _mix(planes: Tensor, weights: Tensor, out: Tensor) -> Tensor:
 
 def _workspaces(x: Tensor) -> tuple[int, Tensor, Tensor]:
     """For x (B, 3, N): how many bodies to blend at once, their vertices (., 3, N), and as many transforms (., 3, 4, N)
-    as to skin at once: the kernels need none."""
+    as to skin at once."""
     blend, skin = TILES_CUDA if x.is_cuda else TILES_CPU
     many = min(max(1, blend // (3 * x.shape[-1])), max(1, len(x)))
-    few = 0 if kernels.serves(x) else min(max(1, skin // (12 * x.shape[-1])), many)
+    few = min(max(1, skin // (12 * x.shape[-1])), many)
     return many, x.new_empty(many, *x.shape[1:]), x.new_empty(few, 3, 4, x.shape[-1])

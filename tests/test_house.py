@@ -18,7 +18,8 @@ README = (ROOT / "README.md").read_text()
 
 FLOORS = [
     {"documents", "files", "kernels", "raster", "glb"},
-    {"skeleton", "cells", "sheets"},
+    {"skeleton", "sheets", "gru_kernels", "body_kernels"},
+    {"cells"},
     {"plan", "rotations", "camera", "draw", "pickles", "keypoints", "losses", "matmul", "rows", "skinning"},
     {"products", "bvh", "body", "database", "inspection", "metrics", "tracking"},
     {"schedule", "assets", "recording"},

@@ -1,4 +1,4 @@
-"""The Triton kernels against the plain path: values on a CPU, interpreted, and whether they compile for a GPU."""
+"""The Triton kernels against the plain path, on a GPU or interpreted on a CPU; and whether they compile for GPUs."""
 
 import os
 import subprocess
@@ -8,20 +8,28 @@ import pytest
 import torch
 
 import kinlmr
-from kinlmr import cells, kernels, matmul, skinning
+from kinlmr import body as room
+from kinlmr import cells, kernels, products, skinning
 
-pytest.importorskip("triton")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+with pytest.MonkeyPatch.context() as patch:
+    if DEVICE == "cpu":
+        patch.setenv("TRITON_INTERPRET", "1")  # Triton's own functions, such as max, are interpreted from the import on
+    pytest.importorskip("triton")
 
 
 @pytest.fixture(autouse=True)
-def interpreted(monkeypatch):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
+def device(monkeypatch):
+    if DEVICE == "cpu":
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with torch.device(DEVICE):
+        yield
 
 
 def assert_fused_equals_plain(monkeypatch, function, tolerance=2e-6):
     """function() -> tensors, the same with the kernels as without: to a share of the largest number."""
     found = []
-    for enabled in (False, True):
+    for enabled in "01":
         monkeypatch.setattr(kernels, "ENABLED", enabled)
         found.append(function())
     for plain, fused in zip(*found, strict=True):
@@ -30,13 +38,14 @@ def assert_fused_equals_plain(monkeypatch, function, tolerance=2e-6):
 
 def test_the_helper_sees_a_difference(monkeypatch):
     with pytest.raises(AssertionError):
-        assert_fused_equals_plain(monkeypatch, lambda: [torch.ones(2) + 1e-4 * kernels.ENABLED])
+        assert_fused_equals_plain(monkeypatch, lambda: [torch.ones(2) + 1e-4 * int(kernels.ENABLED)])
 
 
 def test_only_what_the_kernels_are_for_is_served(monkeypatch):
-    x = torch.zeros(2)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    x = torch.zeros(2, device="cpu")
     assert not kernels.serves(x)  # off, unless asked for
-    monkeypatch.setattr(kernels, "ENABLED", True)
+    monkeypatch.setattr(kernels, "ENABLED", "1")
     assert kernels.serves(x)
     assert not kernels.serves(x.double())
     monkeypatch.delenv("TRITON_INTERPRET")
@@ -44,38 +53,41 @@ def test_only_what_the_kernels_are_for_is_served(monkeypatch):
 
 
 def test_without_triton_the_mend_is_said(monkeypatch):
-    monkeypatch.setattr(kernels, "ENABLED", True)
+    monkeypatch.setattr(kernels, "ENABLED", "1")
     monkeypatch.setitem(sys.modules, "triton.language", None)
     with pytest.raises(ImportError, match="KINLMR_TRITON=1, but .*; pip install triton, or unset it"):
-        kernels._compiled.__wrapped__(kernels._gru)
+        kernels.compiled.__wrapped__(kernels._halves)
 
 
 @pytest.mark.parametrize("nodes", [(), (3,)])
-@pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize(("frames", "rows", "size"), [(1, 1, 1), (5, 4, 20), (2, 7, 33)])
-def test_gru_scan(monkeypatch, nodes, keep, frames, rows, size):
+@pytest.mark.parametrize(("frames", "rows", "size"), [(2, 1, 1), (5, 4, 20), (2, 70, 33), (3, 7, 150)])
+def test_gru_scan_and_its_gradients(monkeypatch, nodes, frames, rows, size):
     torch.manual_seed(0)
     gates, memory = torch.randn(*nodes, frames, rows, 3 * size), torch.randn(1, *nodes, rows, size)
-    weight, bias = torch.randn(*nodes, 3 * size, size) / size**0.5, torch.randn(*nodes, 3 * size)
+    parameters = torch.randn(*nodes, 3 * size, size) / size**0.5, torch.randn(*nodes, 3 * size)
+    ends = torch.randint(frames + 1, (rows,))
+    gradients = torch.randn(*nodes, frames, rows, size), torch.randn_like(memory)
 
     def scanned():
-        recurrent = matmul.recurrence(weight, bias, rows, None)
-        states, kept = cells.gru_scan(gates.clone(), memory, recurrent, keep)
-        return [states, *kept]
+        inputs = [x.clone().requires_grad_() for x in (gates, memory, *parameters)]
+        with torch.no_grad():
+            alone = products.scan(cells.CELLS["gru"], gates.clone(), memory, products.shared(*parameters), ends)
+        found = products.scan(cells.CELLS["gru"], inputs[0].clone(), inputs[1], products.shared(*inputs[2:]), ends)
+        return *alone, *(x.detach() for x in found), *torch.autograd.grad(found, inputs, gradients)
 
-    assert_fused_equals_plain(monkeypatch, scanned)
+    assert_fused_equals_plain(monkeypatch, scanned, 4e-6)
 
 
 @pytest.mark.parametrize(("bodies", "joints", "vertices"), [(1, 1, 1), (18, 24, 300), (3, 55, 1100)])
 def test_skin_and_its_gradients(monkeypatch, bodies, joints, vertices):
     torch.manual_seed(0)
-    factors, bones = torch.randn(bodies, 10), torch.randn(bodies, joints, 3, 4)
+    factors, planes = torch.randn(bodies, 10), torch.randn(bodies, 3, 4, joints)
     template, basis = torch.randn(3 * vertices), torch.randn(12, 3 * vertices)
     weights, gradient = torch.rand(joints, vertices), torch.randn(bodies, 3, vertices)
     weights /= weights.sum(0)
 
     def skinned():
-        inputs = [x.clone().requires_grad_() for x in (factors, bones)]
+        inputs = [x.clone().requires_grad_() for x in (factors, planes)]
         posed = skinning.skin(*inputs, template, basis, weights)
         return posed.detach(), *torch.autograd.grad(posed, inputs, gradient)
 
@@ -98,23 +110,39 @@ COMPILED = """
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from kinlmr import kernels
+from kinlmr import body_kernels, gru_kernels, kernels
 
-pointers = {*"gates recurrent before after share rest planes weights out grad".split()}
-sizes = dict(JOINTS=32, BODIES=kernels.BODIES)
-for capability in (80, 90):
-    for kernel, constants in (
-        *((kernels._gru, dict(KEEP=keep, WIDTH=512)) for keep in (False, True)),
-        *((kernels._skin, dict(SHIFT=shift, VERTICES=kernels.VERTICES, PRECISION=precision, **sizes))
-          for shift in (False, True) for precision in ("tf32", "tf32x3")),
-        *((kernels._moments, dict(SPLIT=kernels.SPLIT, VERTICES=kernels.FEWER, PRECISION=precision, **sizes))
-          for precision in ("tf32", "tf32x3")),
-    ):
-        jit = kernels._compiled(kernel)
-        types = {n: "constexpr" if n in constants else "*fp32" if n in pointers else "i32" for n in jit.arg_names}
-        source = ASTSource(jit, types, constants)
-        done = compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": kernels.WARPS})
-        assert len(done.asm["cubin"]) > 1000 and done.metadata.shared < 48 * 1024
+HALF, WHOLE = {*"factors basis weight values bones shares".split()}, {"met", "largest"}
+FLOAT = {*"factors_scale bones_scale template rest out planes places rotations d_planes d_places d_rotations d_rest x "
+    "columns scale grad weights gates states bias share gradient inputs recurrent".split()}
+LONG = {"parents", "order"}
+skin = dict(JOINTS=32, BONES=24, BODIES=body_kernels.BODIES, VERTICES=body_kernels.VERTICES, STEP=body_kernels.STEP)
+KERNELS = [
+    *((gru_kernels._gru, dict(KEEP=True, EXACT=True, PHASE=None, ROWS=128, COLUMNS=c), 8) for c in gru_kernels.COLUMNS),
+    (gru_kernels._gru, dict(KEEP=False, EXACT=False, PHASE=0, ROWS=16, COLUMNS=16), 4),
+    *((gru_kernels._gru_backward, dict(EXACT=True, PHASE=None, ROWS=128, COLUMNS=c), 8) for c in gru_kernels.COLUMNS),
+    (kernels._halves, dict(GROUPS=3, SCALED=True, BLOCK=1024), 4),
+    (body_kernels._chain, dict(BODIES=body_kernels.LANES), 1),
+    (body_kernels._chain_backward, dict(BODIES=body_kernels.LANES), 1),
+    *((body_kernels._skin, skin | dict(BLEND=b, SKIN=s, EXACT=e, JOINTS=j, BONES=j - 8), body_kernels.WARPS)
+      for b, s, e, j in ((224, 4, True, 32), (512, 4, False, 64), (224, 0, True, 16), (0, 3, True, 32))),
+    (body_kernels._moments, dict(SPLIT=1024, JOINTS=32, BODIES=16, VERTICES=32), 4),
+]
+for capability, limit in ((80, 163), (89, 99), (90, 227), (120, 99)):  # KB of shared memory
+    stages = 3 if limit * 1024 >= 160_000 else 2
+    for kernel, constants, warps in KERNELS:
+        if "COLUMNS" in constants:
+            constants = constants | dict(STEP=gru_kernels._step(constants["ROWS"], constants["COLUMNS"], stages))
+        jit = kernels.compiled(kernel)
+        kinds = (HALF, "*fp16"), (WHOLE, "*i32"), (FLOAT, "*fp32"), (LONG, "*i64"), (constants, "constexpr")
+        types = {n: next((kind for names, kind in kinds if n in names), "i32") for n in jit.arg_names}
+        attributes = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(jit.arg_names) if types[n] != "constexpr"
+            and (types[n] != "i32" or n in ("size", "padded", "out_row") or n.endswith("_low"))}
+        source = ASTSource(jit, types, constants, attributes)
+        options = {"num_warps": warps, "num_stages": stages}
+        done = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+        assert len(done.asm["cubin"]) > 1000
+        assert done.metadata.shared <= limit * 1024, (kernel, constants, capability, done.metadata.shared)
 """
 
 
@@ -122,3 +150,18 @@ def test_they_compile_for_gpus(tmp_path):
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     env |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path), "TRITON_DEFAULT_FP_FUSION": "1"}
     subprocess.run([sys.executable, "-c", COMPILED], env=env, check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(("bodies", "joints"), [(1, 1), (37, 24)])
+def test_bones_and_their_gradients(monkeypatch, bodies, joints):
+    torch.manual_seed(0)
+    tree = room.fronts([-1, *(int(torch.randint(joint, ())) for joint in range(1, joints))])
+    inputs = torch.randn(bodies, joints, 3, 3), torch.randn(bodies, joints, 3)
+    gradients = torch.randn(bodies, 3, 4, joints), torch.randn(bodies, joints, 3)
+
+    def posed():
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        found = room.pose_bones(*leaves, tree)
+        return *(x.detach() for x in found), *torch.autograd.grad(found, leaves, gradients)
+
+    assert_fused_equals_plain(monkeypatch, posed)
