@@ -9,7 +9,7 @@ import torch
 
 import kinlmr
 from kinlmr import body as room
-from kinlmr import cells, kernels, products, skinning
+from kinlmr import body_kernels, cells, kernels, products, skinning
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 with pytest.MonkeyPatch.context() as patch:
@@ -57,6 +57,25 @@ def test_without_triton_the_mend_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton.language", None)
     with pytest.raises(ImportError, match="KINLMR_TRITON=1, but .*; pip install triton, or unset it"):
         kernels.compiled.__wrapped__(kernels._halves)
+
+
+def assert_digits_kept(found, expected):
+    """Halves of rows (R, ...) are their numbers to 2^-22 of each row's largest."""
+    error = found.values.double().sum(0) * found.scale.double()[:, None, None] - expected
+    assert (error.abs().amax((1, 2)) <= 2.0**-22 * expected.abs().amax((1, 2))).all()
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-6, 1.0, 1e6, 1e30])
+def test_halves_keep_float32s_digits(size):
+    """Whatever the size of the numbers; what fills up rows and columns is zero."""
+    torch.manual_seed(0)
+    x, columns = size * torch.randn(5, 2 * 33), 2.0 ** torch.randint(-9, 9, (66,))
+    expected = torch.zeros(8, 2, 48, dtype=torch.float64)
+    expected[:5, :, :33] = (x.double() * columns).unflatten(1, (2, 33))
+    found = kernels.halves(x, 2, 16, rows=4, columns=columns)
+    assert_digits_kept(found, expected)
+    with pytest.raises(AssertionError):
+        assert_digits_kept(found._replace(values=found.values[:1]), expected)
 
 
 @pytest.mark.parametrize("nodes", [(), (3,)])
@@ -150,6 +169,31 @@ def test_they_compile_for_gpus(tmp_path):
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     env |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path), "TRITON_DEFAULT_FP_FUSION": "1"}
     subprocess.run([sys.executable, "-c", COMPILED], env=env, check=True, cwd=tmp_path)
+
+
+def test_where_tf32_is_allowed_skinning_is_exact(monkeypatch):
+    torch.manual_seed(0)
+    planes, weights = torch.randn(3, 3, 4, 24), torch.rand(24, 100)
+    template, basis, factors = torch.randn(300), torch.randn(12, 300), torch.randn(3, 12)
+
+    def skinned(factors):
+        return skinning.skin(factors, planes, template, basis, weights)
+
+    monkeypatch.setattr(kernels, "ENABLED", "0")
+    rest, blended = skinned(torch.zeros_like(factors)), skinned(factors)
+    monkeypatch.setattr(kernels, "ENABLED", "1")
+    monkeypatch.setattr(kernels, "exact", lambda: False)
+    monkeypatch.setattr(body_kernels, "exact", lambda: False)
+    assert (skinned(torch.zeros_like(factors)) - rest).abs().max() <= 2e-6 * rest.abs().max()
+    error = (skinned(factors) - blended).abs().max() / blended.abs().max()
+    assert 1e-5 < error < 1e-3  # blend shapes are not
+
+
+def test_of_no_bodies_there_is_nothing(monkeypatch):
+    monkeypatch.setattr(kernels, "ENABLED", "1")
+    body = kinlmr.load_body("anny24_lo369")
+    mesh = body.to(DEVICE)(torch.eye(3).expand(0, 24, 3, 3), want=("joints", "vertices"))
+    assert (mesh.joints.shape, mesh.vertices.shape) == ((0, 24, 3), (0, body.weights.shape[1], 3))
 
 
 @pytest.mark.parametrize(("bodies", "joints"), [(1, 1), (37, 24)])
