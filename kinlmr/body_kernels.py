@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from kinlmr import kernels
-from kinlmr.kernels import Halves, compiled, exact, halves, stages
+from kinlmr.kernels import Halves, exact, halves, launch, stages
 
 LANES = 8  # bodies of a program of `chain`
 JOINTS = 128  # more do not fit a program of `blend_and_skin`
-BODIES, VERTICES, STEP, WARPS = 64, 64, 32, 4  # of a program of `skin`
-MOMENT_BODIES, MOMENT_VERTICES, SPLIT, MOMENT_WARPS = 16, 32, 1024, 4  # of a program of `moments`: at once and in all
+BODIES, VERTICES, STEP, WARPS = 64, 64, 32, 4  # of a program of `_skin`
+MOMENT_BODIES, MOMENT_VERTICES, SPLIT, MOMENT_WARPS = 16, 32, 1024, 4  # of `_moments`: at once, and vertices in all
 
 tl: Any = None  # triton.language, once a kernel is wanted
 
@@ -32,8 +32,19 @@ def chain(rotations: Tensor, rest: Tensor, parents: Tensor, order: Tensor) -> tu
     -> planes of the bones (B, 3, 4, J), places of the joints (B, J, 3)"""
     count, joints = rest.shape[:2]
     planes, places = rest.new_empty(count, 3, 4, joints), torch.empty_like(rest)
-    compiled(_chain)[(-(-count // LANES),)](
-        rotations, rest, parents, order, planes, places, count, joints, BODIES=LANES, num_warps=1
+    launch(
+        _chain,
+        (-(-count // LANES),),
+        rotations,
+        rest,
+        parents,
+        order,
+        planes,
+        places,
+        count,
+        joints,
+        BODIES=LANES,
+        num_warps=1,
     )
     return planes, places
 
@@ -77,9 +88,9 @@ def chain_backward(
     """The gradients of `chain`'s rotations and rest, from those of its planes and places, which are overwritten."""
     count, joints = rest.shape[:2]
     d_rotations, d_rest = torch.empty_like(rotations), torch.zeros_like(rest)
-    compiled(_chain_backward)[(-(-count // LANES),)](
-        d_planes, d_places, rotations, rest, planes, parents, order, d_rotations, d_rest, count, joints, BODIES=LANES,
-        num_warps=1,
+    launch(
+        _chain_backward, (-(-count // LANES),), d_planes, d_places, rotations, rest, planes, parents, order,
+        d_rotations, d_rest, count, joints, BODIES=LANES, num_warps=1,
     )  # fmt: skip
     return d_rotations, d_rest
 
@@ -196,14 +207,13 @@ def _pose(
     given = rest if isinstance(rest, Tensor) else out
     bones, shares, columns = skinned or (nothing, nothing, 0)
     count, _, total = out.shape
-    compiled(_skin)[-(-total // VERTICES), -(-count // BODIES)](
-        *factors, basis.values, template, given, *bones, shares.values, out, count, total,
-        filled, 3, given.stride(1), out.stride(1), -(-total // VERTICES) * VERTICES,
+    launch(
+        _skin, (-(-total // VERTICES), -(-count // BODIES)), *factors, basis.values, template, given, *bones,
+        shares.values, out, count, total, filled, 3, given.stride(1), out.stride(1), -(-total // VERTICES) * VERTICES,
         *(x.values.stride(0) for x in (factors, basis, bones, shares)),
         BLEND=factors.values.shape[-1] if blended else 0, SKIN=columns, EXACT=exact(),
         JOINTS=shares.values.shape[1] if skinned else 16, BONES=bones.values.shape[-1], BODIES=BODIES,
-        VERTICES=VERTICES, STEP=STEP, num_warps=WARPS,
-        num_stages=stages(out.device),
+        VERTICES=VERTICES, STEP=STEP, num_warps=WARPS, num_stages=stages(out.device),
     )  # fmt: skip
     return out
 
@@ -287,10 +297,10 @@ def _sum_moments(grad: Tensor, rest: Tensor, weights: Tensor) -> Tensor:
     (count, _, total), joints = grad.shape, len(weights)
     splits = -(-total // SPLIT)
     parts = grad.new_empty(splits, count, 3, 4, joints)
-    compiled(_moments)[-(-count // MOMENT_BODIES), splits, 3](
-        grad, rest, weights.contiguous(), parts, count, total, joints, SPLIT=SPLIT,
-        JOINTS=max(16, 1 << (joints - 1).bit_length()), BODIES=MOMENT_BODIES, VERTICES=MOMENT_VERTICES,
-        num_warps=MOMENT_WARPS,
+    launch(
+        _moments, (-(-count // MOMENT_BODIES), splits, 3), grad, rest, weights.contiguous(), parts, count, total,
+        joints, SPLIT=SPLIT, JOINTS=max(16, 1 << (joints - 1).bit_length()), BODIES=MOMENT_BODIES,
+        VERTICES=MOMENT_VERTICES, num_warps=MOMENT_WARPS,
     )  # fmt: skip
     return parts.sum(0)
 

@@ -2,7 +2,7 @@
 
 | | launches of the plain path | here |
 |---|---|---|
-| a GRU over C frames | 6 C | 2 |
+| a GRU over C frames | 7 C | 3 |
 | its gradient | 4 C + 14 | 3 |
 
 A program computes some columns of h for some rows, frame after frame. It needs all columns of the frame before, so the
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kinlmr.kernels import LARGE, Halves, compiled, exact, halves, properties, stages
+from kinlmr.kernels import LARGE, Halves, exact, halves, launch, properties, stages
 
 COLUMNS, ROWS, STEP = (16, 32, 64), (16, 32, 64, 128), 64  # of a program; numbers of h multiplied at once, at most
 
@@ -68,9 +68,9 @@ def _launch(kernel: Any, tensors: tuple[Tensor, ...], frames: int, phases: int =
     met = torch.zeros(grid[1] * grid[2], dtype=torch.int32, device=first.device) if together else first
     parts = [(0, frames, None)] if together else [(t, t + 1, p) for t in range(frames) for p in range(phases)]
     for begin, end, phase in parts:
-        compiled(kernel)[grid](
-            *tensors, met, begin, end, frames, rows, size, weight.shape[-1], weight.stride(0), PHASE=phase,
-            EXACT=exact(), ROWS=tile, COLUMNS=columns, STEP=_step(tile, columns, depth),
+        launch(
+            kernel, grid, *tensors, met, begin, end, frames, rows, size, weight.shape[-1], weight.stride(0),
+            PHASE=phase, EXACT=exact(), ROWS=tile, COLUMNS=columns, STEP=_step(tile, columns, depth),
             num_warps=8 if tile == 128 else 4, num_stages=depth, launch_cooperative_grid=together, **options,
         )  # fmt: skip
 

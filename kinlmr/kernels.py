@@ -70,6 +70,12 @@ def compiled(kernel: Callable[..., None]) -> Any:
     return importlib.import_module("triton").jit(kernel)
 
 
+def launch(kernel: Callable[..., None], grid: tuple[int, ...], x: Tensor, *arguments: Any, **options: Any) -> None:
+    """On the GPU that holds x, the kernel's first argument."""
+    with torch.cuda.device_of(x):
+        compiled(kernel)[grid](x, *arguments, **options)
+
+
 def exact() -> bool:
     """Whether products are as exact as float32, or as TF32."""
     return torch.get_float32_matmul_precision() == "highest"
@@ -99,9 +105,10 @@ def halves(x: Tensor, groups: int, pad_to: int, rows: int = 1, columns: Tensor |
     padded = -(-width // pad_to) * pad_to
     values = torch.empty(2, count, groups, padded, dtype=torch.float16, device=x.device)
     scale = x.new_empty(count)
-    compiled(_halves)[(count,)](
-        x, scale if columns is None else columns, values, scale, len(x), width, padded, values.stride(0),
-        GROUPS=groups, SCALED=columns is not None, BLOCK=min(1024, max(32, 1 << (groups * padded - 1).bit_length())),
+    launch(
+        _halves, (count,), x, scale if columns is None else columns, values, scale, len(x), width, padded,
+        values.stride(0), GROUPS=groups, SCALED=columns is not None,
+        BLOCK=min(1024, max(32, 1 << (groups * padded - 1).bit_length())),
     )  # fmt: skip
     return Halves(values, scale)
 
