@@ -98,14 +98,14 @@ def run(
     ]
     if memory is None:
         memory = start.new_zeros(batch, schedule.iterations, sum(schedule.memory_sizes()))
-    before = _unpack_memory(schedule, groups, memory.to(exact))
+    before = schedule.split_memory(groups, memory.to(exact))
     with torch.autocast(device, enabled=False):
         if alone:
             out, after = _frame(schedule, packs, features[:, 0], start.to(exact), before, options)
         else:
             whole = [weights for (weights,) in packs]
             out, after = _sweep(schedule, whole, features, start.to(exact), before, lengths, options)
-    return out.to(kept), _pack_memory(schedule, groups, after).to(kept)
+    return out.to(kept), schedule.join_memory(groups, after).to(kept)
 
 
 def _stacked(features: Tensor, nodes: Sequence[Node]) -> bool:
@@ -291,28 +291,3 @@ def _recurrent(
         after.append(end.unflatten(-2, shape))
         y = y.flatten(-3, -2)
     return y, torch.stack(after, 1)
-
-
-def _unpack_memory(schedule: Schedule, groups: list[list[Node]], memory: Tensor) -> list[Tensor]:
-    """memory (B, V, M) -> of each group (vectors, layers, [n,] V, B, H)."""
-    shares = dict(zip(schedule.recurrent(), memory.split(schedule.memory_sizes(), -1), strict=True))
-    found = []
-    for nodes in groups:
-        cell, layers, n = nodes[0].cell, nodes[0].layers, len(nodes)
-        if cell is None:
-            found.append(memory.new_empty(1, 0, 0, 0, 0))
-            continue
-        rows = shares[nodes[0]] if n == 1 else torch.cat([shares[node] for node in nodes], -1)
-        rows = rearrange(rows, "b v (n l k h) -> k l n v b h", n=n, l=layers, k=cell.vectors)
-        found.append(rows.squeeze(2) if n == 1 else rows)
-    return found
-
-
-def _pack_memory(schedule: Schedule, groups: list[list[Node]], memory: list[Tensor]) -> Tensor:
-    """The inverse of `_unpack_memory`."""
-    shares: dict[Node, Tensor] = {}
-    for nodes, rows in zip(groups, memory, strict=True):
-        if nodes[0].cell:
-            rows = rearrange(rows.unsqueeze(2) if len(nodes) == 1 else rows, "k l n v b h -> b v (n l k h)")
-            shares.update(zip(nodes, rows.chunk(len(nodes), -1), strict=True))
-    return torch.cat([shares[node] for node in schedule.recurrent()], -1)

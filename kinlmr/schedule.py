@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.prune import BasePruningMethod
@@ -94,6 +95,29 @@ class Schedule(NamedTuple):
     def memory_sizes(self) -> list[int]:
         """Numbers of memory of every recurrent node; together M."""
         return [n.layers * n.cell.vectors * n.hidden for n in self.recurrent() if n.cell]
+
+    def split_memory(self, groups: list[list[Node]], memory: Tensor) -> list[Tensor]:
+        """memory (B, V, M) -> of each group (vectors, layers, [n,] V, B, H)."""
+        shares = dict(zip(self.recurrent(), memory.split(self.memory_sizes(), -1), strict=True))
+        found = []
+        for nodes in groups:
+            cell, layers, n = nodes[0].cell, nodes[0].layers, len(nodes)
+            if cell is None:
+                found.append(memory.new_empty(1, 0, 0, 0, 0))
+                continue
+            rows = shares[nodes[0]] if n == 1 else torch.cat([shares[node] for node in nodes], -1)
+            rows = rearrange(rows, "b v (n l k h) -> k l n v b h", n=n, l=layers, k=cell.vectors)
+            found.append(rows.squeeze(2) if n == 1 else rows)
+        return found
+
+    def join_memory(self, groups: list[list[Node]], memory: list[Tensor]) -> Tensor:
+        """The inverse of `split_memory`."""
+        shares: dict[Node, Tensor] = {}
+        for nodes, rows in zip(groups, memory, strict=True):
+            if nodes[0].cell:
+                rows = rearrange(rows.unsqueeze(2) if len(nodes) == 1 else rows, "k l n v b h -> b v (n l k h)")
+                shares.update(zip(nodes, rows.chunk(len(nodes), -1), strict=True))
+        return torch.cat([shares[node] for node in self.recurrent()], -1)
 
 
 def pack(
