@@ -30,7 +30,8 @@ from typing import Any
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a fork has no other threads
 ROOT = Path(__file__).resolve().parents[1]
 SLOW = ("test_bombs_are_refused_in_little_memory",)  # runs in a process of its own, which would not see the mutant
-MORE = {"documents": ("skeleton",), "keypoints": ("assets", "recovery", "frozen"), "assets": ("body",)}  # more tests
+MORE = {"documents": ("skeleton",), "keypoints": ("assets", "recovery", "frozen"), "assets": ("body",),
+        "assembly": ("assets", "body"), "kinematics": ("body",), "nodes": ("model",)}  # fmt: skip  # more tests
 SECONDS = 60  # of computing; a mutant that takes longer is counted as killed
 UNTOLD = 99  # the exit status of a fork that could not put the mutant into the functions
 OPERATORS = {ast.Add: ast.Sub, ast.Mult: ast.Div, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult,

@@ -1,4 +1,4 @@
-"""Kernels in Triton for a GPU: how they are chosen, compiled, and multiply. `gru_kernels` and `body_kernels` have them.
+"""Kernels in Triton for a GPU: how they are chosen, compiled, and multiply. `gru_kernels` and the like have them.
 
 Products run on tensor cores, in half precision and as exact as float32 (`halves`): x is taken as high + low, two
 float16 that have 22 bits together, and x y as high high + high low + low high. Where

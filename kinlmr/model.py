@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, NamedTuple, overload
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from kinlmr import engine
 from kinlmr.cells import Cell
+from kinlmr.nodes import RecurrentNode, ShapeNode
 from kinlmr.plan import Plan
 from kinlmr.rotations import Rotation
 from kinlmr.rows import Rows, select
@@ -42,44 +42,6 @@ class State(NamedTuple):
     def to(self, *args: Any, **kwargs: Any) -> State:
         """On another device or of another type; arguments as of `torch.Tensor.to`."""
         return State(*(x.to(*args, **kwargs) for x in self))
-
-
-class RecurrentNode(nn.Module):
-    """A recurrent node: ``rnn``, with the parameters of torch.nn.GRU (or LSTM, RNN), and a linear ``head``, which makes
-    the residual. ``rnn`` is a ParameterDict because torch.compile refuses models that hold an nn.GRU.
-    """
-
-    def __init__(self, cell: Cell, reads: int, hidden: int, layers: int, writes: int) -> None:
-        super().__init__()
-        bound, parameters = hidden**-0.5, OrderedDict()
-        for layer in range(layers):
-            for name, *size in (
-                ("weight_ih", hidden if layer else reads),
-                ("weight_hh", hidden),
-                ("bias_ih",),
-                ("bias_hh",),
-            ):
-                value = torch.empty(cell.gates * hidden, *size)
-                parameters[f"{name}_l{layer}"] = nn.Parameter(nn.init.uniform_(value, -bound, bound))
-        self.rnn = nn.ParameterDict(parameters)
-        self.head = _small(nn.Linear(hidden, writes))
-
-
-class ShapeNode(nn.Module):
-    """The shape node, without memory: two layers, ReLU and dropout between, and a head."""
-
-    def __init__(self, reads: int, hidden: int, writes: int, dropout: float) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(reads, hidden), nn.Linear(hidden, hidden)
-        self.head = _small(nn.Linear(hidden, writes))
-        self.dropout = nn.Dropout(dropout)
-
-
-def _small(head: nn.Linear) -> nn.Linear:
-    """A head that starts near zero, so that an untrained model answers with its start estimate."""
-    nn.init.xavier_uniform_(head.weight, gain=0.1)
-    nn.init.zeros_(head.bias)
-    return head
 
 
 class Start(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import pad
 
-from kinlmr import body_kernels
+from kinlmr import skin_kernels
 
 # Numbers in the two workspaces: blended vertices, and each vertex's transform. On a CPU they stay in cache.
 TILES_CPU = 1_330_000, 330_000
@@ -51,8 +51,8 @@ class _Skin(Function):
     def forward(
         factors: Tensor, planes: Tensor, template: Tensor, basis: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        if body_kernels.serves(factors, weights):
-            return body_kernels.blend_and_skin(factors, planes, template, basis, weights), factors.new_empty(0)
+        if skin_kernels.serves(factors, weights):
+            return skin_kernels.blend_and_skin(factors, planes, template, basis, weights), factors.new_empty(0)
         out = factors.new_empty(len(factors), 3, weights.shape[1])
         many, blended, turned = _workspaces(out)
         for i in range(0, len(out), many):
@@ -106,8 +106,8 @@ class _TiledGradients(Function):
     def forward(
         grad: Tensor, factors: Tensor, planes: Tensor, template: Tensor, basis: Tensor, weights: Tensor, kept: Tensor
     ) -> tuple[Tensor, Tensor]:
-        if body_kernels.serves(grad, weights):
-            return body_kernels.blend_and_skin_backward(grad, factors, planes, template, basis, weights)
+        if skin_kernels.serves(grad, weights):
+            return skin_kernels.blend_and_skin_backward(grad, factors, planes, template, basis, weights)
         d_factors, d_planes = torch.empty_like(factors), planes.new_empty(planes.shape)
         many, blended, turned = _workspaces(grad)
         for i in range(0, len(grad), many):

@@ -204,7 +204,7 @@ def small_film(path):
 
 
 def small_body():
-    from kinlmr.assets import assemble
+    from kinlmr.assembly import assemble
 
     return assemble(arrays_of_body(), "made").with_points("ab", torch.rand(2, 20))
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from laws import assert_same
 
 import kinlmr
-from kinlmr import load_body, load_skeleton, save_body
-from kinlmr.assets import OFFICIAL, SKELETONS, assemble, embedded
-from kinlmr.assets import _parents as parents_of
+from kinlmr import assembly, load_body, load_skeleton, save_body
+from kinlmr.assembly import OFFICIAL, SKELETONS, assemble
+from kinlmr.assembly import _parents as parents_of
+from kinlmr.assets import embedded
 from kinlmr.keypoints import keypoint_sets
 
 POINTS = json.loads((resources.files("kinlmr") / "bodies" / "keypoints.json").read_text())
@@ -353,9 +354,9 @@ def small():
 def test_limits_are_exact():
     size = 3 * (3 * 2 + 5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kinlmr.assets, "MAX_NUMBERS", size)
+        patch.setattr(assembly, "MAX_NUMBERS", size)
         assemble(small(), "small")
-        patch.setattr(kinlmr.assets, "MAX_NUMBERS", size - 1)
+        patch.setattr(assembly, "MAX_NUMBERS", size - 1)
         with pytest.raises(ValueError, match=f"would take {size} numbers, more than {size - 1}"):
             assemble(small(), "small")
     far = small()

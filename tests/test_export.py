@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import kinlmr
 from kinlmr import export
-from kinlmr.assets import assemble
+from kinlmr.assembly import assemble
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle, quaternion_to_matrix
 
 FPS, FRAMES = 25.0, 6

@@ -18,11 +18,13 @@ README = (ROOT / "README.md").read_text()
 
 FLOORS = [
     {"documents", "files", "kernels", "raster", "glb"},
-    {"skeleton", "sheets", "gru_kernels", "body_kernels"},
+    {"skeleton", "sheets", "gru_kernels", "chain_kernels", "skin_kernels"},
     {"cells"},
     {"plan", "rotations", "camera", "draw", "pickles", "keypoints", "losses", "matmul", "rows", "skinning"},
-    {"products", "bvh", "body", "database", "inspection", "metrics", "tracking"},
-    {"schedule", "assets", "recording"},
+    {"products", "bvh", "kinematics", "database", "inspection", "metrics", "tracking"},
+    {"body"},
+    {"schedule", "assembly", "recording", "nodes"},
+    {"assets"},
     {"engine", "retarget", "noise"},
     {"motion"},
     {"clips", "export"},

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import kinlmr
-from kinlmr import body as room
-from kinlmr import body_kernels, cells, kernels, products, skinning
+from kinlmr import cells, kernels, products, skin_kernels, skinning
+from kinlmr import kinematics as room
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 with pytest.MonkeyPatch.context() as patch:
@@ -129,23 +129,23 @@ COMPILED = """
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from kinlmr import body_kernels, gru_kernels, kernels
+from kinlmr import chain_kernels, gru_kernels, kernels, skin_kernels
 
 HALF, WHOLE = {*"factors basis weight values bones shares".split()}, {"met", "largest"}
 FLOAT = {*"factors_scale bones_scale template rest out planes places rotations d_planes d_places d_rotations d_rest x "
     "columns scale grad weights gates states bias share gradient inputs recurrent".split()}
 LONG = {"parents", "order"}
-skin = dict(JOINTS=32, BONES=24, BODIES=body_kernels.BODIES, VERTICES=body_kernels.VERTICES, STEP=body_kernels.STEP)
+skin = dict(JOINTS=32, BONES=24, BODIES=skin_kernels.BODIES, VERTICES=skin_kernels.VERTICES, STEP=skin_kernels.STEP)
 KERNELS = [
     *((gru_kernels._gru, dict(KEEP=True, EXACT=True, PHASE=None, ROWS=128, COLUMNS=c), 8) for c in gru_kernels.COLUMNS),
     (gru_kernels._gru, dict(KEEP=False, EXACT=False, PHASE=0, ROWS=16, COLUMNS=16), 4),
     *((gru_kernels._gru_backward, dict(EXACT=True, PHASE=None, ROWS=128, COLUMNS=c), 8) for c in gru_kernels.COLUMNS),
     (kernels._halves, dict(GROUPS=3, SCALED=True, BLOCK=1024), 4),
-    (body_kernels._chain, dict(BODIES=body_kernels.LANES), 1),
-    (body_kernels._chain_backward, dict(BODIES=body_kernels.LANES), 1),
-    *((body_kernels._skin, skin | dict(BLEND=b, SKIN=s, EXACT=e, JOINTS=j, BONES=j - 8), body_kernels.WARPS)
+    (chain_kernels._chain, dict(BODIES=chain_kernels.LANES), 1),
+    (chain_kernels._chain_backward, dict(BODIES=chain_kernels.LANES), 1),
+    *((skin_kernels._skin, skin | dict(BLEND=b, SKIN=s, EXACT=e, JOINTS=j, BONES=j - 8), skin_kernels.WARPS)
       for b, s, e, j in ((224, 4, True, 32), (512, 4, False, 64), (224, 0, True, 16), (0, 3, True, 32))),
-    (body_kernels._moments, dict(SPLIT=1024, JOINTS=32, BODIES=16, VERTICES=32), 4),
+    (skin_kernels._moments, dict(SPLIT=1024, JOINTS=32, BODIES=16, VERTICES=32), 4),
 ]
 for capability, limit in ((80, 163), (89, 99), (90, 227), (120, 99)):  # KB of shared memory
     stages = 3 if limit * 1024 >= 160_000 else 2
@@ -183,7 +183,7 @@ def test_where_tf32_is_allowed_skinning_is_exact(monkeypatch):
     rest, blended = skinned(torch.zeros_like(factors)), skinned(factors)
     monkeypatch.setattr(kernels, "ENABLED", "1")
     monkeypatch.setattr(kernels, "exact", lambda: False)
-    monkeypatch.setattr(body_kernels, "exact", lambda: False)
+    monkeypatch.setattr(skin_kernels, "exact", lambda: False)
     assert (skinned(torch.zeros_like(factors)) - rest).abs().max() <= 2e-6 * rest.abs().max()
     error = (skinned(factors) - blended).abs().max() / blended.abs().max()
     assert 1e-5 < error < 1e-3  # blend shapes are not

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinlmr.assets import assemble
+from kinlmr.assembly import assemble
 from kinlmr.keypoints import check_keypoints, compile_points, convert, keypoint_sets, normalise, set_rows
 from kinlmr.rotations import axis_angle_to_matrix
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from laws import assert_same
 
 import kinlmr
-from kinlmr.assets import assemble
+from kinlmr.assembly import assemble
 from kinlmr.bvh import Bvh
 from kinlmr.motion import DIALECTS, Motion, load_motion, read_bvh, save_motion, write_bvh
 from kinlmr.recording import resampled, sides
