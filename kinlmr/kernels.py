@@ -1,7 +1,7 @@
 """Kernels in Triton for a GPU: how they are chosen, compiled, and multiply. `gru_kernels` and the like have them.
 
-Products run on tensor cores, in half precision and as exact as float32 (`halves`): x is taken as high + low, two
-float16 that have 22 bits together, and x y as high high + high low + low high. Where
+Products run on tensor cores, in half precision and nearly as exact as float32, which has 24 bits (`halves`): x is taken
+as high + low, two float16 that have 22 bits together, and x y as high high + high low + low high. Where
 `torch.set_float32_matmul_precision` allows TF32, which has the 11 bits of one float16, the first product is enough.
 
 On a GPU float32 takes the kernels where Triton is installed, as it is with torch's own packages for CUDA;
@@ -77,7 +77,7 @@ def launch(kernel: Callable[..., None], grid: tuple[int, ...], x: Tensor, *argum
 
 
 def exact() -> bool:
-    """Whether products are as exact as float32, or as TF32."""
+    """Whether products keep float32's bits, nearly, or TF32's."""
     return torch.get_float32_matmul_precision() == "highest"
 
 

@@ -2,7 +2,7 @@
 
 The plain path writes and reads every vertex at rest (3 numbers) and its transform (12); here only vertices are written.
 Where `torch.set_float32_matmul_precision` allows TF32, blend shapes are as exact as that; skinning, which multiplies
-metres, is always exact.
+metres, never is.
 """
 
 from __future__ import annotations
