@@ -255,11 +255,12 @@ def _inputs(slots: list[Tensor], start: Sequence[Tensor], weights: Packed, befor
     for node in weights.nodes:
         if node.restarted:
             slots[node.slot] = start[node.slot].expand_as(slots[node.slot])
-    rows = [torch.cat([*before, *(slots[slot] for slot in node.reads)], 1) for node in weights.nodes]
-    if len(rows) == 1:
-        return rows[0]
-    width = max(row.shape[1] for row in rows)
-    return torch.stack([pad(row, (0, width - row.shape[1])) for row in rows])
+    read = [[*before, *(slots[slot] for slot in node.reads)] for node in weights.nodes]
+    if len(read) == 1:
+        return torch.cat(read[0], 1)
+    widths = [sum(x.shape[1] for x in row) for row in read]
+    zeros = slots[0].new_zeros(len(slots[0]), max(widths) - min(widths))
+    return torch.stack([torch.cat([*x, zeros[:, : max(widths) - n]], 1) for x, n in zip(read, widths, strict=True)])
 
 
 def _add(residual: Tensor, slots: list[Tensor], nodes: Sequence[Node]) -> None:
