@@ -40,13 +40,13 @@ def axis_angle_to_matrix(r: Tensor) -> Tensor:
     """
     r = _checked(r, 3, "axis-angle")
     r = r * (LONG / r.detach().abs().amax(-1, keepdim=True)).clamp_max(1)
-    square = (r * r).sum(-1)[..., None, None]
+    square = (r * r).sum(-1, keepdim=True)
     a, half = _sinc(torch.stack((square, square / 4))).unbind()
     b = half * half / 2
-    eye = torch.eye(3, dtype=r.dtype, device=r.device)
-    rows = r[..., None, :].expand(*r.shape, 3)
-    cross = torch.linalg.cross(eye.expand_as(rows), rows, dim=-1)  # rows e_i x r: the matrix [r]
-    return (1 - b * square) * eye + a * cross + b * (r[..., None] * rows)
+    x, y, z = (a * r).unbind(-1)
+    c = (1 - b * square)[..., 0]
+    rest = torch.stack((c, -z, y, z, c, -x, -y, x, c), -1).unflatten(-1, (3, 3))
+    return torch.addcmul(rest, (b * r)[..., None], r[..., None, :])
 
 
 def matrix_to_axis_angle(m: Tensor) -> Tensor:
