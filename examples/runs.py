@@ -61,6 +61,7 @@ def joined(own: Place, device: str, wait: timedelta | None = None) -> Iterator[N
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=wait)
     yield
     distributed.destroy_process_group()
+    time.sleep(0.1)  # gloo's threads may hold the last tensors a little longer, and abort if Python ends meanwhile
 
 
 def reduced(value: Tensor, how: str = "SUM") -> Tensor:
