@@ -228,8 +228,8 @@ def row(case: str, figures: dict[str, Any], floor: float) -> dict[str, Any]:
 
 
 def graphs(found: dict[str, nn.Module], args: argparse.Namespace) -> None:
-    """On CUDA: kinlmr and naive eagerly and in a CUDA graph, in float32 and in TF32; kinlmr with bfloat16 weights; and
-    how many kernels a call launches."""
+    """On CUDA: how many kernels a call launches; kinlmr and naive in a CUDA graph, in float32 and in TF32, and kinlmr
+    with bfloat16 weights."""
     ours, naive = found["kinlmr"], found["naive"]
     x = torch.randn(32, 16, args.features, device=args.device)
     for name, network in (("kinlmr", ours), ("naive", naive)):

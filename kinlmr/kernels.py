@@ -33,7 +33,7 @@ def serves(x: Tensor) -> bool:
         return False
     if x.is_cuda:
         return ENABLED == "1" or _supported(x.device.index)
-    return ENABLED == "1" and _interpreted()
+    return ENABLED == "1" and os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @functools.cache
@@ -53,10 +53,6 @@ def _supported(device: int) -> bool:
         warnings.warn(f"Triton's kernels do not run here, so the plain path is taken: {error}", stacklevel=2)
         return False
     return True
-
-
-def _interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @functools.cache

@@ -63,7 +63,7 @@ def forward_kinematics(rotations: Tensor, offsets: Tensor, tree: Fronts) -> tupl
 
 def pose_bones(rotations: Tensor, rest: Tensor, tree: Fronts) -> tuple[Tensor, Tensor]:
     """rotations (B, J, 3, 3), joints at rest (B, J, 3) -> bones A_k as planes (B, 3, 4, J), joints (B, J, 3)"""
-    if kernels.serves(rest) and not traced():
+    if not traced() and kernels.serves(rest):
         return _Bones.apply(rotations, rest, tree)
     return _pose_bones(rotations, rest, tree)
 

@@ -81,10 +81,12 @@ def add_product_(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 def layouts(weight: Tensor, frames: int) -> Layouts | None:
     """Where a recurrent weight's layouts will be kept for so many frames; None where they would not gain."""
+    if traced():
+        return None
     if kernels.serves(weight):
         return {}
     many = weight.numel() >= ARRANGED and weight.numel() * frames >= WORTH
-    return {} if many and weight.ndim == 2 and not traced() and _served(weight) else None
+    return {} if many and weight.ndim == 2 and _served(weight) else None
 
 
 def recurrence(weight: Tensor, bias: Tensor, rows: int, kept: Layouts | None) -> Product:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -57,6 +58,36 @@ def test_without_triton_the_mend_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton.language", None)
     with pytest.raises(ImportError, match="KINLMR_TRITON=1, but .*; pip install triton, or unset it"):
         kernels.compiled.__wrapped__(kernels._halves)
+
+
+@pytest.mark.parametrize(("capability", "version"), [((7, 5), "3.6.0"), ((9, 0), "3.2.0"), ((9, 0), None)])
+def test_what_the_kernels_cannot_run_on_takes_the_plain_path(monkeypatch, capability, version):
+    """An older GPU, an older Triton, and none."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setitem(sys.modules, "triton", version and types.SimpleNamespace(__version__=version))
+    assert not kernels._supported.__wrapped__(0)
+
+
+def test_where_triton_does_not_run_it_is_said_and_the_plain_path_taken(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(kernels, "halves", lambda *_: 1 / 0)
+    monkeypatch.setattr(torch, "ones", lambda *_, device: None)
+    with pytest.warns(UserWarning, match="do not run here, so the plain path is taken: division by zero"):
+        assert not kernels._supported.__wrapped__(0)
+    monkeypatch.setattr(kernels, "halves", lambda *_: None)
+    assert kernels._supported.__wrapped__(0)
+
+
+def test_what_is_traced_asks_for_no_kernel(monkeypatch):
+    """torch.compile and torch.func see plain functions only."""
+    monkeypatch.setattr(kernels, "serves", lambda x: 1 / 0)
+    tree = room.fronts([-1, 0])
+    rotations, rest = torch.randn(3, 1, 2, 3, 3), torch.randn(3, 1, 2, 3)
+    torch.func.vmap(lambda r, q: room.pose_bones(r, q, tree))(rotations, rest)
+    model = kinlmr.build("smpl.yaml", features=5, hidden=8, shape_hidden=8)
+    torch.func.vmap(lambda x: model(x).pose)(torch.randn(2, 1, 3, 5))
+    with pytest.raises(ZeroDivisionError):
+        model(torch.randn(1, 3, 5))
 
 
 def assert_digits_kept(found, expected):
@@ -182,7 +213,6 @@ def test_where_tf32_is_allowed_skinning_is_exact(monkeypatch):
     monkeypatch.setattr(kernels, "ENABLED", "0")
     rest, blended = skinned(torch.zeros_like(factors)), skinned(factors)
     monkeypatch.setattr(kernels, "ENABLED", "1")
-    monkeypatch.setattr(kernels, "exact", lambda: False)
     monkeypatch.setattr(skin_kernels, "exact", lambda: False)
     assert (skinned(torch.zeros_like(factors)) - rest).abs().max() <= 2e-6 * rest.abs().max()
     error = (skinned(factors) - blended).abs().max() / blended.abs().max()
