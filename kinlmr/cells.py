@@ -14,7 +14,6 @@ A new kind, torch.nn.RNN's:
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,8 +22,7 @@ from torch import Tensor
 
 from kinlmr import gru_kernels
 
-Product = Callable[[Tensor], Tensor]  # of scans, by the recurrent weight
-AddProduct = Callable[[Tensor, Tensor], object]
+AddProduct = Callable[[Tensor, Tensor], object]  # of scans, by the recurrent weight
 
 
 class Cell(NamedTuple):
@@ -33,14 +31,13 @@ class Cell(NamedTuple):
     gates, vectors   numbers in its gates and in its memory, in multiples of H
     step             inputs (..., G), recurrent (..., G), memory (vectors, ..., H) -> memory after the frame
     scan             gates (..., C, R, G) of C frames of R rows, the input's share, which it may overwrite;
-                     memory (vectors, ..., R, H); a function: h (..., R, H) -> the recurrent share (..., R, G), which
-                     its next call may overwrite; whether backward follows
+                     memory (vectors, ..., R, H); the recurrent bias (..., G); a function that adds to gates
+                     (..., R, G) what h (..., R, H) says by the recurrent weight; whether backward follows
                      -> memory before and after every frame (vectors, ..., C + 1, R, H), and what else backward needs
     scan_backward    gradient of all those memories, which it may overwrite; the memories; what ``scan`` kept; a
-                     function: adds to a gradient of h (..., R, H) what that of the recurrent share (..., R, G) says
+                     function that adds to a gradient of h (..., R, H) what that of the recurrent share (..., R, G) says
                      -> gradients of the input's share and of the recurrent share (..., C, R, G), and of memory
-    kernels          the same two for a GPU, which take the recurrent weight (..., G, H) instead of a function, and
-                     ``scan`` its bias (..., G) too
+    kernels          the same two for a GPU, which take the recurrent weight (..., G, H) instead of a function
     """
 
     name: str
@@ -60,32 +57,32 @@ def gru_step(inputs: Tensor, recurrent: Tensor, memory: Tensor) -> Tensor:
     return torch.lerp(torch.addcmul(to_n, r, recurrent_n).tanh_(), memory, z)
 
 
-def gru_scan(gates: Tensor, memory: Tensor, recurrent: Product, keep: bool) -> tuple[Tensor, list[Tensor]]:
-    """As `gru_step`, C times. What is kept: ``gates``, which become r, z, n, and the recurrent share of n."""
+def gru_scan(
+    gates: Tensor, memory: Tensor, bias: Tensor, add_product: AddProduct, keep: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """As `gru_step`, C times. What is kept: ``gates``, which become r, z and the recurrent share of n; n."""
     size, frames, rows = memory.shape[-1], *gates.shape[-3:-1]
     states = torch.empty(*gates.shape[:-3], frames + 1, rows, size, dtype=gates.dtype, device=gates.device)
     states[..., 0, :, :] = memory[0]
-    share = torch.empty_like(states[..., 1:, :, :]) if keep else None
+    rz, share = gates.split_with_sizes((2 * size, size), -1)
+    candidate = share.clone()
+    share.zero_()
+    gates.add_(bias[..., None, None, :])
     h, *after = states.unbind(-3)
-    parts = (x.unbind(-3) for x in (gates[..., : 2 * size], *gates.chunk(3, -1)))
-    shares = itertools.repeat(None) if share is None else share.unbind(-3)
-    y = None
-    for rz, r, z, n, share_n, out in zip(*parts, shares, after, strict=False):
-        if (product := recurrent(h)) is not y:  # else in the same place as the one before
-            y, (y_rz, y_n) = product, product.split((2 * size, size), -1)
-        rz.add_(y_rz).sigmoid_()
-        if share_n is not None:
-            share_n.copy_(y_n)
-        h = torch.lerp(n.addcmul_(r, y_n).tanh_(), h, z, out=out)
-    return states[None], [] if share is None else [gates, share]
+    parts = (x.unbind(-3) for x in (gates, rz, *rz.chunk(2, -1), share, candidate))
+    for frame, rz, r, z, share, n, out in zip(*parts, after, strict=True):
+        add_product(frame, h)
+        rz.sigmoid_()
+        h = torch.lerp(n.addcmul_(r, share).tanh_(), h, z, out=out)
+    return states[None], [gates, candidate] if keep else []
 
 
 def gru_scan_backward(
-    gradient: Tensor, states: Tensor, gates: Tensor, share: Tensor, add_product: AddProduct
+    gradient: Tensor, states: Tensor, gates: Tensor, n: Tensor, add_product: AddProduct
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All that does not depend on the gradient of a later frame is computed for all frames at once."""
     h, d, size = states[0], gradient[0], states.shape[-1]
-    r, z, n = gates.chunk(3, -1)
+    r, z, share = gates.chunk(3, -1)
     recurrent = torch.empty_like(gates)
     to_r, to_z, to_n = recurrent.chunk(3, -1)  # first: derivatives of h after a frame by the recurrent share
     by_n = (1 - z).mul_(1 - n * n)

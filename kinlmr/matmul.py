@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from kinlmr import kernels
-from kinlmr.cells import AddProduct, Product
+from kinlmr.cells import AddProduct
 
 FEW, LARGE, HUGE = 4, 2**17, 2**20  # rows; numbers in a weight
 ARRANGED, WORTH = 2**18, 3 * 2**22  # numbers in a weight, and times frames: arranging fewer takes longer than it saves
@@ -89,23 +89,16 @@ def layouts(weight: Tensor, frames: int) -> Layouts | None:
     return {} if many and weight.ndim == 2 and _served(weight) else None
 
 
-def recurrence(weight: Tensor, bias: Tensor, rows: int, kept: Layouts | None) -> Product:
-    """A function for a scan's frames: h ([n,] R, H) -> its product by a weight ([n,] G, H), plus a bias ([n,] G)."""
-    if (layout := _layout(weight, rows, kept, False)) is not None:
-        return lambda h: torch.ops.mkldnn._linear_pointwise(h, layout, bias, "none", [], "")
-    right, out = weight.mT, weight.new_empty(*weight.shape[:-2], rows, weight.shape[-2])
-    multiply, added = (torch.addmm, bias) if weight.ndim == 2 else (torch.baddbmm, bias.unsqueeze(-2))
-    in_cache = lambda h: multiply(added, h, right, out=out)  # noqa: E731
-    first = iter([lambda h: product(h, weight, bias)])
-    return lambda h: next(first, in_cache)(h)
-
-
-def recurrence_backward(weight: Tensor, rows: int, kept: Layouts | None) -> AddProduct:
-    """A function that adds to y ([n,] R, H) the product of a gradient ([n,] R, G) by a weight ([n,] G, H)."""
-    if (layout := _layout(weight.mT, rows, kept, True)) is not None:
+def recurrence(weight: Tensor, rows: int, kept: Layouts | None, backward: bool = False) -> AddProduct:
+    """A function for a scan's frames, that adds to y ([n,] R, G) the product of h ([n,] R, H) by a weight ([n,] G, H);
+    for its backward, to y ([n,] R, H) that of a gradient ([n,] R, G)."""
+    weight = weight.mT if backward else weight
+    if (layout := _layout(weight, rows, kept, backward)) is not None:
         return lambda y, x: y.add_(torch.ops.mkldnn._linear_pointwise(x, layout, None, "none", [], ""))
-    add_product = torch.Tensor.addmm_ if weight.ndim == 2 else torch.Tensor.baddbmm_
-    return lambda y, x: add_product(y, x, weight)
+    add_product, right = torch.Tensor.addmm_ if weight.ndim == 2 else torch.Tensor.baddbmm_, weight.mT
+    in_cache = lambda y, x: add_product(y, x, right)  # noqa: E731
+    first = iter([] if backward else [lambda y, h: y.copy_(product(h, weight, y))])
+    return lambda y, x: next(first, in_cache)(y, x)
 
 
 def _layout(weight: Tensor, rows: int, kept: Layouts | None, transposed: bool) -> Tensor | None:

@@ -17,7 +17,7 @@ from torch.autograd import Function
 
 from kinlmr import kernels
 from kinlmr.cells import Cell
-from kinlmr.matmul import Layouts, add_product_, layouts, product, recurrence, recurrence_backward, traced
+from kinlmr.matmul import Layouts, add_product_, layouts, product, recurrence, traced
 
 STRIP = 384  # rows of a weight's gradient that stay in the cache between a product and its copy
 
@@ -191,8 +191,8 @@ class _Scan(Function):
         if cell.kernels and kernels.serves(gates):
             states, kept = cell.kernels[0](gates, memory, weight, bias, keep, w.layouts)
         else:
-            recurrent = recurrence(weight, bias, gates.shape[-2], w.layouts)
-            states, kept = cell.scan(gates, memory, recurrent, keep)  # type: ignore[misc]
+            add_product = recurrence(weight, gates.shape[-2], w.layouts)
+            states, kept = cell.scan(gates, memory, bias, add_product, keep)  # type: ignore[misc]
         ctx.cell, ctx.log, ctx.ends = cell, w.log, ends
         ctx.save_for_backward(weight, states, *kept)
         return states[0, ..., 1:, :, :], _at(states, ends)
@@ -210,7 +210,7 @@ class _Scan(Function):
         if ctx.cell.kernels and kernels.serves(states):
             inputs, recurrent, memory = ctx.cell.kernels[1](gradient, states, *kept, weight, ctx.layouts)
         else:
-            add_product = recurrence_backward(weight, states.shape[-2], ctx.layouts)
+            add_product = recurrence(weight, states.shape[-2], ctx.layouts, backward=True)
             inputs, recurrent, memory = ctx.cell.scan_backward(gradient, states, *kept, add_product)
         h = states[0, ..., :-1, :, :].flatten(-3, -2)
         token = _logged(ctx.log, ctx.needs_input_grad[4], recurrent.flatten(-3, -2), h)

@@ -150,7 +150,7 @@ def test_a_torch_without_the_operators_goes_on(monkeypatch, wrong):
 
 
 def test_only_what_gains_is_arranged():
-    weight, bias = torch.ones(3, 2), torch.ones(3)
+    weight = torch.ones(3, 2)
     with arranged(6, 24) as sizes:
         kept = matmul.layouts(weight, 4)
         assert kept == {}
@@ -164,10 +164,10 @@ def test_only_what_gains_is_arranged():
             assert matmul.layouts(weight, 4) is None
         finally:
             torch.backends.mkldnn.set_flags(True)
-        matmul.recurrence(weight, bias, 1, kept)  # one row is multiplied without
-        matmul.recurrence(weight, bias, 2, None)
+        matmul.recurrence(weight, 1, kept)  # one row is multiplied without
+        matmul.recurrence(weight, 2, None)
         assert sizes == []
         for _ in range(2):
-            matmul.recurrence(weight, bias, 2, kept)
-            matmul.recurrence_backward(weight, 2, kept)
+            matmul.recurrence(weight, 2, kept)
+            matmul.recurrence(weight, 2, kept, backward=True)
         assert sizes == [(3, 2), (2, 3)]
