@@ -1,9 +1,10 @@
 """Recurrent cells. A cell kind is one record; `CELLS` holds the known ones, and `build(cell=...)` takes any other.
 
 A cell's memory is one or more vectors of H numbers, (vectors, ..., H); the first is the hidden state h, its output. Its
-gates are G = gates H numbers, of which the input says one share (the input weights) and h the other (the recurrent
-weights). ``step`` is one frame, in pure functions, and is all that a cell needs. ``scan`` and ``scan_backward`` do a
-block of C frames in place, which is faster; a cell without them goes through ``step`` and autograd.
+gates are G numbers, a multiple of H. Before their activations they are the sum of the input's share (the input weight
+times the input, plus a bias) and the recurrent share (the recurrent weight times h, plus a bias). ``step`` is one
+frame, in pure functions, and is all that a cell needs. ``scan`` and ``scan_backward`` do a block of C frames in place,
+which is faster; a cell without them goes through ``step`` and autograd.
 
 A new kind, torch.nn.RNN's:
 
@@ -30,12 +31,12 @@ class Cell(NamedTuple):
 
     gates, vectors   numbers in its gates and in its memory, in multiples of H
     step             inputs (..., G), recurrent (..., G), memory (vectors, ..., H) -> memory after the frame
-    scan             gates (..., C, R, G) of C frames of R rows, the input's share, which it may overwrite;
-                     memory (vectors, ..., R, H); the recurrent bias (..., G); a function that adds to gates
-                     (..., R, G) what h (..., R, H) says by the recurrent weight; whether backward follows
+    scan             the input's share of the gates (..., C, R, G) for C frames of R rows, which it may overwrite;
+                     memory (vectors, ..., R, H); the recurrent bias (..., G); a function that adds h W^T to gates
+                     (..., R, G), W the recurrent weight (G, H) and h (..., R, H); whether backward follows
                      -> memory before and after every frame (vectors, ..., C + 1, R, H), and what else backward needs
     scan_backward    gradient of all those memories, which it may overwrite; the memories; what ``scan`` kept; a
-                     function that adds to a gradient of h (..., R, H) what that of the recurrent share (..., R, G) says
+                     function that adds g W to a gradient of h (..., R, H), g (..., R, G) that of the recurrent share
                      -> gradients of the input's share and of the recurrent share (..., C, R, G), and of memory
     kernels          the same two for a GPU, which take the recurrent weight (..., G, H) instead of a function
     """
@@ -90,9 +91,9 @@ def gru_scan_backward(
     torch.mul(by_n, r, out=to_n)
     torch.mul(to_n * share, 1 - r, out=to_r)
     slices = [x.unbind(-3) for x in (d[..., :-1, :, :], d[..., 1:, :, :], recurrent, z)]
-    for before, after, step, keep in zip(*(reversed(x) for x in slices), strict=True):
+    for before, after, step, z_t in zip(*(reversed(x) for x in slices), strict=True):
         step.unflatten(-1, (3, size)).mul_(after.unsqueeze(-2))
-        add_product(before.addcmul_(after, keep), step)
+        add_product(before.addcmul_(after, z_t), step)
     inputs = torch.empty_like(gates)
     inputs[..., : 2 * size] = recurrent[..., : 2 * size]
     torch.mul(by_n, d[..., 1:, :, :], out=inputs[..., 2 * size :])

@@ -12,18 +12,17 @@ C frames behind the last. Which frame each iteration works on at every tick, for
 
 With C = 2 the columns are blocks: 0-1, 2-3, and there are 4 ticks. In general there are ceil(T / C) + V - 1.
 
-What a block's inputs say to a cell's gates is known before the cell starts, so it is one product for all C frames of
-the A iterations at work and of B clips; only the recurrent weights are used frame by frame. C = 1 lets the iterations
-overlap most, C = T not at all. One frame alone, as in a stream, needs no ticks (`_frame`).
+A block's inputs are known before a cell starts, so their share of its gates is one product for all C frames of the A
+iterations at work and of B clips; only the recurrent weights are used frame by frame. C = 1 lets the iterations overlap
+most, C = T not at all. One frame alone, as in a stream, needs no ticks (`_frame`).
 
-Rows of a tick lie as (C, A, B), the iteration furthest ahead in its work (the highest v, on the oldest block) first.
+Rows of a tick lie as (C, A, B), the highest iteration, which works on the oldest block, first.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -35,26 +34,18 @@ from kinlmr.matmul import product, traced
 from kinlmr.products import Weight, gates, linear, scan
 from kinlmr.schedule import Node, Packed, Schedule, pack
 
-ROWS = 64  # of a block (frames times clips): more do not make its products faster
-WORK = 2**24  # of a block, rows times H^2: less is not worth the calls that it takes
-SMALL = 2**21  # numbers in a node's weights that read features and memory, times clips
+ROWS = 64  # rows of a block (frames times clips) above which its products get no faster
+WORK = 2**24  # rows of a block times H^2 below which its calls take longer than its products
+SMALL = 2**21  # numbers in a node's input and recurrent weights, times clips, up to which nodes are stacked on a CPU
 CHUNK = 256  # rows for which the features' share of the gates is computed at once, if a block is not larger
 
 
-class Options(NamedTuple):
-    """every: keep all iterations; block: C, None to choose; dropout: of the shape network."""
-
-    every: bool = False
-    block: int | None = None
-    dropout: float = 0.0
-
-
 def choose_block(batch: int, frames: int, hidden: int, training: bool = False, cuda: bool = False) -> int:
-    """C for B clips of T frames, such that blocks have equal lengths and the last lacks few frames. Long blocks keep
-    a cell's weights in the cache and make products large; but the first and last V - 1 ticks have fewer iterations at
-    work, and the features' share of all gates is kept for V blocks: without gradients, which need more memory anyhow,
-    blocks are half as large. Where cells are small the number of calls counts more, and blocks are longer. On a GPU
-    that number alone counts.
+    """B clips of T frames -> C, such that blocks have equal lengths and the last lacks few frames.
+
+    Long blocks keep a cell's weights in the cache and make products large. Short ones let the iterations overlap, and
+    need less memory: without gradients blocks are half as long. Where cells are small, and on a GPU, the number of
+    calls counts more, and blocks are longer.
 
     >>> choose_block(1, 300, 512), choose_block(32, 16, 512), choose_block(32, 16, 512, training=True)
     (30, 2, 4)
@@ -73,39 +64,38 @@ def choose_block(batch: int, frames: int, hidden: int, training: bool = False, c
 
 
 def run(
-    schedule: Schedule, modules: dict[str, nn.Module], features: Tensor, start: Tensor, memory: Tensor | None,
-    lengths: Tensor | None, options: Options,
+    schedule: Schedule, modules: dict[str, nn.Module], features: Tensor, start: Tensor, memory: Tensor,
+    lengths: Tensor | None, every: bool = False, block: int | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Refine the start estimate of every frame, V times.
 
-    modules by node name; features (B, T, F); start (D); memory (B, V, M), None for zeros; lengths (B), after which
-    frames of a clip its memory stays, or None -> estimates (V, B, T, D) after every iteration if asked for, else
-    (1, B, T, D) after the last; memory (B, V, M)
+    modules by node name; features (B, T, F); start (D); memory (B, V, M); lengths (B), the frames of each clip after
+    which its memory is taken, None: all T; every: return all iterations; block: C, None to choose it
+    -> estimates (V, B, T, D) after every iteration, or (1, B, T, D) after the last; memory (B, V, M)
 
-    Products are computed in the weights' type, or in autocast's; the estimate and memory in float32 at least.
+    Products are computed in the weights' type, or in autocast's; the estimate and memory in float32 at least. Results
+    have the start estimate's type.
     """
-    (batch, frames, width), kept = features.shape, start.dtype
-    device, exact = features.device.type, torch.promote_types(kept, torch.float32)
-    kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    (_, frames, width), device = features.shape, features.device.type
+    wide = torch.promote_types(start.dtype, torch.float32)
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     alone, stacked = frames == 1 and lengths is None, _stacked(features, schedule.recurrent())
     groups = schedule.groups(together=alone or stacked)
     packs = [
         [
-            pack(nodes, [modules[node.name] for node in nodes], width, frames, kind)
+            pack(nodes, [modules[node.name] for node in nodes], width, frames, dtype)
             for nodes in ([g] if stacked else [[n] for n in g])
         ]
         for g in groups
     ]
-    if memory is None:
-        memory = start.new_zeros(batch, schedule.iterations, sum(schedule.memory_sizes()))
-    before = schedule.split_memory(groups, memory.to(exact))
+    before = schedule.split_memory(groups, memory.to(wide))
     with torch.autocast(device, enabled=False):
         if alone:
-            out, after = _frame(schedule, packs, features[:, 0], start.to(exact), before, options)
+            out, after = _frame(schedule, packs, features[:, 0], start.to(wide), before, every)
         else:
-            whole = [weights for (weights,) in packs]
-            out, after = _sweep(schedule, whole, features, start.to(exact), before, lengths, options)
-    return out.to(kept), schedule.join_memory(groups, after).to(kept)
+            single = [weights for (weights,) in packs]
+            out, after = _sweep(schedule, single, features, start.to(wide), before, lengths, every, block)
+    return out.to(start.dtype), schedule.join_memory(groups, after).to(start.dtype)
 
 
 def _stacked(features: Tensor, nodes: Sequence[Node]) -> bool:
@@ -113,54 +103,55 @@ def _stacked(features: Tensor, nodes: Sequence[Node]) -> bool:
     CPU where so little is computed that the number of calls counts more than the copies."""
     batch, frames, width = features.shape
     numbers = max(node.cell.gates * node.hidden * (width + node.hidden) for node in nodes if node.cell)
-    return features.is_cuda or (frames > 1 and numbers * max(4, 1 if traced() else batch) <= SMALL)
+    clips = 1 if traced() else batch  # which may be a symbol
+    return features.is_cuda or (frames > 1 and numbers * max(4, clips) <= SMALL)
 
 
 def _frame(
-    schedule: Schedule, packs: list[list[Packed]], phi: Tensor, start: Tensor, before: list[Tensor], options: Options
+    schedule: Schedule, packs: list[list[Packed]], phi: Tensor, start: Tensor, before: list[Tensor], every: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """One frame (B, F), as the paper writes it; results as of `_sweep`. packs: of each group, one or one of each node.
 
-    Every weight is read from main memory once. What the memories say to the gates does not depend on
-    the estimate, so it is one product for all iterations. The first iteration multiplies by the whole input weight;
-    the others add what the change of the slots since then says, for which they find the slots' columns in the cache.
+    Every weight is read from main memory once. The memories' share of the gates does not depend on the estimate, so it
+    is one product for all iterations. The first iteration multiplies by the whole input weight. The others multiply
+    only the change of the slots since then, by the slots' columns, which are in the cache.
     """
-    exact, first, last = start.dtype, start.split(schedule.widths), schedule.iterations - 1
+    wide, first, last = start.dtype, start.split(schedule.widths), schedule.iterations - 1
     slots = [slot.expand(phi.shape[0], -1) for slot in first]
     memories = [[list(layer.unbind(-3)) for layer in m.unbind(1)] for m in before]  # by group, layer and iteration
     recurrent = [
         [
             _join([linear(row, w.recurrent[layer]) for w, row in _apart(group, rows.flatten(-3, -2))])
-            .to(exact).unflatten(-2, rows.shape[-3:-1]).unbind(-3)
+            .to(wide).unflatten(-2, rows.shape[-3:-1]).unbind(-3)
             for layer, rows in enumerate(m[0])
         ]
         for group, m in zip(packs, before, strict=True)
     ]  # fmt: skip
-    begun: dict[str, tuple[Tensor, Tensor, Tensor]] = {}  # the first iteration's gates and slots, the slots' columns
+    firsts: dict[str, tuple[Tensor, Tensor, Tensor]] = {}  # the first iteration's gates and slots, the slots' columns
     estimates = []
     for v in range(schedule.iterations):
-        for group, told, memory in zip(packs, recurrent, memories, strict=True):
+        for group, shares, memory in zip(packs, recurrent, memories, strict=True):
             parts = []
             for w in group:
-                x, kind = _inputs(slots, first, w, (phi,) if v == 0 else ()), w.input.dtype
+                x, dtype = _inputs(slots, first, w, (phi,) if v == 0 else ()), w.input.dtype
                 if v == 0:
-                    parts.append(product(x.to(kind), w.input, w.bias))
+                    parts.append(product(x.to(dtype), w.input, w.bias))
                     if last > 0:
-                        begun[w.nodes[0].name] = parts[-1], x[..., w.features :], w.slots_columns()
+                        firsts[w.nodes[0].name] = parts[-1], x[..., w.features :], w.slots_columns()
                 else:
-                    y_then, x_then, columns = begun[w.nodes[0].name]
-                    parts.append(product((x - x_then).to(kind), columns, y_then))
+                    y_first, x_first, columns = firsts[w.nodes[0].name]
+                    parts.append(product((x - x_first).to(dtype), columns, y_first))
             y, cell = _join(parts), group[0].nodes[0].cell
             if cell is None:
-                y = _shape_network(y, group[0], options.dropout)
+                y = _shape_network(y, group[0])
             for layer, states in enumerate(memory):
                 if layer:
                     y = _join([linear(row, w.inputs[layer - 1]) for w, row in _apart(group, y)])
-                states[v] = cell.step(y.to(exact), told[layer][v], states[v])  # type: ignore[union-attr]
+                states[v] = cell.step(y.to(wide), shares[layer][v], states[v])  # type: ignore[union-attr]
                 y = states[v][0]
             for w, row in _apart(group, y):
-                _add(linear(row, w.head).to(exact), slots, w.nodes)
-        if options.every or v == last:
+                _add(linear(row, w.head).to(wide), slots, w.nodes)
+        if every or v == last:
             estimates.append(torch.cat(slots, -1))
     after = [
         torch.stack([torch.stack(states, -3) for states in m], 1) if m else b
@@ -170,26 +161,26 @@ def _frame(
 
 
 def _join(parts: list[Tensor]) -> Tensor:
-    """What the weights of a group say, side by side: (n, rows, ...) of n, else as it is."""
+    """The results of a group's n weights as one (n, rows, ...); that of one as it is."""
     return parts[0] if len(parts) == 1 else torch.stack(parts)
 
 
 def _apart(group: list[Packed], rows: Tensor) -> Iterator[tuple[Packed, Tensor]]:
-    """The weights of a group, and the rows of each: the inverse of `_join`."""
+    """Each of a group's weights with its rows: the inverse of `_join`."""
     return zip(group, [rows] if len(group) == 1 else rows.unbind(0), strict=True)
 
 
 def _sweep(
     schedule: Schedule, packs: list[Packed], features: Tensor, start: Tensor, before: list[Tensor],
-    lengths: Tensor | None, options: Options,
+    lengths: Tensor | None, every: bool, block: int | None,
 ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
     """before: each pack's memory (vectors, layers, [n,] V, B, H) -> estimates (V or 1, B, T, D), memory after."""
     batch, frames, _ = features.shape
     last = schedule.iterations - 1
     hidden = max(node.hidden for node in schedule.recurrent())
-    block = options.block or choose_block(
-        1 if traced() else batch, frames, hidden, torch.is_grad_enabled(), features.is_cuda
-    )
+    clips = 1 if traced() else batch  # which may be a symbol
+    block = block or choose_block(clips, frames, hidden, torch.is_grad_enabled(), features.is_cuda)
+    block = min(block, frames)
     blocks = -(-frames // block)
     phi = rearrange(features, "b t f -> t b f")
     if blocks * block > frames:
@@ -198,6 +189,7 @@ def _sweep(
     seen, columns = zip(*(w.columns() for w in packs), strict=True)  # of the input weights, by features and by slots
     entering = _shares(seen, phi, block)
 
+    limits = features.new_full((batch,), frames, dtype=torch.int64) if lengths is None else lengths
     estimate = first[:, :0]  # of the blocks at work (C, A, B, D)
     shares: list[list[Tensor]] = []  # of the blocks at work, by pack: the features' share ([n,] C, B, G)
     memory = [m[..., :0, :, :] for m in before]  # of the iterations at work (vectors, layers, [n,] A, B, H)
@@ -211,7 +203,6 @@ def _sweep(
         active = range(high, low - 1, -1)
         if tick <= last:  # iteration `tick` starts
             memory = [torch.cat([b[..., tick : tick + 1, :, :], m], -3) for b, m in zip(before, memory, strict=True)]
-        limits = features.new_full((batch,), frames, dtype=torch.int64) if lengths is None else lengths
         begins = [(tick - v) * block for v in active]
         whole = lengths is None and begins[-1] + block <= frames
         ends = None if whole else torch.cat([(limits - begin).clamp(0, block) for begin in begins])  # (A B)
@@ -220,13 +211,13 @@ def _sweep(
         for i, w in enumerate(packs):
             y = gates([share[i] for share in shares], _inputs(slots, first_slots, w), columns[i])
             if w.nodes[0].cell is None:
-                top = _shape_network(y, w, options.dropout)
+                top = _shape_network(y, w)
             else:
                 top, memory[i] = _recurrent(w.nodes[0].cell, y.to(start.dtype), w, memory[i], ends, block)
             _add(linear(top, w.head).to(start.dtype), slots, w.nodes)
         estimate = torch.cat(slots, -1).unflatten(0, (block, len(active), batch))
 
-        for v in active if options.every else active[:1] if high == last else ():
+        for v in active if every else active[:1] if high == last else ():
             out[v].append(estimate[:, high - v])
         if high == last:  # a block leaves, refined V times
             estimate = estimate[:, 1:]
@@ -250,12 +241,12 @@ def _shares(weights: Sequence[Weight], phi: Tensor, block: int) -> Iterator[list
         yield from map(list, zip(*tables, strict=True))
 
 
-def _inputs(slots: list[Tensor], start: Sequence[Tensor], weights: Packed, before: tuple[Tensor, ...] = ()) -> Tensor:
-    """What nodes read: ``before``, then slots: ([n,] rows, K). Slots that start again in every iteration do so here."""
+def _inputs(slots: list[Tensor], start: Sequence[Tensor], weights: Packed, prefix: tuple[Tensor, ...] = ()) -> Tensor:
+    """What nodes read, ``prefix`` first: ([n,] rows, K). Slots that restart in every iteration do so in ``slots``."""
     for node in weights.nodes:
         if node.restarted:
             slots[node.slot] = start[node.slot].expand_as(slots[node.slot])
-    read = [[*before, *(slots[slot] for slot in node.reads)] for node in weights.nodes]
+    read = [[*prefix, *(slots[slot] for slot in node.reads)] for node in weights.nodes]
     if len(read) == 1:
         return torch.cat(read[0], 1)
     widths = [sum(x.shape[1] for x in row) for row in read]
@@ -264,7 +255,7 @@ def _inputs(slots: list[Tensor], start: Sequence[Tensor], weights: Packed, befor
 
 
 def _add(residual: Tensor, slots: list[Tensor], nodes: Sequence[Node]) -> None:
-    """Add to each node's slot its residual ([n,] rows, O)."""
+    """Add to each node's slot its residual ([n,] rows, O); ``slots`` gets new tensors."""
     if len(nodes) == 1:
         slots[nodes[0].slot] = slots[nodes[0].slot] + residual
         return
@@ -272,10 +263,10 @@ def _add(residual: Tensor, slots: list[Tensor], nodes: Sequence[Node]) -> None:
         slots[node.slot] = slots[node.slot] + own[:, : slots[node.slot].shape[1]]
 
 
-def _shape_network(gates: Tensor, weights: Packed, rate: float) -> Tensor:
-    top = gates.relu()
-    top = linear(dropout(top, rate) if rate else top, weights.inputs[0]).relu()
-    return dropout(top, rate) if rate else top
+def _shape_network(x: Tensor, weights: Packed) -> Tensor:
+    """The shape network after its first product: x (rows, H) -> what its head multiplies."""
+    drop = lambda x: dropout(x, weights.dropout) if weights.dropout else x  # noqa: E731
+    return drop(linear(drop(x.relu()), weights.inputs[0]).relu())
 
 
 def _recurrent(
@@ -283,11 +274,10 @@ def _recurrent(
 ) -> tuple[Tensor, Tensor]:
     """The stacked layers of a cell over a block: y ([n,] C A B, G), memory (vectors, layers, [n,] A, B, H) -> the top
     layer's output ([n,] C A B, H), memory after."""
-    shape, after = memory.shape[-3:-1], []
-    exact = y.dtype
+    shape, wide, after = memory.shape[-3:-1], y.dtype, []
     for layer, weight in enumerate(weights.recurrent):
         if layer:
-            y = linear(y, weights.inputs[layer - 1]).to(exact)
+            y = linear(y, weights.inputs[layer - 1]).to(wide)
         y, end = scan(cell, y.unflatten(-2, (block, -1)), memory[:, layer].flatten(-3, -2), weight, ends)
         after.append(end.unflatten(-2, shape))
         y = y.flatten(-3, -2)

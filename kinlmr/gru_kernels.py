@@ -2,8 +2,8 @@
 
 | | launches of the plain path | here |
 |---|---|---|
-| a GRU over C frames | 7 C | 3 |
-| its gradient | 4 C + 14 | 3 |
+| a GRU over C frames | 5 C + 5 | 3 |
+| its gradient | 3 C + 14 | 3 |
 
 A program computes some columns of h for some rows, frame after frame. It needs all columns of the frame before, so the
 programs of the same rows wait for one another after every frame. They must therefore all be on the GPU at once; where
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kinlmr.kernels import LARGE, Halves, exact, halves, launch, properties, stages
+from kinlmr.kernels import LARGE_MEMORY, Halves, exact, halves, launch, properties, stages
 
 COLUMNS, ROWS, STEP = (16, 32, 64), (16, 32, 64, 128), 64  # of a program; numbers of h multiplied at once, at most
 
@@ -29,7 +29,7 @@ def gru_scan(
 ) -> tuple[Tensor, list[Tensor]]:
     """`kinlmr.cells.gru_scan` by the recurrent weight ([n,] 3 H, H) and its bias ([n,] 3 H).
 
-    gates ([n,] C, R, 3 H), which become r, z, n; memory (1, [n,] R, H); layouts keeps the weight's halves
+    gates ([n,] C, R, 3 H), which become r, z, n if ``keep``; memory (1, [n,] R, H); layouts keeps the weight's halves
     """
     *nodes, frames, rows, width = gates.shape
     size = width // 3
@@ -77,7 +77,7 @@ def _launch(kernel: Any, tensors: tuple[Tensor, ...], frames: int, phases: int =
 
 def _tiles(device: torch.device, nodes: int, rows: int, size: int, share: int) -> tuple[int, int, bool]:
     """Columns and rows of a program, and whether all programs fit the GPU at once, one to a multiprocessor. Of the
-    sizes with which they do, those that read least, where a row is one number and a column ``share``."""
+    sizes that fit the one that reads least: a row costs 1, a column ``share``."""
     room = 0 if device.type == "cpu" else properties(device.index).multi_processor_count
     fit = [(c, r) for c in COLUMNS for r in ROWS if nodes * -(-rows // r) * -(-size // c) <= room]
     return (*min(fit, key=lambda x: share * x[0] + min(x[1], rows)), True) if fit else (32, 64, False)
@@ -85,7 +85,7 @@ def _tiles(device: torch.device, nodes: int, rows: int, size: int, share: int) -
 
 def _step(rows: int, columns: int, depth: int) -> int:
     """Numbers of h multiplied at once, such that what is on its way fits the shared memory."""
-    return STEP if depth * STEP * (4 * rows + 12 * columns) <= (LARGE if depth > 2 else 90_000) else STEP // 2
+    return STEP if depth * STEP * (4 * rows + 12 * columns) <= (LARGE_MEMORY if depth > 2 else 90_000) else STEP // 2
 
 
 def _gru(
@@ -162,8 +162,8 @@ def _gru_backward(
     padded, weight_low, PHASE: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     STEP: tl.constexpr,
 ):  # fmt: skip
-    """Phase 0: the gradients of both shares of a frame's gates, from that of h after it, of which each row's largest is
-    found, by which phase 1 scales: of h before it. Frames count from the last."""
+    """Phase 0: from a frame's gradient of h, the gradients of both shares of its gates, and each row's largest number,
+    by which phase 1 scales. Phase 1: the gradient of h before the frame. Frames run backwards."""
     node, wide, narrow = tl.program_id(2).to(tl.int64), rows * 3 * size, rows * size
     row, column = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     real, inside = row < rows, column < size
@@ -234,6 +234,3 @@ def _gru_backward(
         largest -= rows
         states -= narrow
         gradient -= narrow
-
-
-SCANS = gru_scan, gru_scan_backward

@@ -4,9 +4,9 @@ Products run on tensor cores, in half precision and nearly as exact as float32, 
 as high + low, two float16 that have 22 bits together, and x y as high high + high low + low high. Where
 `torch.set_float32_matmul_precision` allows TF32, which has the 11 bits of one float16, the first product is enough.
 
-On a GPU float32 takes the kernels where Triton is installed, as it is with torch's own packages for CUDA;
-KINLMR_TRITON=0 before Python starts turns them off. KINLMR_TRITON=1 and TRITON_INTERPRET=1 interpret them on a CPU, for
-tests.
+float32 takes them on an NVIDIA GPU of compute capability 8.0 or more with Triton 3.3 or later, as torch's own packages
+for CUDA bring it. Before Python starts KINLMR_TRITON=0 turns them off, KINLMR_TRITON=1 takes them without asking;
+KINLMR_TRITON=1 and TRITON_INTERPRET=1 interpret them on a CPU, for tests.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 ENABLED = os.environ.get("KINLMR_TRITON")
-LARGE = 160_000  # bytes of shared memory
+LARGE_MEMORY = 160_000  # bytes of shared memory
 
 tl: Any = None  # triton.language, once a kernel is wanted
 
@@ -67,19 +67,19 @@ def compiled(kernel: Callable[..., None]) -> Any:
 
 
 def launch(kernel: Callable[..., None], grid: tuple[int, ...], x: Tensor, *arguments: Any, **options: Any) -> None:
-    """On the GPU that holds x, the kernel's first argument."""
+    """Run a kernel on the GPU that holds x, its first argument."""
     with torch.cuda.device_of(x):
         compiled(kernel)[grid](x, *arguments, **options)
 
 
 def exact() -> bool:
-    """Whether products keep float32's bits, nearly, or TF32's."""
+    """Whether products are nearly as exact as float32; else as TF32."""
     return torch.get_float32_matmul_precision() == "highest"
 
 
 def stages(device: torch.device) -> int:
-    """Of a kernel's pipeline: three where a program may have as much shared memory as on a data centre's GPU."""
-    return 3 if device.type == "cuda" and properties(device.index).shared_memory_per_block_optin >= LARGE else 2
+    """Stages of a kernel's pipeline: three where a program may have a data centre GPU's shared memory, else two."""
+    return 3 if device.type == "cuda" and properties(device.index).shared_memory_per_block_optin >= LARGE_MEMORY else 2
 
 
 @functools.cache

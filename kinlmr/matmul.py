@@ -9,9 +9,9 @@ very different speeds; MKL also rearranges a large weight in every product. What
     to 2^20                  halves    on the left    oneDNN
     more                     halves    oneDNN         oneDNN
 
-Halves: a batch of two. On the left: weight x^T instead of x weight^T, with the numbers of a row of x one after another.
-From the cache both are slower than addmm. oneDNN: the weight as it is, if it is contiguous, no gradient is recorded and
-a bias is added.
+Halves: the weight's upper and lower half, as a batch of two. On the left: weight x^T instead of x weight^T. Of a weight
+in the cache both are slower than addmm. oneDNN needs a contiguous weight, a bias, and no gradient that is recorded;
+else few rows go on the left, and more to addmm.
 
 A scan uses one weight in every frame. For two rows or more oneDNN rearranges it once for all frames, if they are many
 (`layouts`); else the table holds for its first frame only, after which the weight is in the cache.
@@ -39,7 +39,7 @@ Layouts = dict[Any, Any]  # of a weight, once a scan has asked: as oneDNN arrang
 
 
 def traced() -> bool:
-    """Whether torch.compile, torch.export or torch.func looks on: then only pure functions will do."""
+    """Whether torch.compile, torch.export or torch.func traces the call, and needs pure functions."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
@@ -52,9 +52,9 @@ def product(x: Tensor, weight: Tensor, added: Tensor, cached: bool = False) -> T
     if weight.ndim > 2:
         return torch.baddbmm(added.unsqueeze(-2) if bias else added, x, weight.mT)
     numbers = weight.numel()
-    if numbers > LARGE and _measured(weight) and not traced():
+    if numbers > LARGE and _in_table(weight) and not traced():
         rows = x.shape[0]
-        if rows > 1 and bias and numbers > (HUGE if rows <= FEW else HUGE // 2) and _as_it_is(weight):
+        if rows > 1 and bias and numbers > (HUGE if rows <= FEW else HUGE // 2) and _onednn_takes_as_it_is(weight):
             return torch.ops.mkldnn._linear_pointwise(x, weight, added, "none", [], "")
         if rows == 1 and not cached and weight.shape[0] % 2 == 0:
             halves = weight.unflatten(0, (2, -1))
@@ -64,14 +64,14 @@ def product(x: Tensor, weight: Tensor, added: Tensor, cached: bool = False) -> T
     return torch.addmm(added, x, weight.mT)
 
 
-def _measured(weight: Tensor) -> bool:
+def _in_table(weight: Tensor) -> bool:
     """Whether the table holds for a weight."""
     return weight.is_cpu and weight.dtype == torch.float32
 
 
-def _as_it_is(weight: Tensor) -> bool:
+def _onednn_takes_as_it_is(weight: Tensor) -> bool:
     """Whether oneDNN multiplies by a weight as it is, by an operator without gradient."""
-    return not torch.is_grad_enabled() and weight.is_contiguous() and _served(weight)
+    return not torch.is_grad_enabled() and weight.is_contiguous() and _onednn_takes(weight)
 
 
 def add_product_(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def layouts(weight: Tensor, frames: int) -> Layouts | None:
     if kernels.serves(weight):
         return {}
     many = weight.numel() >= ARRANGED and weight.numel() * frames >= WORTH
-    return {} if many and weight.ndim == 2 and _served(weight) else None
+    return {} if many and weight.ndim == 2 and _onednn_takes(weight) else None
 
 
 def recurrence(weight: Tensor, rows: int, kept: Layouts | None, backward: bool = False) -> AddProduct:
@@ -96,9 +96,17 @@ def recurrence(weight: Tensor, rows: int, kept: Layouts | None, backward: bool =
     if (layout := _layout(weight, rows, kept, backward)) is not None:
         return lambda y, x: y.add_(torch.ops.mkldnn._linear_pointwise(x, layout, None, "none", [], ""))
     add_product, right = torch.Tensor.addmm_ if weight.ndim == 2 else torch.Tensor.baddbmm_, weight.mT
-    in_cache = lambda y, x: add_product(y, x, right)  # noqa: E731
-    first = iter([] if backward else [lambda y, h: y.copy_(product(h, weight, y))])
-    return lambda y, x: next(first, in_cache)(y, x)
+    cached = backward
+
+    def add(y: Tensor, x: Tensor) -> None:
+        nonlocal cached
+        if cached:
+            add_product(y, x, right)
+        else:
+            y.copy_(product(x, weight, y))
+        cached = True
+
+    return add
 
 
 def _layout(weight: Tensor, rows: int, kept: Layouts | None, transposed: bool) -> Tensor | None:
@@ -114,9 +122,9 @@ def _arrange(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight, FEW)  # the same for any number of rows but one
 
 
-def _served(weight: Tensor) -> bool:
+def _onednn_takes(weight: Tensor) -> bool:
     """Whether oneDNN multiplies by a weight; ``torch.backends.mkldnn.set_flags(False)`` turns it off."""
-    fits = type(weight) in (Tensor, nn.Parameter) and _measured(weight)
+    fits = type(weight) in (Tensor, nn.Parameter) and _in_table(weight)
     return fits and torch._C._get_mkldnn_enabled() and _onednn()
 
 

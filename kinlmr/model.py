@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kinlmr import engine
 from kinlmr.cells import Cell
+from kinlmr.matmul import traced
 from kinlmr.nodes import RecurrentNode, ShapeNode
 from kinlmr.plan import Plan
 from kinlmr.rotations import Rotation
@@ -18,7 +19,11 @@ from kinlmr.schedule import Node, Schedule
 
 
 class Estimate(NamedTuple):
-    """What LMR says of a frame, in skeleton order: pose (..., J, R), shape (..., S), camera (..., 3) as (s, tx, ty)."""
+    """What LMR says of a frame: pose (..., J, R) in skeleton order, shape (..., S), camera (..., 3) as (s, tx, ty).
+
+    The camera is in units of the crop (see `kinlmr.camera`) and for the body about its root joint:
+    ``project(points - joints[..., :1, :], camera)``. `Recovery`'s is for the body as it is posed.
+    """
 
     pose: Tensor
     shape: Tensor
@@ -28,7 +33,7 @@ class Estimate(NamedTuple):
 class State(NamedTuple):
     """What LMR remembers between frames: memory (B, V, M), every iteration's own hidden vectors side by side.
 
-    A row, ``memory[b]``, is one person (one clip of a batch), and knows nothing of the others: people may be taken out
+    A row, ``memory[b]``, is one person (one clip of a batch), and knows nothing of the others: people may be picked
     with `select`, joined with `kinlmr.concat`, and new ones come with ``model.initial_state(people)``. A state is a
     plain tuple of tensors that nothing writes to: two streams may go on from one state.
     """
@@ -45,7 +50,8 @@ class State(NamedTuple):
 
 
 class Start(nn.Module):
-    """The estimate that iteration 0 starts from: buffers ``pose (J, R)``, ``shape (S)``, ``camera (3)``."""
+    """The estimate that iteration 0 starts from: ``pose (J, R)``, ``shape (S)``, ``camera (3)``; buffers, or parameters
+    if it is learned."""
 
     pose: Tensor
     shape: Tensor
@@ -124,7 +130,7 @@ class LMR(nn.Module):
         return dict([*named, *((name, module) for name, module in ends.items() if module is not None)])
 
     def initial_state(self, batch: int) -> State:
-        """The state before the first frame of ``batch`` bodies: zeros (B, V, M). `kinlmr.concat` adds it to others."""
+        """The state before the first frame of ``batch`` people: zeros (B, V, M). `kinlmr.concat` adds it to others."""
         return State(self.start.pose.new_zeros(batch, *self.state_size))
 
     @overload
@@ -165,7 +171,7 @@ class LMR(nn.Module):
     def step(self, frame: Tensor, state: State | None = None) -> tuple[Estimate, State]:
         """One frame of a stream. frame (B, F), state from the last call (None at first) -> Estimate (B, ...), State.
 
-        Gives the same numbers as `forward` over all frames so far.
+        Equal, but for rounding, to `forward` over all frames so far.
         """
         self._check_features(frame, ("B", "F"))
         self._check_finite(frame[:, None])
@@ -175,7 +181,7 @@ class LMR(nn.Module):
     def weights_as(self, dtype: torch.dtype) -> LMR:
         """Hold the nodes' weights in another type, and compute with them in it; estimate and state stay as they are.
 
-        In bfloat16 a stream reads half the bytes; rotations then differ by less than 1e-2.
+        In bfloat16 a stream reads half the bytes; in the tests rotation matrices then differ by less than 1e-2.
         """
         for node in self.nodes().values():
             node.to(dtype)
@@ -189,11 +195,13 @@ class LMR(nn.Module):
         self, features: Tensor, lengths: Tensor | None, state: State | None, every: bool
     ) -> tuple[Estimate, State]:
         """features (B, T, F), lengths (B) -> the estimate, of every iteration if asked for, and the state."""
-        memory = None if state is None else self._check_state(state, features).memory
+        state = self.initial_state(features.shape[0]) if state is None else self._check_state(state, features)
+        if self.block is not None and not (isinstance(self.block, int) and self.block > 0):
+            raise ValueError(f"block is {self.block!r}, expected a number of frames above zero, or None")
         start = torch.cat([self.start.pose[self.order].flatten(), self.start.shape, self.start.camera])
-        rate = self.shape.dropout.p if self.shape is not None and self.shape.training else 0.0
-        options = engine.Options(every, self.block, rate)
-        out, after = engine.run(self.schedule, self.nodes(), features, start, memory, lengths, options)
+        out, after = engine.run(
+            self.schedule, self.nodes(), features, start, state.memory, lengths, every=every, block=self.block
+        )
         pose, shape, camera = (out if every else out[0]).split((sum(self.widths[:-2]), *self.widths[-2:]), -1)
         pose = pose.unflatten(-1, (-1, self.rotation.dimension))[..., self.restore, :]
         return Estimate(pose, shape, camera), State(after)
@@ -216,8 +224,7 @@ class LMR(nn.Module):
 
     def _check_finite(self, features: Tensor) -> None:
         """A NaN would stay in the state for ever; it is named here, while one still knows which frame brought it."""
-        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        if self.allow_nan or traced or _capturing(features):
+        if self.allow_nan or traced() or _capturing(features):
             return
         if not features.sum().isfinite() and not (finite := features.isfinite().all(-1)).all():
             clip, frame = (~finite).nonzero()[0].tolist()
@@ -257,7 +264,7 @@ class LMR(nn.Module):
 
     def __repr__(self) -> str:
         o = self.options
-        sizes = sorted({o["hidden"][name] for name in self.parts})
+        sizes = sorted(set(o["hidden"].values()))
         numbers = sum(p.numel() for p in self.parameters())
         return (
             f"LMR({o['cell']}, hidden {', '.join(map(str, sizes))}, {o['iterations']} iterations, "

@@ -17,7 +17,7 @@ class RecurrentNode(nn.Module):
 
     def __init__(self, cell: Cell, reads: int, hidden: int, layers: int, writes: int) -> None:
         super().__init__()
-        bound, parameters = hidden**-0.5, OrderedDict()
+        bound, parameters = hidden**-0.5, OrderedDict()  # nn.ParameterDict would sort a plain dict
         for layer in range(layers):
             for name, *size in (
                 ("weight_ih", hidden if layer else reads),
@@ -42,7 +42,7 @@ class ShapeNode(nn.Module):
 
 
 def _small(head: nn.Linear) -> nn.Linear:
-    """A head that starts near zero, so that an untrained model answers with its start estimate."""
+    """A head with small weights, so that an untrained model answers near its start estimate."""
     nn.init.xavier_uniform_(head.weight, gain=0.1)
     nn.init.zeros_(head.bias)
     return head

@@ -25,11 +25,11 @@ Log = dict[int, list[tuple[Tensor, Tensor]]]
 
 
 class Weight(NamedTuple):
-    """A weight ([n,] out, in) and its bias ([n,] out), for `linear`, `scan` and `gates`, which adds no bias.
+    """A weight ([n,] out, in) and its bias ([n,] out), for `linear`, `scan` and `gates` (which leaves the bias out).
 
     In backward each product logs (gradient of its result, its input) under the number of the running backward call, and
     returns an empty gradient for ``token``. After the last of them autograd runs the token's backward, which turns the
-    log into the gradients of weight and bias.
+    log into the gradients of weight and bias. Where this call does not want these, nothing is logged.
     """
 
     weight: Tensor
@@ -57,7 +57,7 @@ def _token(logs: list[Log], weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, w: Weight, cached: bool = False) -> Tensor:
-    """x ([n,] R, in) -> ([n,] R, out), in the weight's type. cached: whether it has just been used."""
+    """x ([n,] R, in) -> ([n,] R, out), in the weight's type. cached: whether the weight has just been used."""
     x = x.to(w.weight.dtype)
     if not torch.is_grad_enabled() or traced():
         return product(x, w.weight, w.bias, cached)
@@ -65,8 +65,8 @@ def linear(x: Tensor, w: Weight, cached: bool = False) -> Tensor:
 
 
 def gates(shares: list[Tensor], x: Tensor, w: Weight) -> Tensor:
-    """What a tick's inputs say to the gates: of A blocks the features' shares ([n,] C, B, G), plus x ([n,] C A B, K)
-    times the weight ([n,] G, K) -> ([n,] C A B, G), which nothing else refers to."""
+    """The inputs' share of a tick's gates: of A blocks the features' shares ([n,] C, B, G), plus x ([n,] C A B, K)
+    times the weight ([n,] G, K) -> ([n,] C A B, G), a tensor that nothing else refers to."""
     x = x.to(w.weight.dtype)
     if traced():
         return product(x, w.weight, torch.stack(shares, -3).flatten(-4, -2))
@@ -88,10 +88,10 @@ def scan(cell: Cell, gates: Tensor, memory: Tensor, w: Weight, ends: Tensor | No
     if ends is None:
         return torch.stack([state[0] for state in states[1:]], -3), states[-1]
     every = torch.stack(states, -3)
-    return every[0, ..., 1:, :, :], _at(every, ends)
+    return every[0, ..., 1:, :, :], _memory_after(every, ends)
 
 
-def _at(states: Tensor, ends: Tensor | None) -> Tensor:
+def _memory_after(states: Tensor, ends: Tensor | None) -> Tensor:
     """Of memories (..., C + 1, R, H) each row's after ``ends`` (R) frames: (..., R, H)."""
     if ends is None:
         return states[..., -1, :, :].clone()
@@ -132,15 +132,15 @@ def _side_by_side(gradients: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tens
     return result
 
 
-def _logged(log: Log, wanted: bool, gradient: Tensor, x: Tensor) -> Tensor | None:
-    """Log a product, and return its token's gradient."""
-    if not wanted:
+def _logged(ctx: Any, gradient: Tensor, x: Tensor) -> Tensor | None:
+    """Log a product, and return its token's gradient; None where this call of backward does not reach the weight."""
+    if ctx.token is None or not torch._C._will_engine_execute_node(ctx.token):
         return None
-    log.setdefault(torch._C._current_graph_task_id(), []).append((gradient, x))
+    ctx.log.setdefault(torch._C._current_graph_task_id(), []).append((gradient, x))
     return gradient.new_empty(0)
 
 
-def _once() -> None:
+def _refuse_double_backward() -> None:
     if torch.is_grad_enabled():
         raise NotImplementedError(
             "LMR's backward has no derivative of its own; instead of create_graph=True take torch.func (grad, jvp, "
@@ -151,32 +151,32 @@ def _once() -> None:
 class _Linear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, token: Tensor, log: Log, cached: bool) -> Tensor:
-        ctx.log = log
+        ctx.log, ctx.token = log, token.grad_fn
         ctx.save_for_backward(x, weight)
         return product(x, weight, bias, cached).detach()  # a function's result that is a view cannot be overwritten
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        _once()
+        _refuse_double_backward()
         x, weight = ctx.saved_tensors
         to_x = gradient @ weight if ctx.needs_input_grad[0] else None
-        return to_x, None, None, _logged(ctx.log, ctx.needs_input_grad[3], gradient, x), None, None
+        return to_x, None, None, _logged(ctx, gradient, x), None, None
 
 
 class _Gates(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, token: Tensor, log: Log, *shares: Tensor) -> Tensor:
-        ctx.log, ctx.blocks = log, (shares[0].shape[-3], len(shares), -1)
+        ctx.log, ctx.token, ctx.blocks = log, token.grad_fn, (shares[0].shape[-3], len(shares), -1)
         ctx.save_for_backward(x, weight)
         result = x.new_empty(*x.shape[:-1], weight.shape[-2])
-        torch.stack(shares, -3, out=result.unflatten(-2, (shares[0].shape[-3], len(shares), -1)))
+        torch.stack(shares, -3, out=result.unflatten(-2, ctx.blocks))
         return add_product_(result, x, weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        _once()
+        _refuse_double_backward()
         x, weight = ctx.saved_tensors
-        token = _logged(ctx.log, ctx.needs_input_grad[2], gradient, x)
+        token = _logged(ctx, gradient, x)
         return gradient @ weight, None, token, None, *gradient.unflatten(-2, ctx.blocks).unbind(-3)
 
 
@@ -193,18 +193,18 @@ class _Scan(Function):
         else:
             add_product = recurrence(weight, gates.shape[-2], w.layouts)
             states, kept = cell.scan(gates, memory, bias, add_product, keep)  # type: ignore[misc]
-        ctx.cell, ctx.log, ctx.ends = cell, w.log, ends
+        ctx.cell, ctx.log, ctx.token, ctx.ends = cell, w.log, token.grad_fn, ends
         ctx.save_for_backward(weight, states, *kept)
-        return states[0, ..., 1:, :, :], _at(states, ends)
+        return states[0, ..., 1:, :, :], _memory_after(states, ends)
 
     @staticmethod
     def backward(ctx: Any, outputs: Tensor, after: Tensor) -> tuple[Tensor | None, ...]:
-        _once()
+        _refuse_double_backward()
         weight, states, *kept = ctx.saved_tensors
         gradient = torch.zeros_like(states)
         gradient[0, ..., 1:, :, :] = outputs
         if ctx.ends is None:
-            gradient[..., -1, :, :] += after
+            gradient[..., -1, :, :].add_(after)
         else:
             gradient.scatter_add_(-3, _index(gradient, ctx.ends), after.unsqueeze(-3))
         if ctx.cell.kernels and kernels.serves(states):
@@ -213,5 +213,5 @@ class _Scan(Function):
             add_product = recurrence(weight, states.shape[-2], ctx.layouts, backward=True)
             inputs, recurrent, memory = ctx.cell.scan_backward(gradient, states, *kept, add_product)
         h = states[0, ..., :-1, :, :].flatten(-3, -2)
-        token = _logged(ctx.log, ctx.needs_input_grad[4], recurrent.flatten(-3, -2), h)
+        token = _logged(ctx, recurrent.flatten(-3, -2), h)
         return None, inputs, memory, None, token, None, None

@@ -9,7 +9,7 @@ does to a module, the engine computes with what is there now.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from einops import rearrange
@@ -22,6 +22,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from kinlmr.cells import Cell
 from kinlmr.products import Weight, columns, shared
 
+T = TypeVar("T", bound=nn.Module)
 RECOMPUTES = BasePruningMethod, WeightNorm, SpectralNorm  # hooks that make a weight before a module's forward
 
 
@@ -47,9 +48,10 @@ class Packed(NamedTuple):
     """The weights of one node, or of n nodes with a leading axis n; F features and K other input numbers.
 
     input (G, F + K), bias (G)   of the first layer
-    recurrent                    of each layer, the recurrent weight (G, H)
+    recurrent                    of each layer, the recurrent weight (G, H); none in the shape network
     inputs                       of each further layer, the input weight (G, H)
     head (O, H)                  from the last layer to the residual
+    dropout                      rate after each layer of the shape network; 0 in a cell, and unless it trains
     """
 
     nodes: tuple[Node, ...]
@@ -59,9 +61,10 @@ class Packed(NamedTuple):
     recurrent: list[Weight]
     inputs: list[Weight]
     head: Weight
+    dropout: float
 
     def slots_columns(self) -> Tensor:
-        """Of the input weight what reads the slots (G, K): copied together where many features lie between."""
+        """The input weight's columns that read the slots (G, K): contiguous if there are many features between."""
         weight = self.input[..., self.features :]
         return weight.contiguous() if self.features > 256 else weight
 
@@ -78,7 +81,7 @@ class Schedule(NamedTuple):
     iterations: int
 
     def groups(self, together: bool) -> list[list[Node]]:
-        """Nodes that run as one: alone, or ``together`` with those of their level that have their kind and sizes."""
+        """Nodes that run as one: each alone, or ``together`` those of a level with equal kind and sizes."""
         found: list[list[Node]] = []
         for level in self.levels:
             alike: dict[Any, list[Node]] = {}
@@ -93,7 +96,7 @@ class Schedule(NamedTuple):
         return [node for level in self.levels for node in level if node.cell]
 
     def memory_sizes(self) -> list[int]:
-        """Numbers of memory of every recurrent node; together M."""
+        """Numbers in each recurrent node's memory; their sum is M."""
         return [n.layers * n.cell.vectors * n.hidden for n in self.recurrent() if n.cell]
 
     def split_memory(self, groups: list[list[Node]], memory: Tensor) -> list[Tensor]:
@@ -123,8 +126,8 @@ class Schedule(NamedTuple):
 def pack(
     nodes: Sequence[Node], modules: Sequence[nn.Module], features: int, frames: int, dtype: torch.dtype | None
 ) -> Packed:
-    """The weights of nodes as they are now, for so many frames of features of width F, in another type if it is given.
-    Those of one node are used as they are, those of several stacked."""
+    """The current weights of nodes for so many frames of F features, cast to ``dtype`` if it is given: one node's as
+    they are, several stacked."""
     rows = [_parameters(node, module) for node, module in zip(nodes, modules, strict=True)]
     tensors = rows[0] if len(rows) == 1 else [_stack(column) for column in zip(*rows, strict=True)]
     if dtype is not None:
@@ -134,7 +137,8 @@ def pack(
     layers = nodes[0].layers if nodes[0].cell else 0
     recurrent = [shared(*pair, frames) for pair in pairs[:layers]]
     *inputs, head = [shared(*pair) for pair in pairs[layers:]]
-    return Packed(tuple(nodes), features, weight, bias, recurrent, inputs, head)
+    rate = 0.0 if nodes[0].cell else _rate(modules[0], nodes[0].name)
+    return Packed(tuple(nodes), features, weight, bias, recurrent, inputs, head, rate)
 
 
 def _stack(rows: Sequence[Tensor]) -> Tensor:
@@ -150,12 +154,12 @@ def _parameters(node: Node, module: nn.Module) -> list[Tensor]:
     """A node's weights and biases: first layer, recurrent of every layer, input of every further layer, head."""
     _prepare(module, node.name)
     if node.cell is None:
-        layers = [_linear(module, name, node.name) for name in ("fc1", "fc2", "head")]
+        layers = [_layer(module, name, node.name, nn.Linear) for name in ("fc1", "fc2", "head")]
         return [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
     rnn = _child(module, "rnn", node.name)
     _prepare(rnn, f"{node.name}.rnn")
     names = ["ih_l0", *(f"hh_l{i}" for i in range(node.layers)), *(f"ih_l{i}" for i in range(1, node.layers))]
-    head = _linear(module, "head", node.name)
+    head = _layer(module, "head", node.name, nn.Linear)
     own = [getattr(rnn, f"{kind}_{name}") for name in names for kind in ("weight", "bias")]
     return [*own, head.weight, head.bias]
 
@@ -170,11 +174,17 @@ def _child(module: nn.Module, name: str, parent: str) -> nn.Module:
         ) from None
 
 
-def _linear(module: nn.Module, name: str, parent: str) -> nn.Linear:
+def _rate(module: nn.Module, name: str) -> float:
+    """The rate of dropout in the shape network as it is now."""
+    layer = _layer(module, "dropout", name, nn.Dropout)
+    return layer.p if layer.training else 0.0
+
+
+def _layer(module: nn.Module, name: str, parent: str, kind: type[T]) -> T:
     child = _child(module, name, parent)
-    if not isinstance(child, nn.Linear) or type(child).forward is not nn.Linear.forward:
+    if not isinstance(child, kind) or type(child).forward is not kind.forward:
         raise ValueError(
-            f"{parent}.{name} is a {type(child).__name__}; the engine reads the weight and bias of a torch.nn.Linear "
+            f"{parent}.{name} is a {type(child).__name__}; the engine reads the numbers of a torch.nn.{kind.__name__} "
             "and never calls the module, so what it does would be ignored"
         )
     _prepare(child, f"{parent}.{name}")

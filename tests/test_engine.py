@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import gc
 
 import pytest
 import torch
@@ -219,6 +220,27 @@ def test_an_edit_between_forward_and_backward_is_noticed():
                 loss.backward()
             with torch.no_grad():
                 weight.sub_(1.0)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_backward_that_wants_no_weights_keeps_nothing(together):
+    """Of a retained graph, as torch.autograd.functional.jacobian asks; what is asked next is right."""
+    model, x = lively(kinlmr.build("smpl.yaml", **SMALL)), clip().requires_grad_()
+    parameters = list(model.parameters())
+    with stacked(together):
+        wanted = torch.autograd.grad(weighted(model(x)), [x, *parameters])
+        loss = weighted(model(x))
+
+    def tensors():
+        gc.collect()
+        return sum(issubclass(type(found), torch.Tensor) for found in gc.get_objects())
+
+    torch.autograd.grad(loss, [x], retain_graph=True)
+    before = tensors()
+    for _ in range(3):
+        torch.autograd.grad(loss, [x], retain_graph=True)
+    assert tensors() == before
+    assert_same(torch.autograd.grad(loss, [x, *parameters]), wanted, 0)
 
 
 def test_a_part_can_be_frozen_hooked_and_paced():

@@ -418,6 +418,19 @@ def test_dropout_is_the_shape_networks():
     assert not torch.equal(one.shape, two.shape)
     model.eval()
     assert torch.equal(model(clip()).shape, model(clip()).shape)
+    model.shape.dropout.train()  # drawn anew in evaluation too, for the spread of its answers
+    assert not torch.equal(model(clip()).shape, model(clip()).shape)
+    model.train()
+    model.shape.dropout.eval()
+    assert torch.equal(model(clip()).shape, model(clip()).shape)
+
+
+@pytest.mark.parametrize("block", [0, -1, 2.5, "8"])
+def test_a_block_has_a_number_of_frames(block):
+    model = lively(kinlmr.build("smpl.yaml", **SMALL))
+    model.block = block
+    with pytest.raises(ValueError, match=f"block is {block!r}, expected a number of frames above zero"):
+        model(clip())
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input

@@ -162,6 +162,10 @@ def test_what_would_be_ignored_is_refused():
     with pytest.raises(ValueError, match=r"camera\.head has a hook"):
         model(clip())
     handle.remove()
+    model.shape.dropout = nn.Identity()
+    with pytest.raises(ValueError, match=r"shape\.dropout is a Identity; .* numbers of a torch\.nn\.Dropout"):
+        model(clip())
+    model = small()
     seen = []
     model.register_forward_hook(lambda *_: seen.append(1))
     assert_fresh(model)
