@@ -1,8 +1,9 @@
 """The paper's ablation (Li et al. 2021, table 1) on recorded motion, and what it never measured: lost and still limbs.
 
-Every graph is trained by the recipe of examples/train.py, from the same seeds on the same clips, with the hidden size
-that gives it as many parameters as LMR, to 2 %: the paper's three, and --own, a graph of your own. Subjects in --test
-and --leave are never trained on. Scored is the averaged model, streamed, on the same test clips with the same noise:
+Every graph is trained with the losses and optimizers of examples/train.py, from the same seeds on the same clips, with
+the hidden size that gives it as many parameters as LMR, to 2 %: the paper's three, and --own, a graph of your own.
+Subjects in --test and --leave are never trained on. Scored is the averaged model, streamed, on the same test clips with
+the same noise:
 
 overall   pieces of 3 to 10 seconds, each from one of four sides
 hidden    a limb's keypoints vanish for 0.5 s: the error of its joints by the time since, and for 0.2 s after they are
@@ -175,12 +176,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--motion", nargs="+", default=[DATA], help="BVH, AMASS or archives; files or folders")
     parser.add_argument("--test", nargs="+", default=["cmu_01_01"], help="subjects or beginnings of names: to test on")
     parser.add_argument("--leave", nargs="*", default=[], help="subjects or beginnings of names: left out")
-    parser.add_argument("--own", default="smpl_pairs.yaml", help="a graph of your own, on the same joints")
-    parser.add_argument("--hidden", type=int, default=96, help="LMR's; the others' follow from it")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=Path("out/ablation"))
+    parser.add_argument(
+        "--own",
+        default="smpl_pairs.yaml",
+        help="a fifth graph, on SMPL's joints: a YAML file, or the name of an installed one (%(default)s)",
+    )
+    parser.add_argument(
+        "--hidden", type=int, default=96, help="LMR's hidden size (%(default)s); the others' follow from it"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a run each (0 1 2)")
+    parser.add_argument("--steps", type=int, default=2500, help="of every run (%(default)s)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s here")
+    parser.add_argument("--out", type=Path, default=Path("out/ablation"), help="where runs and tables go (%(default)s)")
     return parser.parse_args()
 
 

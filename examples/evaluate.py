@@ -3,7 +3,8 @@
     python examples/evaluate.py CHECKPOINT --motion FOLDER --subjects SUBJECT --against OTHER
 
 CHECKPOINT is a file or the name of a shipped model; OTHER is one too, or the baseline.pt of examples/train.py. Where a
-recording jumps it is cut, and the state starts anew. Tables are printed as Markdown; --out holds every figure as JSON.
+recording jumps it is cut, and the state starts anew. PVE is taken of every tenth frame. Tables are printed as Markdown;
+--out holds every figure as JSON.
 
 With --shapes N it says what the shape is worth: N people of random shape are seen in three seconds of these recordings,
 as in training. Their T-pose by the last frame's shape is compared with the true one, and so is the mean shape's.
@@ -212,8 +213,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--leave", nargs="*", default=[], help="subjects or beginnings of names: left out")
     parser.add_argument("--shapes", type=int, default=0, metavar="N", help="how many people of random shape to score")
     parser.add_argument("--against", help="a second checkpoint, or examples/train.py's baseline.pt")
-    parser.add_argument("--noise", nargs="+", default=["usual", "off", "wide"], choices=NOISES)
-    parser.add_argument("--out", type=Path, default=Path("evaluation.json"))
+    parser.add_argument(
+        "--noise",
+        nargs="+",
+        default=["usual", "off", "wide"],
+        choices=NOISES,
+        help="of the keypoints, as training names it (usual off wide)",
+    )
+    parser.add_argument("--out", type=Path, default=Path("evaluation.json"), help="the figures as JSON (%(default)s)")
     args = parser.parse_args()
     if args.shapes < 0 or (args.shapes and not args.motion):
         parser.error(f"--shapes {args.shapes}: give how many people, 1 or more, and recordings with --motion")

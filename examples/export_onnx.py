@@ -128,7 +128,7 @@ def difference(model: kinlmr.LMR, file: bytes) -> float:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="a checkpoint, or the name of a model that comes with kinlmr")
-    parser.add_argument("--out", type=Path, default=Path("step.onnx"), help="the file to write")
+    parser.add_argument("--out", type=Path, default=Path("step.onnx"), help="the file to write (%(default)s)")
     args = parser.parse_args(argv)
     model = kinlmr.load(args.checkpoint).float().eval()
     file = exported(model)

@@ -30,11 +30,15 @@ def degrees(prediction: torch.Tensor, truth: torch.Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--skeleton", default="smpl.yaml", help="a YAML file, or the name of an installed one")
-    parser.add_argument("--rotation", default="6d", choices=kinlmr.ROTATIONS)
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--skeleton", default="smpl.yaml", help="a YAML file, or the name of an installed one (%(default)s)"
+    )
+    parser.add_argument(
+        "--rotation", default="6d", choices=kinlmr.ROTATIONS, help="how rotations are written (%(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=150, help="of training (%(default)s)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s here")
+    parser.add_argument("--seed", type=int, default=0, help="of the clip and the weights (%(default)s)")
     parser.add_argument("--out", help="where to save the fitted model (.npz)")
     args = parser.parse_args()
     torch.manual_seed(args.seed)

@@ -76,7 +76,7 @@ def draw(ax: Axes, vertices: torch.Tensor, faces: torch.Tensor, color: tuple[flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--body", default="anny24", help="an embedded body, or a body file with SMPL's joint names")
-    parser.add_argument("--out", default="gallery.png", type=Path)
+    parser.add_argument("--out", default="gallery.png", type=Path, help="the picture to write (%(default)s)")
     args = parser.parse_args()
 
     body = kinlmr.load_body(args.body)

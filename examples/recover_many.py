@@ -327,10 +327,14 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path, help="JSON lines")
     parser.add_argument("--out", type=Path, required=True, help="a folder for the results")
-    parser.add_argument("--model", default=MODEL, help="a shipped model's name, or a checkpoint with keypoints=")
-    parser.add_argument("--rows", type=int, default=64, help="people side by side, about")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of every process")
+    parser.add_argument(
+        "--model", default=MODEL, help="a shipped model's name, or a checkpoint with keypoints= (%(default)s)"
+    )
+    parser.add_argument(
+        "--rows", type=int, default=64, help="people at once, about (%(default)s): more are faster and take more memory"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s here")
+    parser.add_argument("--threads", type=int, default=1, help="of a CPU, for every process (%(default)s)")
     return parser.parse_args(argv)
 
 

@@ -1,6 +1,6 @@
 """recover_many.py as a Ray Data pipeline: actors that each hold the model, on one machine or a cluster.
 
-    pip install "kinlmr[ray]"
+    pip install -e ".[ray]"
     python examples/recover_many_ray.py MANIFEST --out DIR --workers 2
     ray job submit --working-dir examples -- python recover_many_ray.py /shared/MANIFEST --out /shared/DIR --workers 100
 
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         import ray
         import ray.data
     except ModuleNotFoundError:
-        raise SystemExit('this needs Ray: pip install "kinlmr[ray]"; recover_many.py works without') from None
+        raise SystemExit('this needs Ray: pip install -e ".[ray]"; recover_many.py works without') from None
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     todo = left(jobs(args.manifest.resolve()), out)
@@ -83,11 +83,17 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path, help="JSON lines, as recover_many.py says")
     parser.add_argument("--out", type=Path, required=True, help="a folder for the results")
-    parser.add_argument("--model", default=MODEL, help="a shipped model's name, or a checkpoint with keypoints=")
-    parser.add_argument("--workers", type=int, default=2, help="actors, each on a CPU core")
-    parser.add_argument("--gpus", type=float, default=1.0, help="of each actor, with --device cuda")
-    parser.add_argument("--rows", type=int, default=64, help="people side by side, about")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--model", default=MODEL, help="a shipped model's name, or a checkpoint with keypoints= (%(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="actors, each on a CPU core (%(default)s)")
+    parser.add_argument(
+        "--gpus", type=float, default=1.0, help="for each actor, a fraction too, with --device cuda (%(default)s)"
+    )
+    parser.add_argument(
+        "--rows", type=int, default=64, help="people at once, about (%(default)s): more are faster and take more memory"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s here")
     parser.add_argument("--verbose", action="store_true", help="show the actors' logs")
     return parser.parse_args(argv)
 

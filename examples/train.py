@@ -213,17 +213,31 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--validate", nargs="*", default=[], help="subjects or beginnings of names: scored as it goes")
     parser.add_argument("--leave", nargs="*", default=[], help="subjects or beginnings of names: left out")
     parser.add_argument("--start", nargs="+", help="models, or checkpoints of runs, whose mean weights to begin with")
-    parser.add_argument("--steps", type=int, default=16000)
-    parser.add_argument("--cooldown", type=int, default=4000, help="of these steps the last, with a falling rate")
-    parser.add_argument("--batch", type=int, default=32, help="clips, of every process")
-    parser.add_argument("--accumulate", type=int, default=1, help="parts of a process's clips, one after the other")
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--shape-hidden", type=int, default=128)
-    parser.add_argument("--noise", default="wide", choices=NOISES)
+    parser.add_argument("--steps", type=int, default=16000, help="in all, --cooldown's too (%(default)s)")
+    parser.add_argument(
+        "--cooldown", type=int, default=4000, help="the last of --steps, with a falling learning rate (%(default)s)"
+    )
+    parser.add_argument("--batch", type=int, default=32, help="clips of every process in a step (%(default)s)")
+    parser.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        help="take the batch in so many parts, one after the other, to save memory (%(default)s)",
+    )
+    parser.add_argument("--hidden", type=int, default=256, help="hidden size of every cell (%(default)s)")
+    parser.add_argument("--shape-hidden", type=int, default=128, help="width of the shape network (%(default)s)")
+    parser.add_argument(
+        "--noise",
+        default="wide",
+        choices=NOISES,
+        help="of the keypoints: a poor detector's, a usual one's, or off (%(default)s)",
+    )
     parser.add_argument("--baseline", action="store_true", help="train a per-frame network of that size instead")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=Path("out/train"))
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and of all that is drawn (%(default)s)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s here")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/train"), help="the run's folder; started again, it goes on (%(default)s)"
+    )
     args = parser.parse_args()
     if args.accumulate < 1 or args.batch < 1 or args.batch % args.accumulate:
         parser.error(f"--batch {args.batch} cannot be divided into --accumulate {args.accumulate} equal parts")

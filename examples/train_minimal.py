@@ -61,9 +61,11 @@ def picture(path: Path, found: dict[str, Tensor], truth: Tensor, plan: kinlmr.Pl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--motion", nargs="+", default=[DATA], help="motion files or folders")
-    parser.add_argument("--test", default="cmu_01_01", help="hold out recordings whose name begins so")
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--test", default="cmu_01_01", help="hold out recordings whose name begins so (%(default)s)")
+    parser.add_argument("--steps", type=int, default=1000, help="of training (%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out"), help="where the model and the picture go (%(default)s)"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)

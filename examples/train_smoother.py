@@ -178,9 +178,9 @@ def main() -> None:
     parser.add_argument("--leave", nargs="*", default=[], help="subjects or beginnings of names: left out")
     parser.add_argument("--test", nargs="*", help="score --model on these subjects, beside the filters; no training")
     parser.add_argument("--model", help="a checkpoint or a shipped model: to be tested, or to go on from")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("out/smooth24.npz"))
+    parser.add_argument("--steps", type=int, default=1500, help="in all (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and of all that is drawn (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("out/smooth24.npz"), help="the model to write (%(default)s)")
     args = parser.parse_args()
     try:
         body, network = kinlmr.load_body("anny24", points="coco17"), load_network(args.noise_of)

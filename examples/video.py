@@ -5,6 +5,11 @@ of keypoints (mediapipe, or --detector), or --keypoints from any other (readers.
 the detector sees for a few frames is followed, at most --people at once; who is away for over a second is somebody new.
 Frames are read, recovered, drawn and written a few at a time, as they come: only a person's numbers are kept, about
 1 kB a frame. Ctrl-C ends the video there, and finishes the files.
+
+recovery.npz has P people in T frames, NaN where somebody is not there: keypoints (P, T, K, 3) of the set ``set``;
+rotations (P, T, J, 3, 3), shape, camera and box as of `kinlmr.Recovery`, translation (P, T, 3) in metres, all in the
+camera's frame, y down; joints (J), their names. body.glb and the .bvh files are y up, the lowest joint at y = 0, with
+depths averaged over half a second.
 """
 
 import argparse
@@ -276,12 +281,22 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         "--detector",
         help="module:function, a frame (H, W, 3) uint8, RGB, to keypoints (P, K, 3) of P people, or (K, 3) of one",
     )
-    parser.add_argument("--people", type=int, default=PEOPLE, metavar="N", help=f"people at once, at most ({PEOPLE})")
-    parser.add_argument("--model", default=MODEL, help="a shipped model's name, or a checkpoint with keypoints=")
+    parser.add_argument(
+        "--people",
+        type=int,
+        default=PEOPLE,
+        metavar="N",
+        help="that a detector may find at once, at most (%(default)s)",
+    )
+    parser.add_argument(
+        "--model", default=MODEL, help="a shipped model's name, or a checkpoint with keypoints= (%(default)s)"
+    )
     parser.add_argument("--focal", type=float, help="of the camera, in pixels; else the picture's diagonal")
     parser.add_argument("--seconds", type=float, help="stop after so many")
-    parser.add_argument("--size", type=int, default=1280, help="the overlay's longest side, at most")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="where the files go")
+    parser.add_argument(
+        "--size", type=int, default=1280, help="the overlay's longest side in pixels, at most (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("out"), help="where the files go (%(default)s)")
     args = parser.parse_args(argv)
     if args.people < 1:
         parser.error(f"--people {args.people}: give 1 or more")

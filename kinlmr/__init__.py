@@ -1,8 +1,8 @@
 """kinlmr: local recurrent models for human mesh recovery, on a kinematic graph that you declare.
 
-Shapes are written in these letters everywhere: B batch, T frames, F features, J joints, R numbers per rotation,
-S shape numbers, V iterations, P parts, H hidden size, M numbers of memory, N vertices, K keypoints.
-Metres and radians; where it is something else, the docstring says so.
+Shapes are written in these letters: B batch, T frames, F features, J joints, R numbers per rotation, S shape numbers,
+V iterations, P parts, H hidden size, M numbers of memory, N vertices, K keypoints. Metres and radians. Where a letter
+or a unit is another, the docstring says so.
 """
 
 from kinlmr import camera, clips, draw, export, keypoints, losses, metrics, motion, rotations

@@ -189,11 +189,13 @@ def table(file: Any, slots: int, items: dict[int, int]) -> int:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--model", default="anny24-coco17", help="a shipped model's name, or a checkpoint with keypoints="
+        "--model", default="anny24-coco17", help="a shipped model's name, or a checkpoint with keypoints= (%(default)s)"
     )
-    parser.add_argument("--mesh", default="anny24_lo1229", help="the body that is drawn, on the joints of the model's")
-    parser.add_argument("--landmarks", default="full", choices=("lite", "full", "heavy"), help="MediaPipe's model")
-    parser.add_argument("--out", type=Path, default=HERE / "dist", help="the folder to serve")
+    parser.add_argument("--mesh", default="anny24_lo1229", help="the embedded body that is drawn (%(default)s)")
+    parser.add_argument(
+        "--landmarks", default="full", choices=("lite", "full", "heavy"), help="MediaPipe's model (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=HERE / "dist", help="the folder to serve (%(default)s)")
     args = parser.parse_args(argv)
     if missing := [name for name in (*COPIED, "@mediapipe/pose") if not (MODULES / name).exists()]:
         raise ValueError(f"node_modules lacks {missing[0]}; run npm ci in {HERE}")
