@@ -41,10 +41,13 @@ def load_body(
 
     source   "anny24" (13,492 vertices; CC0, 24 joints with SMPL's names and tree), "anny24_lo1229", "anny24_lo369"; or
              the path of an official .pkl or .npz, or of a file that `save_body` wrote
-    points   a keypoint set by name ("coco17", "mediapipe33", "body25", "h36m17", "lsp14", "smpl24"), or a regressor
-             over the vertices (K, N): an array, or the path of a .npy file
+    points   a keypoint set by name ("coco17", "mediapipe33", "body25", "halpe26", "h36m17", "lsp14", "smpl24"), or a
+             regressor over the vertices (K, N): an array, or the path of a .npy file. Sets with points of the face,
+             hands or feet fit the embedded bodies only
     columns  which shape directions to keep, in order; None for all. SMPL-X with ten of shape and ten of expression:
              ``[*range(10), *range(300, 310)]``
+
+    A FileNotFoundError names what there is; a ValueError the array of the file that is damaged, missing or refused.
 
     >>> import torch
     >>> body = load_body("anny24", points="coco17")

@@ -58,13 +58,15 @@ def build(
     shape, camera numbers of the body's shape and of the camera; 0 leaves the node out
     shape_hidden  width of the shape network
     camera_input  "previous": the camera is refined like the pose; "initial": every iteration starts it anew
-    shape_input   "previous", or "mean" likewise
+    shape_input   "previous": the shape is refined too; "mean": every iteration starts it from the start's
     start         what refinement starts from: an Estimate of pose (J, R), shape (S), camera (3) in skeleton order, or
                   a mean-parameter .npz with ``pose`` (6 J, in SPIN's order), ``shape``, ``cam``; None: identity
                   rotations, zeros, (0.9, 0, 0)
-    learn_start   make it parameters
-    dropout       of the shape network
+    learn_start   make the start parameters, which training changes
+    dropout       rate of the shape network in training, 0 <= dropout < 1
     allow_nan     let features pass that are not finite, and spend no time on looking
+
+    A ValueError names the option (or the skeleton's file and line), what was given and what is expected.
 
     >>> model = build(features=34, hidden=64)
     >>> model(torch.zeros(2, 16, 34)).pose.shape

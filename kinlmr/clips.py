@@ -147,7 +147,9 @@ def draw(
     noise: Noise = USUAL,
     augment: bool = True,
 ) -> Clips:
-    """Draw clips, on the bank's device. ``augment``: re-time, mirror, vary and turn them, and vary the shape.
+    """Draw ``batch`` clips of ``frames`` at the bank's rate, on its device, with ``noise`` on their keypoints.
+
+    augment: re-time, mirror, vary and turn them, and vary the shape.
 
     An action is drawn as often as its places to start to the power of SPREAD, so that what there is much of (standing,
     walking) does not drown the rest; then one of its places, each as often as any other.

@@ -69,7 +69,10 @@ class _Take(NamedTuple):
 def upright(
     body: Body, rotations: Tensor, shape: Tensor | None = None, translation: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """A body in the camera's frame (x right, y down, z forward), turned to y up -> (rotations, translation)."""
+    """A body in the camera's frame (x right, y down, z forward), turned to y up.
+
+    rotations (..., J, 3, 3), shape (..., S), translation (..., 3) in metres -> (rotations, translation) alike
+    """
     return body.rotate_root(rotations, shape, translation, torch.diag(rotations.new_tensor([1.0, -1.0, -1.0])))
 
 

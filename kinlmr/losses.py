@@ -68,7 +68,7 @@ def points(prediction: Tensor, truth: Tensor, confidence: Tensor | None = None) 
 def total(
     smpl: Tensor, joints: Tensor, points: Tensor, weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
 ) -> Tensor:
-    """Equation 5: w_smpl L_smpl + w_3D L_3D + w_2D L_2D."""
+    """Equation 5: w_smpl L_smpl + w_3D L_3D + w_2D L_2D, of scalars (), by the weights in that order -> ()"""
     return weights[0] * smpl + weights[1] * joints + weights[2] * points
 
 

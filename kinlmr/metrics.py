@@ -70,7 +70,10 @@ def accel(prediction: Tensor, truth: Tensor, fps: float | None = None) -> Tensor
 
 
 def acceleration(motion: Tensor, fps: float | None = None) -> Tensor:
-    """The mean norm of second differences, mm/frame^2, or m/s^2 if fps is given: how much a motion jerks. -> (...)"""
+    """The mean norm of second differences, mm/frame^2, or m/s^2 if fps is given: how much a motion jerks.
+
+    (..., T, K, 3) in metres, T >= 3 -> (...)
+    """
     if motion.shape[-3] < 3:
         raise ValueError(f"an acceleration needs 3 frames or more, not {motion.shape[-3]}")
     second = (motion[..., 2:, :, :] - 2 * motion[..., 1:-1, :, :] + motion[..., :-2, :, :]).norm(dim=-1).mean((-2, -1))

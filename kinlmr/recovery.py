@@ -111,7 +111,8 @@ def recover(model: LMR, keypoints: Tensor | Array, fps: float, state: Stream | N
     state      from the call before, None at first; people come and go between calls as `Stream` says
     -> `Recovery`, and the state for the next call. No gradients.
 
-    A frame without keypoints is estimated from what was seen before.
+    A frame without keypoints is estimated from what was seen before. A ValueError names what does not fit: the model's
+    set, the keypoints' shape, a number that is not finite, the rate, the state.
     """
     rate = _check_model(model)
     ratio = rate / _checked_rate(fps)
