@@ -31,8 +31,9 @@ from torch.nn.functional import dropout, pad
 
 from kinlmr.cells import Cell
 from kinlmr.matmul import product, traced
+from kinlmr.nodes import Node
 from kinlmr.products import Weight, gates, linear, scan
-from kinlmr.schedule import Node, Packed, Schedule, pack
+from kinlmr.schedule import Packed, Schedule, pack
 
 ROWS = 64  # rows of a block (frames times clips) above which its products get no faster
 WORK = 2**24  # rows of a block times H^2 below which its calls take longer than its products
@@ -83,7 +84,7 @@ def run(
     groups = schedule.groups(together=alone or stacked)
     packs = [
         [
-            pack(nodes, [modules[node.name] for node in nodes], width, frames, dtype)
+            pack(nodes, [modules.get(node.name) for node in nodes], width, frames, dtype)
             for nodes in ([g] if stacked else [[n] for n in g])
         ]
         for g in groups

@@ -110,12 +110,17 @@ def recurrence(weight: Tensor, rows: int, kept: Layouts | None, backward: bool =
 
 
 def _layout(weight: Tensor, rows: int, kept: Layouts | None, transposed: bool) -> Tensor | None:
-    """A weight (out, in) as oneDNN arranges it; None where it is not arranged, or has one row to multiply."""
+    """A weight (out, in) as oneDNN arranges it; None where it is not arranged, or has one row to multiply.
+
+    It is arranged once in a forward pass, and once in a call of backward.
+    """
     if kept is None or rows == 1:
         return None
-    if transposed not in kept:
-        kept[transposed] = _arrange(weight)
-    return kept[transposed]
+    call = torch._C._current_graph_task_id()
+    if kept.get(transposed, (None,))[0] != call:
+        kept[transposed] = call, _arrange(weight)
+    layout: Tensor = kept[transposed][1]
+    return layout
 
 
 def _arrange(weight: Tensor) -> Tensor:

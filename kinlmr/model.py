@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from kinlmr import engine
 from kinlmr.cells import Cell
 from kinlmr.matmul import traced
-from kinlmr.nodes import RecurrentNode, ShapeNode
+from kinlmr.nodes import Node, RecurrentNode, ShapeNode, parameters
 from kinlmr.plan import Plan
 from kinlmr.rotations import Rotation
 from kinlmr.rows import Rows, select
-from kinlmr.schedule import Node, Schedule
+from kinlmr.schedule import Schedule
 
 
 class Estimate(NamedTuple):
@@ -91,24 +91,26 @@ class LMR(nn.Module):
         hidden, layers = options["hidden"], options["layers"]
         parts, shape, camera = len(plan.parts), len(plan.parts), len(plan.parts) + 1
         self.widths = (*(len(j) * rotation.dimension for j in plan.joints), start.shape.numel(), start.camera.numel())
-        restarted = {shape: options["shape_input"] == "mean", camera: options["camera_input"] == "initial"}
+        restarted = [shape] * (options["shape_input"] == "mean") + [camera] * (options["camera_input"] == "initial")
         names = [*(f"parts.{name}" for name in _carried(plan)), "shape", "camera"]
         sizes = [*(hidden[name] for name in plan.parts), options["shape_hidden"], hidden["camera"]]
+        inputs = [options["features"] + sum(self.widths[slot] for slot in read) for read in plan.reads]
+        kinds = [None if slot == shape else cell for slot in range(len(names))]
         nodes = [
-            Node(name, None if slot == shape else cell, size, layers, read, slot, restarted.get(slot, False))
-            for slot, (name, size, read) in enumerate(zip(names, sizes, plan.reads, strict=True))
+            Node(name, kind, size, layers, parameters(kind, size, layers, *widths), read, slot, slot in restarted)
+            for slot, (name, kind, size, *widths, read) in enumerate(
+                zip(names, kinds, sizes, inputs, self.widths, plan.reads, strict=True)
+            )
         ]
-
-        reads = [options["features"] + sum(self.widths[slot] for slot in node.reads) for node in nodes]
         cells = [
-            RecurrentNode(cell, reads[i], node.hidden, layers, self.widths[i])
-            if self.widths[i] and i != shape
+            RecurrentNode(cell, inputs[node.slot], node.hidden, layers, self.widths[node.slot])
+            if node.cell and self.widths[node.slot]
             else None
-            for i, node in enumerate(nodes)
+            for node in nodes
         ]
         self.parts = nn.ModuleDict(zip(plan.parts, cells, strict=False))  # type: ignore[arg-type]
         self.shape = (
-            ShapeNode(reads[shape], options["shape_hidden"], self.widths[shape], options["dropout"])
+            ShapeNode(inputs[shape], options["shape_hidden"], self.widths[shape], options["dropout"])
             if self.widths[shape]
             else None
         )
@@ -120,8 +122,22 @@ class LMR(nn.Module):
         )
         self.schedule = Schedule(levels, self.widths, options["iterations"])
         self.state_size = (options["iterations"], sum(self.schedule.memory_sizes()))
-        self.register_buffer("order", torch.tensor(plan.order), persistent=False)
-        self.register_buffer("restore", torch.tensor(plan.restore), persistent=False)
+        self.register_buffer("order", torch.empty(0), persistent=False)
+        self.register_buffer("restore", torch.empty(0), persistent=False)
+        self._index()
+
+    def _index(self) -> None:
+        """Fill the buffers that no checkpoint holds; on the meta device, where nothing has numbers, for the CPU."""
+        for name in ("order", "restore"):
+            device = getattr(self, name).device
+            values = torch.tensor(getattr(self.plan, name), device="cpu" if device.type == "meta" else device)
+            setattr(self, name, values)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LMR:
+        super()._apply(fn, recurse)
+        if not (self.order.is_cpu and self.order.is_shared()):
+            self._index()  # for `to_empty` lost their numbers
+        return self
 
     def nodes(self) -> dict[str, nn.Module]:
         """The modules of the nodes by name, in the order they run: parts in plan order, shape, camera."""

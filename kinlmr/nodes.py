@@ -1,13 +1,56 @@
-"""The modules that hold a model's parameters: its nodes'. The engine reads them and never calls them."""
+"""A model's nodes: their records, the modules that hold their parameters, and how the engine reads these.
+
+The engine never calls the modules. Whatever a user does to one, it computes with the parameters that are there now;
+what would be ignored, or does not fit, is refused.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import NamedTuple, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from kinlmr.cells import Cell
+
+T = TypeVar("T", bound=nn.Module)
+ONLY = (
+    "the engine reads a node's parameters and never calls it, so put in its place only a node of another LMR of the "
+    "same sizes"
+)
+RECOMPUTES = BasePruningMethod, WeightNorm, SpectralNorm  # hooks that make a weight before a module's forward
+
+
+class Parameter(NamedTuple):
+    """A parameter of a node: the module of the node that holds it, its name there, and its shape."""
+
+    module: str
+    name: str
+    shape: tuple[int, ...]
+
+
+class Node(NamedTuple):
+    """A node of the graph: a recurrent cell with a head, or (``cell`` None) the shape network.
+
+    name        its module's, from the model
+    parameters  its module's, in the engine's order (`parameters`)
+    reads       the slots that it reads after the features
+    slot        the slot that it adds a residual to
+    restarted   whether it reads, and adds to, the start estimate in every iteration
+    """
+
+    name: str
+    cell: Cell | None
+    hidden: int
+    layers: int
+    parameters: tuple[Parameter, ...]
+    reads: tuple[int, ...]
+    slot: int
+    restarted: bool
 
 
 class RecurrentNode(nn.Module):
@@ -46,3 +89,88 @@ def _small(head: nn.Linear) -> nn.Linear:
     nn.init.xavier_uniform_(head.weight, gain=0.1)
     nn.init.zeros_(head.bias)
     return head
+
+
+def parameters(cell: Cell | None, hidden: int, layers: int, inputs: int, writes: int) -> tuple[Parameter, ...]:
+    """A node's weights and biases: first layer, recurrent of every layer, input of every further layer, head."""
+    width, places = hidden, [("fc1", ""), ("fc2", "")]
+    if cell:
+        names = ["_ih_l0", *(f"_hh_l{i}" for i in range(layers)), *(f"_ih_l{i}" for i in range(1, layers))]
+        width, places = cell.gates * hidden, [("rnn", name) for name in names]
+    shapes = [(width, inputs), *[(width, hidden)] * (len(places) - 1), (writes, hidden)]
+    return tuple(
+        Parameter(module, kind + name, size)
+        for (module, name), shape in zip([*places, ("head", "")], shapes, strict=True)
+        for kind, size in (("weight", shape), ("bias", shape[:1]))
+    )
+
+
+def read(node: Node, module: nn.Module | None) -> list[Tensor]:
+    """A node's parameters as they are now."""
+    if module is None:
+        raise ValueError(f"{node.name} is gone; {ONLY}")
+    _prepare(module, node.name)
+    modules: dict[str, nn.Module] = {}
+    found = []
+    for child, name, shape in node.parameters:
+        if child not in modules:
+            modules[child] = _rnn(node, module) if child == "rnn" else _layer(module, child, node.name, nn.Linear)
+        tensor = getattr(modules[child], name, None)
+        if tensor is None or tensor.shape != shape:
+            seen = "is not there" if tensor is None else f"has shape {tuple(tensor.shape)}"
+            raise ValueError(f"{node.name}.{child}.{name} {seen}, expected {shape}; {ONLY}")
+        found.append(tensor)
+    return found
+
+
+def _rnn(node: Node, module: nn.Module) -> nn.Module:
+    rnn = _child(module, "rnn", node.name)
+    _prepare(rnn, f"{node.name}.rnn")
+    if f"weight_hh_l{node.layers}" in rnn._parameters:
+        raise ValueError(f"{node.name}.rnn has more layers than the {node.layers} of the model; {ONLY}")
+    return rnn
+
+
+def _child(module: nn.Module, name: str, parent: str) -> nn.Module:
+    try:
+        return module._modules[name]  # type: ignore[return-value]
+    except KeyError:
+        raise ValueError(f"{parent} is a {type(module).__name__} without {name}; {ONLY}") from None
+
+
+def dropout_rate(module: nn.Module, name: str) -> float:
+    """The rate of dropout in the shape network as it is now."""
+    layer = _layer(module, "dropout", name, nn.Dropout)
+    return layer.p if layer.training else 0.0
+
+
+def _layer(module: nn.Module, name: str, parent: str, kind: type[T]) -> T:
+    child = _child(module, name, parent)
+    if not isinstance(child, kind) or type(child).forward is not kind.forward:
+        raise ValueError(
+            f"{parent}.{name} is a {type(child).__name__}; the engine reads the numbers of a torch.nn.{kind.__name__} "
+            "and never calls the module, so what it does would be ignored"
+        )
+    _prepare(child, f"{parent}.{name}")
+    return child
+
+
+def _prepare(module: nn.Module, name: str) -> None:
+    """Run the hooks that make weights; refuse those that would be ignored, and a ``forward`` put in its place."""
+    if "forward" in module.__dict__:
+        raise ValueError(
+            f"{name} has a forward of its own; the engine reads the parameters and never calls the module, so it would "
+            "not run: wrap the whole LMR"
+        )
+    for hook in (
+        *module._forward_pre_hooks.values(),
+        *module._forward_hooks.values(),
+        *module._backward_pre_hooks.values(),
+        *module._backward_hooks.values(),
+    ):
+        if not isinstance(hook, RECOMPUTES):
+            raise ValueError(
+                f"{name} has a hook ({getattr(hook, '__qualname__', type(hook).__name__)}); the engine reads the "
+                "parameters and never calls the module, so it would not run: put the hook (or wrapper) on the whole LMR"
+            )
+        hook(module, ())

@@ -91,7 +91,8 @@ def resampled(motion: Motion, fps: float) -> Motion:
 _WORD = re.compile(r"(?i:(?<![a-z])(?:left|right))|(?<=[a-z])(?:Left|Right)(?![a-z])")
 # l_hip, L_Hip, LHip, hip_l, hip.L, Bip01_L_Thigh; ElbowL. L5 is a vertebra.
 _LETTER = re.compile(r"(?<![A-Za-z0-9])[lrLR](?=[_. -]|[A-Z][a-z]|$)|(?<=[a-z])[LR]$")
-_SWAPPED = {"l": "r", "r": "l", "L": "R", "R": "L"}
+# lhip, hipl, upperleft, FL_hip, thigh_l1, leg_lft: where there is the same name with the other side's word
+_WORDS = (("left", "right"), ("lft", "rgt"), ("lf", "rt"), ("lt", "rt"), ("l", "r"))
 
 
 def sides(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -100,17 +101,27 @@ def sides(names: Sequence[str]) -> list[tuple[str, str]]:
     >>> sides(["LeftHip", "r_knee", "spine1", "lfoot", "rfoot"])
     [('left', 'Hip'), ('right', '_knee'), ('', 'spine1'), ('left', 'foot'), ('right', 'foot')]
     """
-    found = []
+    found, known = [], set(names)
     for name in names:
         match = _WORD.search(name) or _LETTER.search(name)
         if match:
-            rest, letter = name[: match.start()] + name[match.end() :], match[0][0]
-        elif name[:1] in _SWAPPED and _SWAPPED[name[0]] + name[1:] in names:
-            rest, letter = name[1:], name[0]
+            side = "left" if match[0][0] in "lL" else "right"
+            found.append((side, name[: match.start()] + name[match.end() :]))
         else:
-            rest, letter = name, ""
-        found.append(({"l": "left", "r": "right"}.get(letter.lower(), ""), rest))
+            found.append(_paired(name, known))
     return found
+
+
+def _paired(name: str, names: set[str]) -> tuple[str, str]:
+    """Side and rest of a name that differs from another by the word of its side alone."""
+    for left, right in _WORDS:
+        for case in (str.lower, str.title, str.upper):
+            for side, own, other in (("left", left, right), ("right", right, left)):
+                for match in re.finditer(case(own), name):
+                    before, after = name[: match.start()], name[match.end() :]
+                    if before + case(other) + after in names:
+                        return side, before + after
+    return "", name
 
 
 def plain_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -2,46 +2,21 @@
 
 Nodes of one level do not read one another, and those of equal kind and size form a group that can run as one. On a
 GPU, and where they are small, their weights are stacked at every call; else each keeps its own as they are, so that
-they stay in the cache and nothing is copied. Parameters are looked up in the modules at every call: whatever a user
-does to a module, the engine computes with what is there now.
+they stay in the cache and nothing is copied. Parameters are looked up in the modules at every call (`nodes.read`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from torch.nn.utils.prune import BasePruningMethod
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
-from kinlmr.cells import Cell
+from kinlmr.nodes import Node, dropout_rate, read
 from kinlmr.products import Weight, columns, shared
-
-T = TypeVar("T", bound=nn.Module)
-RECOMPUTES = BasePruningMethod, WeightNorm, SpectralNorm  # hooks that make a weight before a module's forward
-
-
-class Node(NamedTuple):
-    """A node of the graph: a recurrent cell with a head, or (``cell`` None) the shape network.
-
-    name       its module's, from the model
-    reads      the slots that it reads after the features
-    slot       the slot that it adds a residual to
-    restarted  whether it reads, and adds to, the start estimate in every iteration
-    """
-
-    name: str
-    cell: Cell | None
-    hidden: int
-    layers: int
-    reads: tuple[int, ...]
-    slot: int
-    restarted: bool
 
 
 class Packed(NamedTuple):
@@ -124,11 +99,11 @@ class Schedule(NamedTuple):
 
 
 def pack(
-    nodes: Sequence[Node], modules: Sequence[nn.Module], features: int, frames: int, dtype: torch.dtype | None
+    nodes: Sequence[Node], modules: Sequence[nn.Module | None], features: int, frames: int, dtype: torch.dtype | None
 ) -> Packed:
     """The current weights of nodes for so many frames of F features, cast to ``dtype`` if it is given: one node's as
     they are, several stacked."""
-    rows = [_parameters(node, module) for node, module in zip(nodes, modules, strict=True)]
+    rows = [read(node, module) for node, module in zip(nodes, modules, strict=True)]
     tensors = rows[0] if len(rows) == 1 else [_stack(column) for column in zip(*rows, strict=True)]
     if dtype is not None:
         tensors = [tensor.to(dtype) for tensor in tensors]
@@ -137,7 +112,7 @@ def pack(
     layers = nodes[0].layers if nodes[0].cell else 0
     recurrent = [shared(*pair, frames) for pair in pairs[:layers]]
     *inputs, head = [shared(*pair) for pair in pairs[layers:]]
-    rate = 0.0 if nodes[0].cell else _rate(modules[0], nodes[0].name)
+    rate = 0.0 if nodes[0].cell else dropout_rate(modules[0], nodes[0].name)  # type: ignore[arg-type]
     return Packed(tuple(nodes), features, weight, bias, recurrent, inputs, head, rate)
 
 
@@ -148,60 +123,3 @@ def _stack(rows: Sequence[Tensor]) -> Tensor:
         [x for size, own in zip(shape[::-1], row.shape[::-1], strict=True) for x in (0, size - own)] for row in rows
     ]
     return torch.stack([pad(row, gap) if any(gap) else row for row, gap in zip(rows, gaps, strict=True)])
-
-
-def _parameters(node: Node, module: nn.Module) -> list[Tensor]:
-    """A node's weights and biases: first layer, recurrent of every layer, input of every further layer, head."""
-    _prepare(module, node.name)
-    if node.cell is None:
-        layers = [_layer(module, name, node.name, nn.Linear) for name in ("fc1", "fc2", "head")]
-        return [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
-    rnn = _child(module, "rnn", node.name)
-    _prepare(rnn, f"{node.name}.rnn")
-    names = ["ih_l0", *(f"hh_l{i}" for i in range(node.layers)), *(f"ih_l{i}" for i in range(1, node.layers))]
-    head = _layer(module, "head", node.name, nn.Linear)
-    own = [getattr(rnn, f"{kind}_{name}") for name in names for kind in ("weight", "bias")]
-    return [*own, head.weight, head.bias]
-
-
-def _child(module: nn.Module, name: str, parent: str) -> nn.Module:
-    try:
-        return module._modules[name]  # type: ignore[return-value]
-    except KeyError:
-        raise ValueError(
-            f"{parent} is a {type(module).__name__} without {name}; the engine reads its parameters and never calls "
-            "it, so put in its place only a node of another LMR of the same sizes"
-        ) from None
-
-
-def _rate(module: nn.Module, name: str) -> float:
-    """The rate of dropout in the shape network as it is now."""
-    layer = _layer(module, "dropout", name, nn.Dropout)
-    return layer.p if layer.training else 0.0
-
-
-def _layer(module: nn.Module, name: str, parent: str, kind: type[T]) -> T:
-    child = _child(module, name, parent)
-    if not isinstance(child, kind) or type(child).forward is not kind.forward:
-        raise ValueError(
-            f"{parent}.{name} is a {type(child).__name__}; the engine reads the numbers of a torch.nn.{kind.__name__} "
-            "and never calls the module, so what it does would be ignored"
-        )
-    _prepare(child, f"{parent}.{name}")
-    return child
-
-
-def _prepare(module: nn.Module, name: str) -> None:
-    """Run the hooks that make weights; refuse those that would be ignored."""
-    for hook in (
-        *module._forward_pre_hooks.values(),
-        *module._forward_hooks.values(),
-        *module._backward_pre_hooks.values(),
-        *module._backward_hooks.values(),
-    ):
-        if not isinstance(hook, RECOMPUTES):
-            raise ValueError(
-                f"{name} has a hook ({getattr(hook, '__qualname__', type(hook).__name__)}); the engine reads the "
-                "parameters and never calls the module, so it would not run: put the hook (or wrapper) on the whole LMR"
-            )
-        hook(module, ())

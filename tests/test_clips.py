@@ -66,6 +66,16 @@ def test_mirrors_know_the_names_of_other_tools(style):
 
 
 @pytest.mark.parametrize(
+    "pair",
+    ["hipl hipr", "thigh_l1 thigh_r1", "hipL1 hipR1", "upperleft upperright", "hip(l) hip(r)", "FL_hip FR_hip",
+     "lf_hip rt_hip", "ThighLf ThighRt", "leg_lft leg_rgt", "lhip rhip"],
+)  # fmt: skip
+def test_names_that_differ_by_their_side_alone_are_a_pair(pair):
+    assert clips.opposite(["pelvis", *pair.split(), "tail"]) == [0, 2, 1, 3]
+    assert clips.opposite(["pelvis", pair.split()[0], "tail"])[0] == 0
+
+
+@pytest.mark.parametrize(
     ("names", "message"),
     [
         (["pelvis", "l_hip", "right_knee"], "without their other side: l_hip, right_knee; .* rename them"),

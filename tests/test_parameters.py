@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from laws import assert_same
-from test_engine import weighted
+from test_engine import stacked, weighted
 from test_model import SMALL, clip, lively, reference_of
 from torch import nn
 from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
@@ -170,6 +170,61 @@ def test_what_would_be_ignored_is_refused():
     model.register_forward_hook(lambda *_: seen.append(1))
     assert_fresh(model)
     assert seen
+
+
+def put(module, path):
+    """In the place of a model's module."""
+    parent, _, name = path.rpartition(".")
+    return lambda model: setattr(model.get_submodule(parent), name, module)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put(nn.Linear(4, 6), "parts.head.head"), r"head\.head\.weight has shape \(6, 4\), expected \(12, 4\)"),
+        (put(nn.Linear(4, 12, bias=False), "parts.head.head"), r"parts\.head\.head\.bias is not there"),
+        (put(small(features=6).parts["head"], "parts.head"), r"weight_ih_l0 has shape \(12, 44\)"),
+        (put(small(hidden=6).parts["head"], "parts.head"), r"weight_ih_l0 has shape \(18, 43\)"),
+        (put(small(layers=2).parts["head"], "parts.head"), r"parts\.head\.rnn has more layers"),
+        (put(nn.GRU(43, 4, 2), "parts.head.rnn"), r"parts\.head\.rnn has more layers"),
+        (put(nn.Sequential(), "parts.head.rnn"), r"parts\.head\.rnn\.weight_ih_l0 is not there"),
+        (put(nn.Linear(4, 5), "shape.fc2"), r"shape\.fc2\.weight has shape \(5, 4\)"),
+        (put(nn.Dropout1d(0.5), "shape.dropout"), r"shape\.dropout is a Dropout1d"),
+        (lambda m: setattr(m, "camera", None), "camera is gone"),
+        (lambda m: setattr(m.camera.head, "forward", lambda x: 0 * x), r"camera\.head has a forward of its own"),
+        (lambda m: setattr(m.camera, "forward", lambda x: 0 * x), "camera has a forward of its own"),
+    ],
+)  # fmt: skip
+def test_a_node_that_does_not_fit_is_refused(change, message):
+    """By name, whether weights are stacked, which would fill up what is missing, or not; a fitting one is taken."""
+    for together in (False, True):
+        model = small(hidden=4, shape_hidden=4)
+        change(model)
+        with stacked(together), pytest.raises(ValueError, match=message):
+            model(clip())
+        with pytest.raises(ValueError, match=message):
+            model.step(clip()[:, 0])
+    model, other = small(), small(seed=1)
+    model.parts["head"] = other.parts["head"]
+    assert_fresh(model)
+
+
+def test_a_model_made_without_memory_is_filled():
+    """On the meta device, then by load_state_dict(assign=True), by to_empty, or in a wrapper: the same model."""
+    model, x = small(), clip()
+    for fill in (
+        lambda m: m.load_state_dict(model.state_dict(), assign=True),
+        lambda m: m.to_empty(device="cpu").load_state_dict(model.state_dict()),
+        lambda m: nn.ModuleDict({"lmr": m}).to_empty(device="cpu").lmr.load_state_dict(model.state_dict()),
+        lambda m: nn.ModuleDict({"lmr": m}).load_state_dict(nn.ModuleDict({"lmr": model}).state_dict(), assign=True),
+    ):
+        with torch.device("meta"):
+            empty = kinlmr.build("smpl.yaml", **SMALL).double()
+        fill(empty)
+        assert_same(empty(x), model(x), 0)
+    emptied = small(seed=1).to_empty(device="cpu")
+    emptied.load_state_dict(model.state_dict())
+    assert_same(emptied(x), model(x), 0)
 
 
 @pytest.mark.filterwarnings("ignore")  # torch deprecates quantization here
