@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, pad
 
 from kinlmr.cells import Cell
-from kinlmr.matmul import product, traced
+from kinlmr.matmul import gathered, product, traced
 from kinlmr.nodes import Node
 from kinlmr.products import Weight, gates, linear, scan
 from kinlmr.schedule import Packed, Schedule, pack
@@ -138,7 +138,8 @@ def _frame(
                 if v == 0:
                     parts.append(product(x.to(dtype), w.input, w.bias))
                     if last > 0:
-                        firsts[w.nodes[0].name] = parts[-1], x[..., w.features :], w.slots_columns()
+                        columns = gathered(w.input[..., w.features :], phi.shape[0])
+                        firsts[w.nodes[0].name] = parts[-1], x[..., w.features :], columns
                 else:
                     y_first, x_first, columns = firsts[w.nodes[0].name]
                     parts.append(product((x - x_first).to(dtype), columns, y_first))

@@ -33,6 +33,7 @@ from kinlmr import kernels
 from kinlmr.cells import AddProduct
 
 FEW, LARGE, HUGE = 4, 2**17, 2**20  # rows; numbers in a weight
+APART = 256  # columns of a weight between those of one row and the next
 ARRANGED, WORTH = 2**18, 3 * 2**22  # numbers in a weight, and times frames: arranging fewer takes longer than it saves
 
 Layouts = dict[Any, Any]  # of a weight, once a scan has asked: as oneDNN arranges it, or the kernels' halves
@@ -72,6 +73,13 @@ def _in_table(weight: Tensor) -> bool:
 def _onednn_takes_as_it_is(weight: Tensor) -> bool:
     """Whether oneDNN multiplies by a weight as it is, by an operator without gradient."""
     return not torch.is_grad_enabled() and weight.is_contiguous() and _onednn_takes(weight)
+
+
+def gathered(columns: Tensor, rows: int) -> Tensor:
+    """Columns of a weight ([n,] out, in) for further products of so many rows: copied together where that is faster,
+    which is for few rows if many columns lie between."""
+    apart = columns.stride(-2) - columns.shape[-1] > APART
+    return columns.contiguous() if apart and not traced() and rows < FEW else columns
 
 
 def add_product_(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:

@@ -38,14 +38,9 @@ class Packed(NamedTuple):
     head: Weight
     dropout: float
 
-    def slots_columns(self) -> Tensor:
-        """The input weight's columns that read the slots (G, K): contiguous if there are many features between."""
-        weight = self.input[..., self.features :]
-        return weight.contiguous() if self.features > 256 else weight
-
     def columns(self) -> tuple[Weight, Weight]:
         """The input weight's columns that read the features (G, F), with the bias, and those that read the slots."""
-        return columns(self.input, self.bias, self.input[..., : self.features], self.slots_columns())
+        return columns(self.input, self.bias, self.input[..., : self.features], self.input[..., self.features :])
 
 
 class Schedule(NamedTuple):
