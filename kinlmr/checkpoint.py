@@ -129,7 +129,6 @@ def _empty(name: str, skeleton: Skeleton, rotation: str, options: Mapping[str, A
     except (TypeError, ValueError, RuntimeError) as error:
         said = str(error).partition("\n")[0]  # torch adds a list of its C++ calls
         raise ValueError(f"{name}: its options make no model ({said})") from None
-    model.order, model.restore = torch.tensor(model.plan.order), torch.tensor(model.plan.restore)
     return model
 
 

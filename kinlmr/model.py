@@ -134,10 +134,16 @@ class LMR(nn.Module):
             setattr(self, name, values)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LMR:
+        before = self.order
         super()._apply(fn, recurse)
-        if not (self.order.is_cpu and self.order.is_shared()):
-            self._index()  # for `to_empty` lost their numbers
+        if self.order is not before:
+            self._index()  # for `to_empty` loses their numbers
         return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.order.is_meta:
+            self._index()
 
     def nodes(self) -> dict[str, nn.Module]:
         """The modules of the nodes by name, in the order they run: parts in plan order, shape, camera."""
@@ -212,8 +218,8 @@ class LMR(nn.Module):
     ) -> tuple[Estimate, State]:
         """features (B, T, F), lengths (B) -> the estimate, of every iteration if asked for, and the state."""
         state = self.initial_state(features.shape[0]) if state is None else self._check_state(state, features)
-        if self.block is not None and not (isinstance(self.block, int) and self.block > 0):
-            raise ValueError(f"block is {self.block!r}, expected a number of frames above zero, or None")
+        if self.block is not None and not (type(self.block) is int and self.block > 0):
+            raise ValueError(f"block is {self.block!r}, expected a number of frames above zero (an int), or None")
         start = torch.cat([self.start.pose[self.order].flatten(), self.start.shape, self.start.camera])
         out, after = engine.run(
             self.schedule, self.nodes(), features, start, state.memory, lengths, every=every, block=self.block

@@ -1,7 +1,7 @@
 """A model's nodes: their records, the modules that hold their parameters, and how the engine reads these.
 
-The engine never calls the modules. Whatever a user does to one, it computes with the parameters that are there now;
-what would be ignored, or does not fit, is refused.
+The engine never calls the modules. Whatever a user does to one, it computes with the parameters that are there now.
+What does not fit is refused, and so is what would be ignored, as far as a module shows it (hooks, a forward).
 """
 
 from __future__ import annotations
@@ -120,22 +120,26 @@ def read(node: Node, module: nn.Module | None) -> list[Tensor]:
             seen = "is not there" if tensor is None else f"has shape {tuple(tensor.shape)}"
             raise ValueError(f"{node.name}.{child}.{name} {seen}, expected {shape}; {ONLY}")
         found.append(tensor)
+    if type(module).forward is not nn.Module.forward:
+        raise ValueError(f"{node.name} is a {type(module).__name__} with a forward, which would not run; {ONLY}")
     return found
 
 
 def _rnn(node: Node, module: nn.Module) -> nn.Module:
     rnn = _child(module, "rnn", node.name)
     _prepare(rnn, f"{node.name}.rnn")
-    if f"weight_hh_l{node.layers}" in rnn._parameters:
-        raise ValueError(f"{node.name}.rnn has more layers than the {node.layers} of the model; {ONLY}")
+    more = f"weight_hh_l{node.layers}", "weight_hh_l0_reverse"
+    for name in rnn._parameters:
+        if name.startswith(more):
+            raise ValueError(f"{node.name}.rnn has {name}, more layers or directions than the model; {ONLY}")
     return rnn
 
 
 def _child(module: nn.Module, name: str, parent: str) -> nn.Module:
-    try:
-        return module._modules[name]  # type: ignore[return-value]
-    except KeyError:
-        raise ValueError(f"{parent} is a {type(module).__name__} without {name}; {ONLY}") from None
+    child = module._modules.get(name)
+    if child is None:
+        raise ValueError(f"{parent} is a {type(module).__name__} without {name}; {ONLY}")
+    return child
 
 
 def dropout_rate(module: nn.Module, name: str) -> float:

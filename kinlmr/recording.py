@@ -92,7 +92,8 @@ _WORD = re.compile(r"(?i:(?<![a-z])(?:left|right))|(?<=[a-z])(?:Left|Right)(?![a
 # l_hip, L_Hip, LHip, hip_l, hip.L, Bip01_L_Thigh; ElbowL. L5 is a vertebra.
 _LETTER = re.compile(r"(?<![A-Za-z0-9])[lrLR](?=[_. -]|[A-Z][a-z]|$)|(?<=[a-z])[LR]$")
 # lhip, hipl, upperleft, FL_hip, thigh_l1, leg_lft: where there is the same name with the other side's word
-_WORDS = (("left", "right"), ("lft", "rgt"), ("lf", "rt"), ("lt", "rt"), ("l", "r"))
+_WORDS = (("left", "right"), ("lft", "rgt"), ("l", "r"), ("lf", "rt"))
+LONGEST = 200  # characters of a name that is looked through for them
 
 
 def sides(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -114,13 +115,13 @@ def sides(names: Sequence[str]) -> list[tuple[str, str]]:
 
 def _paired(name: str, names: set[str]) -> tuple[str, str]:
     """Side and rest of a name that differs from another by the word of its side alone."""
-    for left, right in _WORDS:
-        for case in (str.lower, str.title, str.upper):
-            for side, own, other in (("left", left, right), ("right", right, left)):
-                for match in re.finditer(case(own), name):
-                    before, after = name[: match.start()], name[match.end() :]
-                    if before + case(other) + after in names:
-                        return side, before + after
+    for left, right in _WORDS if len(name) <= LONGEST else ():
+        other = {left: right, right: left}
+        for match in re.finditer(f"(?i:{left}|{right})", name):
+            word, before, after = match[0].lower(), name[: match.start()], name[match.end() :]
+            for case in (str.lower, str.title, str.upper):
+                if case(word) == match[0] and before + case(other[word]) + after in names:
+                    return "left" if word == left else "right", before + after
     return "", name
 
 

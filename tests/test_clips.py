@@ -12,6 +12,7 @@ import kinlmr
 from kinlmr import clips, keypoints
 from kinlmr.motion import Motion, load_motion
 from kinlmr.noise import numbers
+from kinlmr.recording import sides
 from kinlmr.rotations import axis_angle_to_matrix
 
 BODY = kinlmr.load_body("anny24_lo369", points="coco17")
@@ -72,7 +73,15 @@ def test_mirrors_know_the_names_of_other_tools(style):
 )  # fmt: skip
 def test_names_that_differ_by_their_side_alone_are_a_pair(pair):
     assert clips.opposite(["pelvis", *pair.split(), "tail"]) == [0, 2, 1, 3]
-    assert clips.opposite(["pelvis", pair.split()[0], "tail"])[0] == 0
+    assert sides(["pelvis", pair.split()[0], "tail"])[1][0] == ""
+
+
+@pytest.mark.parametrize(
+    "names", ["LF RF LB RB LT RT", "leg_lf leg_rf leg_lt leg_rt", "ArmLL ArmRL ArmLR ArmRR", "fll frl flr frr"]
+)
+def test_names_of_two_letters_pair_by_the_first_that_fits(names):
+    assert clips.opposite(names.split()) == [1, 0, 3, 2, 5, 4][: len(names.split())]
+    assert clips.opposite(["x" + 100_000 * "l"]) == [0]
 
 
 @pytest.mark.parametrize(

@@ -139,13 +139,14 @@ def test_a_second_call_of_backward_arranges_anew():
     """What a weight is then counts, as where nothing is arranged, if somebody wrote to it past autograd's eyes."""
     model, found = lively(kinlmr.build("smpl.yaml", features=5, hidden=4, shape_hidden=4), torch.float32), []
     weight, x = model.parts["root"].rnn.weight_hh_l0, clip(2, 4, 5, torch.float32).requires_grad_()
-    for context in (contextlib.nullcontext(), arranged()):
-        with stacked(False), context:
+    for context in (contextlib.nullcontext([]), arranged()):
+        with stacked(False), context as sizes:
             loss = weighted(model(x))
             for scale in (1.0, 3.0):
                 weight.data.mul_(scale)
                 found.append(torch.autograd.grad(loss, x, retain_graph=True)[0])
             weight.data.div_(3.0)
+    assert sizes.count((4, 12)) == 14
     assert (found[0] - found[1]).abs().max() > 1e-3
     torch.testing.assert_close(found[:2], found[2:], atol=1e-5, rtol=1e-5)
 

@@ -425,7 +425,7 @@ def test_dropout_is_the_shape_networks():
     assert torch.equal(model(clip()).shape, model(clip()).shape)
 
 
-@pytest.mark.parametrize("block", [0, -1, 2.5, "8"])
+@pytest.mark.parametrize("block", [0, -1, 2.5, "8", True])
 def test_a_block_has_a_number_of_frames(block):
     model = lively(kinlmr.build("smpl.yaml", **SMALL))
     model.block = block

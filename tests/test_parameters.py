@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
 
 import kinlmr
+from kinlmr import nodes
 from kinlmr.cells import Cell
 
 HEAD = "parts.head.head.weight"
@@ -172,6 +173,11 @@ def test_what_would_be_ignored_is_refused():
     assert seen
 
 
+class Doubled(nodes.RecurrentNode):
+    def forward(self, x):
+        return 2 * x
+
+
 def put(module, path):
     """In the place of a model's module."""
     parent, _, name = path.rpartition(".")
@@ -185,8 +191,12 @@ def put(module, path):
         (put(nn.Linear(4, 12, bias=False), "parts.head.head"), r"parts\.head\.head\.bias is not there"),
         (put(small(features=6).parts["head"], "parts.head"), r"weight_ih_l0 has shape \(12, 44\)"),
         (put(small(hidden=6).parts["head"], "parts.head"), r"weight_ih_l0 has shape \(18, 43\)"),
-        (put(small(layers=2).parts["head"], "parts.head"), r"parts\.head\.rnn has more layers"),
-        (put(nn.GRU(43, 4, 2), "parts.head.rnn"), r"parts\.head\.rnn has more layers"),
+        (put(small(layers=2).parts["head"], "parts.head"), r"parts\.head\.rnn has weight_hh_l1, more layers"),
+        (put(nn.GRU(43, 4, 2), "parts.head.rnn"), r"parts\.head\.rnn has weight_hh_l1, more layers"),
+        (put(nn.GRU(43, 4, bidirectional=True), "parts.head.rnn"), r"rnn has weight_hh_l0_reverse, .* directions"),
+        (put(prune.identity(nn.GRU(43, 4, 2), "weight_hh_l1"), "parts.head.rnn"), "rnn has weight_hh_l1_orig"),
+        (lambda m: setattr(m.parts["head"], "rnn", None), r"parts\.head is a RecurrentNode without rnn"),
+        (lambda m: setattr(m.camera, "__class__", Doubled), "camera is a Doubled with a forward, which would not run"),
         (put(nn.Sequential(), "parts.head.rnn"), r"parts\.head\.rnn\.weight_ih_l0 is not there"),
         (put(nn.Linear(4, 5), "shape.fc2"), r"shape\.fc2\.weight has shape \(5, 4\)"),
         (put(nn.Dropout1d(0.5), "shape.dropout"), r"shape\.dropout is a Dropout1d"),
@@ -209,9 +219,16 @@ def test_a_node_that_does_not_fit_is_refused(change, message):
     assert_fresh(model)
 
 
-def test_a_model_made_without_memory_is_filled():
+def test_a_model_made_without_memory_is_filled(tmp_path):
     """On the meta device, then by load_state_dict(assign=True), by to_empty, or in a wrapper: the same model."""
     model, x = small(), clip()
+    kinlmr.save(model, tmp_path / "lmr.npz")
+    with torch.device("meta"):
+        assert_same(kinlmr.load(tmp_path / "lmr.npz")(x), model(x), 0)
+    torch.save(model, tmp_path / "lmr.pt")
+    unpickled = torch.load(tmp_path / "lmr.pt", map_location="meta", weights_only=False)
+    unpickled.load_state_dict(model.state_dict(), assign=True)
+    assert_same(unpickled(x), model(x), 0)
     for fill in (
         lambda m: m.load_state_dict(model.state_dict(), assign=True),
         lambda m: m.to_empty(device="cpu").load_state_dict(model.state_dict()),
@@ -222,6 +239,10 @@ def test_a_model_made_without_memory_is_filled():
             empty = kinlmr.build("smpl.yaml", **SMALL).double()
         fill(empty)
         assert_same(empty(x), model(x), 0)
+    order = model.order
+    with torch.inference_mode():
+        assert model.to("cpu").order is order  # what changes nothing makes nothing anew
+    assert model.share_memory().order.is_shared()
     emptied = small(seed=1).to_empty(device="cpu")
     emptied.load_state_dict(model.state_dict())
     assert_same(emptied(x), model(x), 0)
