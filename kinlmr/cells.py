@@ -54,7 +54,7 @@ def gru_step(inputs: Tensor, recurrent: Tensor, memory: Tensor) -> Tensor:
     """torch.nn.GRU's equations; gates in the order r, z, n."""
     size = memory.shape[-1]
     (to_rz, to_n), (recurrent_rz, recurrent_n) = (x.split_with_sizes((2 * size, size), -1) for x in (inputs, recurrent))
-    r, z = (to_rz + recurrent_rz).sigmoid_().chunk(2, -1)
+    r, z = (to_rz + recurrent_rz).sigmoid_().split_with_sizes((size, size), -1)
     return torch.lerp(torch.addcmul(to_n, r, recurrent_n).tanh_(), memory, z)
 
 

@@ -30,14 +30,14 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, pad
 
 from kinlmr.cells import Cell
-from kinlmr.matmul import gathered, product, traced
+from kinlmr.matmul import cast, gathered, product, traced
 from kinlmr.nodes import Node
 from kinlmr.products import Weight, gates, linear, scan
 from kinlmr.schedule import Packed, Schedule, pack
 
 ROWS = 64  # rows of a block (frames times clips) above which its products get no faster
 WORK = 2**24  # rows of a block times H^2 below which its calls take longer than its products
-SMALL = 2**21  # numbers in a node's input and recurrent weights, times clips, up to which nodes are stacked on a CPU
+SMALL = 2**21  # numbers in a node's first weights, times clips (at least 10), up to which nodes are stacked on a CPU
 CHUNK = 256  # rows for which the features' share of the gates is computed at once, if a block is not larger
 
 
@@ -101,11 +101,11 @@ def run(
 
 def _stacked(features: Tensor, nodes: Sequence[Node]) -> bool:
     """Whether nodes of one level that are alike run as one, their weights stacked: on a GPU, for larger products; on a
-    CPU where so little is computed that the number of calls counts more than the copies."""
+    CPU where the number of calls counts more than the copies, and the weights of one level stay in the cache."""
     batch, frames, width = features.shape
     numbers = max(node.cell.gates * node.hidden * (width + node.hidden) for node in nodes if node.cell)
     clips = 1 if traced() else batch  # which may be a symbol
-    return features.is_cuda or (frames > 1 and numbers * max(4, clips) <= SMALL)
+    return features.is_cuda or (frames > 1 and numbers * max(10, clips) <= SMALL)
 
 
 def _frame(
@@ -136,23 +136,23 @@ def _frame(
             for w in group:
                 x, dtype = _inputs(slots, first, w, (phi,) if v == 0 else ()), w.input.dtype
                 if v == 0:
-                    parts.append(product(x.to(dtype), w.input, w.bias))
+                    parts.append(product(cast(x, dtype), w.input, w.bias))
                     if last > 0:
                         columns = gathered(w.input[..., w.features :], phi.shape[0])
                         firsts[w.nodes[0].name] = parts[-1], x[..., w.features :], columns
                 else:
                     y_first, x_first, columns = firsts[w.nodes[0].name]
-                    parts.append(product((x - x_first).to(dtype), columns, y_first))
+                    parts.append(product(cast(x - x_first, dtype), columns, y_first))
             y, cell = _join(parts), group[0].nodes[0].cell
             if cell is None:
                 y = _shape_network(y, group[0])
             for layer, states in enumerate(memory):
                 if layer:
                     y = _join([linear(row, w.inputs[layer - 1]) for w, row in _apart(group, y)])
-                states[v] = cell.step(y.to(wide), shares[layer][v], states[v])  # type: ignore[union-attr]
+                states[v] = cell.step(cast(y, wide), shares[layer][v], states[v])  # type: ignore[union-attr]
                 y = states[v][0]
             for w, row in _apart(group, y):
-                _add(linear(row, w.head).to(wide), slots, w.nodes)
+                _add(cast(linear(row, w.head), wide), slots, w.nodes)
         if every or v == last:
             estimates.append(torch.cat(slots, -1))
     after = [
@@ -215,8 +215,8 @@ def _sweep(
             if w.nodes[0].cell is None:
                 top = _shape_network(y, w)
             else:
-                top, memory[i] = _recurrent(w.nodes[0].cell, y.to(start.dtype), w, memory[i], ends, block)
-            _add(linear(top, w.head).to(start.dtype), slots, w.nodes)
+                top, memory[i] = _recurrent(w.nodes[0].cell, cast(y, start.dtype), w, memory[i], ends, block)
+            _add(cast(linear(top, w.head), start.dtype), slots, w.nodes)
         estimate = torch.cat(slots, -1).unflatten(0, (block, len(active), batch))
 
         for v in active if every else active[:1] if high == last else ():
@@ -279,7 +279,7 @@ def _recurrent(
     shape, wide, after = memory.shape[-3:-1], y.dtype, []
     for layer, weight in enumerate(weights.recurrent):
         if layer:
-            y = linear(y, weights.inputs[layer - 1]).to(wide)
+            y = cast(linear(y, weights.inputs[layer - 1]), wide)
         y, end = scan(cell, y.unflatten(-2, (block, -1)), memory[:, layer].flatten(-3, -2), weight, ends)
         after.append(end.unflatten(-2, shape))
         y = y.flatten(-3, -2)

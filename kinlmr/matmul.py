@@ -3,11 +3,12 @@
 On a CPU a product of few rows by a large weight takes as long as reading the weight, and torch's operators read at
 very different speeds; MKL also rearranges a large weight in every product. What `product` takes in float32:
 
-    numbers in the weight    1 row     2 to 4 rows    more rows
-    to 2^17                  addmm     addmm          addmm
-    to 2^19                  halves    on the left    addmm
-    to 2^20                  halves    on the left    oneDNN
-    more                     halves    oneDNN         oneDNN
+    numbers in the weight    1 row     2 rows         3 or 4 rows    more rows
+    to 2^17                  addmm     addmm          addmm          addmm
+    to 2^19                  halves    on the left    on the left    addmm
+    to 7 * 2^17              halves    on the left    on the left    oneDNN
+    to 2^20                  halves    on the left    oneDNN         oneDNN
+    more                     halves    oneDNN         oneDNN         oneDNN
 
 Halves: the weight's upper and lower half, as a batch of two. On the left: weight x^T instead of x weight^T. Of a weight
 in the cache both are slower than addmm. oneDNN needs a contiguous weight, a bias, and no gradient that is recorded;
@@ -32,7 +33,8 @@ from torch import Tensor, nn
 from kinlmr import kernels
 from kinlmr.cells import AddProduct
 
-FEW, LARGE, HUGE = 4, 2**17, 2**20  # rows; numbers in a weight
+FEW, LARGE = 4, 2**17  # rows; numbers in a weight
+HUGE = 2**20, 7 * 2**17, 7 * 2**17, 2**19  # numbers in a weight above which oneDNN multiplies 2, 3, 4 or more rows
 APART = 256  # columns of a weight between those of one row and the next
 ARRANGED, WORTH = 2**18, 3 * 2**22  # numbers in a weight, and times frames: arranging fewer takes longer than it saves
 
@@ -42,6 +44,11 @@ Layouts = dict[Any, Any]  # of a weight, once a scan has asked: as oneDNN arrang
 def traced() -> bool:
     """Whether torch.compile, torch.export or torch.func traces the call, and needs pure functions."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x.to(dtype)``, whose call takes as long as a small product even where it has nothing to do."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def product(x: Tensor, weight: Tensor, added: Tensor, cached: bool = False) -> Tensor:
@@ -55,7 +62,7 @@ def product(x: Tensor, weight: Tensor, added: Tensor, cached: bool = False) -> T
     numbers = weight.numel()
     if numbers > LARGE and _in_table(weight) and not traced():
         rows = x.shape[0]
-        if rows > 1 and bias and numbers > (HUGE if rows <= FEW else HUGE // 2) and _onednn_takes_as_it_is(weight):
+        if rows > 1 and bias and numbers > HUGE[min(rows, 5) - 2] and _onednn_takes_as_it_is(weight):
             return torch.ops.mkldnn._linear_pointwise(x, weight, added, "none", [], "")
         if rows == 1 and not cached and weight.shape[0] % 2 == 0:
             halves = weight.unflatten(0, (2, -1))

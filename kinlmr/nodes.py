@@ -111,11 +111,13 @@ def read(node: Node, module: nn.Module | None) -> list[Tensor]:
         raise ValueError(f"{node.name} is gone; {ONLY}")
     _prepare(module, node.name)
     modules: dict[str, nn.Module] = {}
-    found = []
+    found: list[Tensor] = []
     for child, name, shape in node.parameters:
         if child not in modules:
             modules[child] = _rnn(node, module) if child == "rnn" else _layer(module, child, node.name, nn.Linear)
-        tensor = getattr(modules[child], name, None)
+        tensor = modules[child]._parameters.get(name)
+        if tensor is None:  # it is computed, as by a parametrization
+            tensor = getattr(modules[child], name, None)
         if tensor is None or tensor.shape != shape:
             seen = "is not there" if tensor is None else f"has shape {tuple(tensor.shape)}"
             raise ValueError(f"{node.name}.{child}.{name} {seen}, expected {shape}; {ONLY}")

@@ -17,7 +17,7 @@ from torch.autograd import Function
 
 from kinlmr import kernels
 from kinlmr.cells import Cell
-from kinlmr.matmul import Layouts, add_product_, layouts, product, recurrence, traced
+from kinlmr.matmul import Layouts, add_product_, cast, layouts, product, recurrence, traced
 
 STRIP = 384  # rows of a weight's gradient that stay in the cache between a product and its copy
 
@@ -58,7 +58,7 @@ def _token(logs: list[Log], weight: Tensor, bias: Tensor) -> Tensor:
 
 def linear(x: Tensor, w: Weight, cached: bool = False) -> Tensor:
     """x ([n,] R, in) -> ([n,] R, out), in the weight's type. cached: whether the weight has just been used."""
-    x = x.to(w.weight.dtype)
+    x = cast(x, w.weight.dtype)
     if not torch.is_grad_enabled() or traced():
         return product(x, w.weight, w.bias, cached)
     return _Linear.apply(x, w.weight.detach(), w.bias.detach(), w.token, w.log, cached)
@@ -67,9 +67,11 @@ def linear(x: Tensor, w: Weight, cached: bool = False) -> Tensor:
 def gates(shares: list[Tensor], x: Tensor, w: Weight) -> Tensor:
     """The inputs' share of a tick's gates: of A blocks the features' shares ([n,] C, B, G), plus x ([n,] C A B, K)
     times the weight ([n,] G, K) -> ([n,] C A B, G), a tensor that nothing else refers to."""
-    x = x.to(w.weight.dtype)
+    x = cast(x, w.weight.dtype)
     if traced():
         return product(x, w.weight, torch.stack(shares, -3).flatten(-4, -2))
+    if not torch.is_grad_enabled():
+        return _gates(shares, x, w.weight)
     return _Gates.apply(x, w.weight.detach(), w.token, w.log, *shares)
 
 
@@ -81,21 +83,39 @@ def scan(cell: Cell, gates: Tensor, memory: Tensor, w: Weight, ends: Tensor | No
     -> outputs h ([n,] C, R, H), memory (vectors, [n,] R, H)
     """
     if cell.scan and gates.shape[-3] > 1 and not traced() and w.weight.dtype == gates.dtype:
-        return _Scan.apply(cell, gates, memory, w, w.token, ends, torch.is_grad_enabled())
+        if not torch.is_grad_enabled():
+            return _outputs(_states(cell, gates, memory, w, keep=False)[0], ends)
+        return _Scan.apply(cell, gates, memory, w, w.token, ends)
     states = [memory]
     for t, frame in enumerate(gates.unbind(-3)):
-        states.append(cell.step(frame, linear(states[-1][0], w, cached=t > 0).to(gates.dtype), states[-1]))
+        states.append(cell.step(frame, cast(linear(states[-1][0], w, cached=t > 0), gates.dtype), states[-1]))
     if ends is None:
         return torch.stack([state[0] for state in states[1:]], -3), states[-1]
-    every = torch.stack(states, -3)
-    return every[0, ..., 1:, :, :], _memory_after(every, ends)
+    return _outputs(torch.stack(states, -3), ends)
 
 
-def _memory_after(states: Tensor, ends: Tensor | None) -> Tensor:
-    """Of memories (..., C + 1, R, H) each row's after ``ends`` (R) frames: (..., R, H)."""
+def _gates(shares: Sequence[Tensor], x: Tensor, weight: Tensor) -> Tensor:
+    result = x.new_empty(*x.shape[:-1], weight.shape[-2])
+    torch.stack(tuple(shares), -3, out=result.unflatten(-2, (shares[0].shape[-3], len(shares), -1)))
+    return add_product_(result, x, weight)
+
+
+def _states(cell: Cell, gates: Tensor, memory: Tensor, w: Weight, keep: bool) -> tuple[Tensor, list[Tensor]]:
+    """Memories before and after every frame, and what else backward needs."""
+    weight, bias = w.weight.detach(), w.bias.detach()
+    if cell.kernels and kernels.serves(gates):
+        return cell.kernels[0](gates, memory, weight, bias, keep, w.layouts)
+    add_product = recurrence(weight, gates.shape[-2], w.layouts)
+    return cell.scan(gates, memory, bias, add_product, keep)  # type: ignore[misc]
+
+
+def _outputs(states: Tensor, ends: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Of memories (vectors, ..., C + 1, R, H): h after every frame (..., C, R, H); each row's memory after ``ends`` (R)
+    frames (vectors, ..., R, H)."""
+    outputs = states[0, ..., 1:, :, :]
     if ends is None:
-        return states[..., -1, :, :].clone()
-    return states.gather(-3, _index(states, ends)).squeeze(-3)
+        return outputs, states[..., -1, :, :].clone()
+    return outputs, states.gather(-3, _index(states, ends)).squeeze(-3)
 
 
 def _index(states: Tensor, ends: Tensor) -> Tensor:
@@ -168,9 +188,7 @@ class _Gates(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, token: Tensor, log: Log, *shares: Tensor) -> Tensor:
         ctx.log, ctx.token, ctx.blocks = log, token.grad_fn, (shares[0].shape[-3], len(shares), -1)
         ctx.save_for_backward(x, weight)
-        result = x.new_empty(*x.shape[:-1], weight.shape[-2])
-        torch.stack(shares, -3, out=result.unflatten(-2, ctx.blocks))
-        return add_product_(result, x, weight)
+        return _gates(shares, x, weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -185,17 +203,12 @@ class _Scan(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, cell: Cell, gates: Tensor, memory: Tensor, w: Weight, token: Tensor, ends: Tensor | None, keep: bool
+        ctx: Any, cell: Cell, gates: Tensor, memory: Tensor, w: Weight, token: Tensor, ends: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        weight, bias, ctx.layouts = w.weight.detach(), w.bias.detach(), w.layouts
-        if cell.kernels and kernels.serves(gates):
-            states, kept = cell.kernels[0](gates, memory, weight, bias, keep, w.layouts)
-        else:
-            add_product = recurrence(weight, gates.shape[-2], w.layouts)
-            states, kept = cell.scan(gates, memory, bias, add_product, keep)  # type: ignore[misc]
-        ctx.cell, ctx.log, ctx.token, ctx.ends = cell, w.log, token.grad_fn, ends
-        ctx.save_for_backward(weight, states, *kept)
-        return states[0, ..., 1:, :, :], _memory_after(states, ends)
+        states, kept = _states(cell, gates, memory, w, keep=True)
+        ctx.cell, ctx.log, ctx.layouts, ctx.token, ctx.ends = cell, w.log, w.layouts, token.grad_fn, ends
+        ctx.save_for_backward(w.weight.detach(), states, *kept)
+        return _outputs(states, ends)
 
     @staticmethod
     def backward(ctx: Any, outputs: Tensor, after: Tensor) -> tuple[Tensor | None, ...]:
@@ -214,4 +227,4 @@ class _Scan(Function):
             inputs, recurrent, memory = ctx.cell.scan_backward(gradient, states, *kept, add_product)
         h = states[0, ..., :-1, :, :].flatten(-3, -2)
         token = _logged(ctx, recurrent.flatten(-3, -2), h)
-        return None, inputs, memory, None, token, None, None
+        return None, inputs, memory, None, token, None

@@ -7,6 +7,7 @@ they stay in the cache and nothing is copied. Parameters are looked up in the mo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -99,7 +100,7 @@ def pack(
     """The current weights of nodes for so many frames of F features, cast to ``dtype`` if it is given: one node's as
     they are, several stacked."""
     rows = [read(node, module) for node, module in zip(nodes, modules, strict=True)]
-    tensors = rows[0] if len(rows) == 1 else [_stack(column) for column in zip(*rows, strict=True)]
+    tensors = rows[0] if len(rows) == 1 else _stack(rows)
     if dtype is not None:
         tensors = [tensor.to(dtype) for tensor in tensors]
     weight, bias, *rest = tensors
@@ -111,10 +112,16 @@ def pack(
     return Packed(tuple(nodes), features, weight, bias, recurrent, inputs, head, rate)
 
 
-def _stack(rows: Sequence[Tensor]) -> Tensor:
-    """Tensors (n, ...) as one, smaller ones filled up with zeros at the end of each axis."""
-    shape = [max(sizes) for sizes in zip(*(row.shape for row in rows), strict=True)]
-    gaps = [
-        [x for size, own in zip(shape[::-1], row.shape[::-1], strict=True) for x in (0, size - own)] for row in rows
-    ]
-    return torch.stack([pad(row, gap) if any(gap) else row for row, gap in zip(rows, gaps, strict=True)])
+def _stack(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Each parameter of n nodes as one tensor with a leading axis n, smaller ones filled up with zeros at the end of
+    each axis. All lie in one piece of memory, which costs less than one for each."""
+    columns = zip(*rows, strict=True)
+    shapes = [[max(sizes) for sizes in zip(*(x.shape for x in column), strict=True)] for column in columns]
+    filled = [_fill(x, shape).flatten() for row in rows for x, shape in zip(row, shapes, strict=True)]
+    found = torch.cat(filled).unflatten(0, (len(rows), -1)).split([math.prod(shape) for shape in shapes], 1)
+    return [x.unflatten(1, shape) for x, shape in zip(found, shapes, strict=True)]
+
+
+def _fill(x: Tensor, shape: Sequence[int]) -> Tensor:
+    gaps = [n for size, own in zip(shape[::-1], reversed(x.shape), strict=True) for n in (0, size - own)]
+    return pad(x, gaps) if any(gaps) else x

@@ -48,7 +48,7 @@ def test_every_product_is_torchs(rows, out, size, bias, whole, dtype, sizes, cac
     added = numbers(*(() if bias else (rows,)), out, dtype=dtype, seed=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matmul, "LARGE", sizes[0])
-        patch.setattr(matmul, "HUGE", sizes[1])
+        patch.setattr(matmul, "HUGE", (sizes[1],) * 4)
         product = functools.partial(matmul.product, cached=cached)
         assert_product(product, x, weight, added, 1e-5 if dtype == torch.float32 else 1e-12)
 
@@ -63,8 +63,8 @@ def test_the_law_of_products_can_fail():
 def large():
     """Every weight counts as large."""
     with pytest.MonkeyPatch.context() as patch:
-        for size in ("LARGE", "HUGE"):
-            patch.setattr(matmul, size, 0)
+        patch.setattr(matmul, "LARGE", 0)
+        patch.setattr(matmul, "HUGE", (0,) * 4)
         yield
 
 
@@ -99,12 +99,32 @@ def test_large_weights_equal_the_plain_reference(batch, frames, block, layers, c
         (9, True, True, "_linear_pointwise"),
     ],
 )
-def test_large_weights_are_read_as_the_table_says(rows, bias, cached, wanted):
-    x, weight = torch.ones(rows, 3), torch.ones(4, 3)
-    added = weight[:, 0] if bias else torch.ones(rows, 4)
-    with large(), torch.no_grad(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        matmul.product(x, weight, added, cached)
-    assert any(event.key.split("::")[-1] == wanted for event in profile.key_averages())
+def test_large_weights_are_read_by_the_operator_that_fits(rows, bias, cached, wanted):
+    added = torch.ones(4) if bias else torch.ones(rows, 4)
+    with large():
+        assert wanted in operators(torch.ones(rows, 3), torch.ones(4, 3), added, cached)
+
+
+def operators(*arguments):
+    """The operators of torch that a product calls."""
+    with torch.no_grad(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        matmul.product(*arguments)
+    return {event.key.split("::")[-1] for event in profile.key_averages()}
+
+
+@pytest.mark.skipif(not matmul._onednn(), reason="this torch has no oneDNN")
+@pytest.mark.parametrize(
+    ("size", "wanted"),
+    [(2**7, "aaaaa"), (2**9, "hllla"), (7 * 2**7, "hlllo"), (2**10, "hlooo"), (2**10 + 1, "hoooo")],
+)
+def test_the_table_of_products(size, wanted):
+    """Of a weight (2^10, size) the operators for one to five rows: addmm, halves, left, oneDNN."""
+    weight, bias = torch.ones(2**10, size), torch.ones(2**10)
+    for rows, way in enumerate(wanted, 1):
+        name = {"h": "baddbmm", "o": "_linear_pointwise"}.get(way, "addmm")
+        found = operators(torch.ones(rows, size), weight, bias)
+        assert name in found, (size, rows, found)
+        assert ("contiguous" in found or "unsqueeze" in found) == (way == "l"), (size, rows, found)
 
 
 @contextlib.contextmanager
