@@ -37,7 +37,7 @@ from kinlmr.schedule import Packed, Schedule, pack
 
 ROWS = 64  # rows of a block (frames times clips) above which its products get no faster
 WORK = 2**24  # rows of a block times H^2 below which its calls take longer than its products
-SMALL = 2**21  # numbers in a node's first weights, times clips (at least 10), up to which nodes are stacked on a CPU
+SMALL = 2**21  # numbers in a node's first weights, times clips (at least 4), up to which nodes are stacked on a CPU
 CHUNK = 256  # rows for which the features' share of the gates is computed at once, if a block is not larger
 
 
@@ -101,11 +101,12 @@ def run(
 
 def _stacked(features: Tensor, nodes: Sequence[Node]) -> bool:
     """Whether nodes of one level that are alike run as one, their weights stacked: on a GPU, for larger products; on a
-    CPU where the number of calls counts more than the copies, and the weights of one level stay in the cache."""
+    CPU where so little is computed that the number of calls counts more than the copies."""
     batch, frames, width = features.shape
+    if features.is_cuda or frames == 1:
+        return features.is_cuda
     numbers = max(node.cell.gates * node.hidden * (width + node.hidden) for node in nodes if node.cell)
-    clips = 1 if traced() else batch  # which may be a symbol
-    return features.is_cuda or (frames > 1 and numbers * max(10, clips) <= SMALL)
+    return numbers * (4 if traced() else max(4, batch)) <= SMALL  # a traced batch may be a symbol
 
 
 def _frame(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, overload
 
@@ -248,7 +249,7 @@ class LMR(nn.Module):
         """A NaN would stay in the state for ever; it is named here, while one still knows which frame brought it."""
         if self.allow_nan or traced() or _capturing(features):
             return
-        if not features.sum().isfinite() and not (finite := features.isfinite().all(-1)).all():
+        if not math.isfinite(features.sum().item()) and not (finite := features.isfinite().all(-1)).all():
             clip, frame = (~finite).nonzero()[0].tolist()
             value = features[clip, frame][~features[clip, frame].isfinite()][0].item()
             raise ValueError(
