@@ -19,7 +19,7 @@ from kinlmr import kernels
 from kinlmr.cells import Cell
 from kinlmr.matmul import Layouts, add_product_, cast, layouts, product, recurrence, traced
 
-STRIP = 384  # rows of a weight's gradient that stay in the cache between a product and its copy
+STRIP = 384  # rows of a weight's gradient that stay in the cache while its groups of columns are written
 
 Log = dict[int, list[tuple[Tensor, Tensor]]]
 
@@ -141,14 +141,15 @@ class _Gradients(Function):
 
 def _side_by_side(gradients: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
     """The gradient of a weight ([n,] out, in), of each group of columns from gradients ([n,] R, out) and inputs
-    ([n,] R, columns). Some rows of all columns at a time, which are in the cache when they are put together."""
+    ([n,] R, columns)."""
     if len(inputs) == 1:
         return gradients[0].mT @ inputs[0]
-    sizes = *gradients[0].shape[:-2], gradients[0].shape[-1], sum(x.shape[-1] for x in inputs)
-    result = inputs[0].new_empty(sizes)
-    strips = zip(*(x.mT.split(STRIP, -2) for x in gradients), strict=True)
+    widths = [x.shape[-1] for x in inputs]
+    result = inputs[0].new_empty(*gradients[0].shape[:-2], gradients[0].shape[-1], sum(widths))
+    strips = zip(*(gradient.mT.split(STRIP, -2) for gradient in gradients), strict=True)
     for out, rows in zip(result.split(STRIP, -2), strips, strict=True):
-        torch.cat([row @ x for row, x in zip(rows, inputs, strict=True)], -1, out=out)
+        for part, row, x in zip(out.split(widths, -1), rows, inputs, strict=True):
+            torch.matmul(row, x, out=part)
     return result
 
 
