@@ -114,14 +114,15 @@ def pack(
 
 def _stack(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """Each parameter of n nodes as one tensor with a leading axis n, smaller ones filled up with zeros at the end of
-    each axis. All lie in one piece of memory, which costs less than one for each."""
-    columns = zip(*rows, strict=True)
-    shapes = [[max(sizes) for sizes in zip(*(x.shape for x in column), strict=True)] for column in columns]
-    filled = [_fill(x, shape).flatten() for row in rows for x, shape in zip(row, shapes, strict=True)]
-    found = torch.cat(filled).unflatten(0, (len(rows), -1)).split([math.prod(shape) for shape in shapes], 1)
-    return [x.unflatten(1, shape) for x, shape in zip(found, shapes, strict=True)]
+    each axis. All are parts of one tensor, since one large piece of memory costs less than many."""
+    columns = list(zip(*rows, strict=True))
+    shapes = [[len(rows), *map(max, zip(*(x.shape for x in column), strict=True))] for column in columns]
+    filled = [_fill(x, shape).flatten() for column, shape in zip(columns, shapes, strict=True) for x in column]
+    found = torch.cat(filled).split([math.prod(shape) for shape in shapes])
+    return [x.view(shape) for x, shape in zip(found, shapes, strict=True)]
 
 
 def _fill(x: Tensor, shape: Sequence[int]) -> Tensor:
-    gaps = [n for size, own in zip(shape[::-1], reversed(x.shape), strict=True) for n in (0, size - own)]
+    """x (...) filled up with zeros to (n, ...), but for the leading axis."""
+    gaps = [n for size, own in zip(shape[:0:-1], reversed(x.shape), strict=True) for n in (0, size - own)]
     return pad(x, gaps) if any(gaps) else x
