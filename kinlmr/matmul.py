@@ -62,7 +62,7 @@ def product(x: Tensor, weight: Tensor, added: Tensor, cached: bool = False) -> T
     numbers = weight.numel()
     if numbers > LARGE and _in_table(weight) and not traced():
         rows = x.shape[0]
-        if rows > 1 and bias and numbers > HUGE[min(rows, 5) - 2] and _onednn_takes_as_it_is(weight):
+        if rows > 1 and bias and numbers > HUGE[min(rows, FEW + 1) - 2] and _onednn_takes_as_it_is(weight):
             return torch.ops.mkldnn._linear_pointwise(x, weight, added, "none", [], "")
         if rows == 1 and not cached and weight.shape[0] % 2 == 0:
             halves = weight.unflatten(0, (2, -1))
