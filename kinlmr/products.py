@@ -94,10 +94,10 @@ def scan(cell: Cell, gates: Tensor, memory: Tensor, w: Weight, ends: Tensor | No
     return _outputs(torch.stack(states, -3), ends)
 
 
-def _gates(shares: Sequence[Tensor], x: Tensor, weight: Tensor) -> Tensor:
+def _gates(shares: list[Tensor] | tuple[Tensor, ...], x: Tensor, weight: Tensor) -> Tensor:
     """`gates`, written into one new tensor."""
     result = x.new_empty(*x.shape[:-1], weight.shape[-2])
-    torch.stack(tuple(shares), -3, out=result.unflatten(-2, (shares[0].shape[-3], len(shares), -1)))
+    torch.stack(shares, -3, out=result.unflatten(-2, (shares[0].shape[-3], len(shares), -1)))
     return add_product_(result, x, weight)
 
 

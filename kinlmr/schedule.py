@@ -100,7 +100,13 @@ def pack(
     """The current weights of nodes for so many frames of F features, cast to ``dtype`` if it is given: one node's as
     they are, several stacked."""
     rows = [read(node, module) for node, module in zip(nodes, modules, strict=True)]
-    tensors = rows[0] if len(rows) == 1 else _stack(rows)
+    parameters = list(zip(*rows, strict=True))
+    if len(rows) == 1:
+        tensors = rows[0]
+    elif torch.is_grad_enabled():  # each by itself, so that one that is frozen or not used has no gradient
+        tensors = [tensor for parameter in parameters for tensor in _stack([parameter])]
+    else:
+        tensors = _stack(parameters)
     if dtype is not None:
         tensors = [tensor.to(dtype) for tensor in tensors]
     weight, bias, *rest = tensors
@@ -112,17 +118,17 @@ def pack(
     return Packed(tuple(nodes), features, weight, bias, recurrent, inputs, head, rate)
 
 
-def _stack(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Each parameter of n nodes as one tensor with a leading axis n, smaller ones filled up with zeros at the end of
+def _stack(parameters: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Of each parameter the tensors of n nodes (...) as one (n, ...), smaller ones filled up with zeros at the end of
     each axis. All are parts of one tensor, since one large piece of memory costs less than many."""
-    columns = list(zip(*rows, strict=True))
-    shapes = [[len(rows), *map(max, zip(*(x.shape for x in column), strict=True))] for column in columns]
-    filled = [_fill(x, shape).flatten() for column, shape in zip(columns, shapes, strict=True) for x in column]
-    found = torch.cat(filled).split([math.prod(shape) for shape in shapes])
-    return [x.view(shape) for x, shape in zip(found, shapes, strict=True)]
+    shapes = [tuple(map(max, zip(*(x.shape for x in rows), strict=True))) for rows in parameters]
+    filled = [_fill(x, shape).flatten() for rows, shape in zip(parameters, shapes, strict=True) for x in rows]
+    nodes = len(parameters[0])
+    found = torch.cat(filled).split([nodes * math.prod(shape) for shape in shapes])
+    return [x.view(nodes, *shape) for x, shape in zip(found, shapes, strict=True)]
 
 
 def _fill(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """x (...) filled up with zeros to (n, ...), but for the leading axis."""
-    gaps = [n for size, own in zip(shape[:0:-1], reversed(x.shape), strict=True) for n in (0, size - own)]
+    """x with zeros at the end of each axis, up to this shape."""
+    gaps = [n for size, own in zip(reversed(shape), reversed(x.shape), strict=True) for n in (0, size - own)]
     return pad(x, gaps) if any(gaps) else x

@@ -265,6 +265,26 @@ def test_a_part_can_be_frozen_hooked_and_paced():
     assert moved == {f"parts.left_leg.{name}" for name, _ in leg.named_parameters()}
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_no_product_is_made_for_weights_that_are_frozen(together, monkeypatch):
+    model = lively(kinlmr.build("smpl.yaml", features=5, hidden=16, shape=2, shape_hidden=64))
+    heads = {name: p for name, p in model.named_parameters() if name.rpartition(".")[0].endswith("head")}
+    weighted(model(clip())).backward()
+    whole = {name: p.grad.clone() for name, p in heads.items()}
+    model.zero_grad()
+    model.requires_grad_(False)
+    rows, make = [], products._side_by_side
+    monkeypatch.setattr(products, "_side_by_side", lambda g, x: rows.append(g[0].shape[-1]) or make(g, x))
+    for head in heads.values():
+        head.requires_grad_(True)
+    with stacked(together):
+        weighted(model(clip())).backward()
+    assert len(rows) == (4 if together else 8)
+    assert max(rows) < 3 * 16  # a cell's weights have more
+    for name, p in heads.items():
+        torch.testing.assert_close(p.grad, whole[name], atol=1e-12, rtol=1e-12)
+
+
 def test_a_part_that_was_replaced_or_is_shared_is_used_as_it_is_now():
     model, other = (lively(kinlmr.build("smpl.yaml", **SMALL), seed=seed) for seed in (0, 1))
     model.parts["left_arm"] = other.parts["left_arm"]
