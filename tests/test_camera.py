@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kinlmr import camera as c
@@ -43,11 +43,12 @@ def test_the_law_can_fail():
 
 
 @given(st.tuples(*[number] * 4), st.floats(0.1, 3), st.floats(50, 900), st.floats(300, 5000))
+@example((-1.875, 0.0, -2.96875, 0.0), 1.0, 128.0, 300.1)  # at the image's left edge, with a focal of 53 bits
 def test_crop_and_full_image_agree_at_the_bodys_depth(n, scale, side, focal):
     camera, box, size = tensor(scale, n[0], n[1]), tensor(310, 170, side), tensor(640, 480)
     points = tensor(n[2], n[3], 0).view(1, 3)
     translation = c.to_translation(camera, box, size, focal)
-    full = c.perspective(points, translation, torch.tensor(focal)) + size / 2
+    full = c.perspective(points, translation, tensor(focal)[0]) + size / 2
     assert torch.allclose(full, c.from_crop(c.project(points, camera), box), atol=1e-6)
 
 
