@@ -103,7 +103,7 @@ def pack(
     parameters = list(zip(*rows, strict=True))
     if len(rows) == 1:
         tensors = rows[0]
-    elif torch.is_grad_enabled():  # each by itself, so that one that is frozen or not used has no gradient
+    elif torch.is_grad_enabled():  # each by itself, so that no gradient is made for those that are frozen
         tensors = [tensor for parameter in parameters for tensor in _stack([parameter])]
     else:
         tensors = _stack(parameters)
