@@ -32,7 +32,7 @@ from train import NOISES, VIEWS, chosen
 
 import kinlmr
 from kinlmr import clips, files, metrics, motion
-from kinlmr.keypoints import keypoint_sets
+from kinlmr.keypoints import keypoint_sets, reported
 
 SIDES = ("front", "right", "back", "left")  # where the camera stands, by VIEWS
 METRICS = {"mpjpe": "MPJPE, mm", "pa_mpjpe": "PA-MPJPE", "pve": "PVE", "accel": "Accel, mm/frame²"}
@@ -45,8 +45,10 @@ Row = dict[str, Any]
 
 @torch.no_grad()
 def stream(network: Network, features: torch.Tensor) -> kinlmr.Estimate:
-    """Estimates of clips (B, T, F), the state carried through chunks of LONGEST frames."""
+    """Estimates of clips (B, T, F), the state carried over chunks of LONGEST frames; confidences by a model's map."""
+    confidence = network.options.get("confidence") if isinstance(network, kinlmr.LMR) else None
     state, parts = network.initial_state(len(features)), []
+    features = reported(features, confidence)
     for chunk in features.split(LONGEST, 1):
         estimate, state = network(chunk, state=state)
         parts.append(estimate)

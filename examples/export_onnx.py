@@ -57,6 +57,7 @@ def facts(model: kinlmr.LMR) -> dict[str, Any]:
     }
     if "keypoints" in options:
         found |= {name: options[name] for name in ("keypoints", "fps", "body")}
+        found |= {name: options[name] for name in ("confidence",) if name in options}
         found["points"] = kinlmr.keypoints.keypoint_sets()[options["keypoints"]]
     return found
 

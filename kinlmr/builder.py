@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,6 +30,7 @@ def build(
     keypoints: str | None = None,
     fps: float = FPS,
     body: str = "anny24",
+    confidence: Sequence[float] | None = None,
     hidden: int | Mapping[str, int] = 512,
     iterations: int = 3,
     cell: str | Cell = "gru",
@@ -52,6 +53,7 @@ def build(
                   ``options`` holds no fps and no body either
     fps, body     with keypoints: how many frames a second, and the body that is posed, as `kinlmr.load_body` takes it;
                   `kinlmr.recover` goes by them
+    confidence    with keypoints: (a, b), and the network sees a confidence c above 0 as a + b c; None: as it is
     hidden        H of every cell, or one per part by name (and for "camera"; without it, the largest of the parts)
     iterations    V, how often the estimate is refined
     cell, layers  "gru" or "lstm" or a `kinlmr.cells.Cell`, and how many layers of it
@@ -116,6 +118,8 @@ def build(
         if isinstance(fps, bool) or not isinstance(fps, int | float) or not (math.isfinite(fps) and fps > 0):
             raise ValueError(f"fps must be a positive number of frames a second, not {fps!r}")
         options |= {"keypoints": keypoints, "fps": float(fps), "body": str(body)}
+        if confidence is not None:
+            options["confidence"] = _confidence(confidence)
     return LMR(plan, rotation, cell, Estimate(*(value.to(torch.get_default_dtype()) for value in start)), options)
 
 
@@ -129,6 +133,17 @@ def _features(features: int | None, keypoints: str | None) -> int:
             f"{keypoints} has {len(points)} points, so {3 * len(points)} features, not {features!r}; leave features out"
         )
     return 3 * len(points)
+
+
+def _confidence(given: Sequence[float]) -> tuple[float, float]:
+    """(a, b) with 0 < a + b c <= 1 for every confidence c above 0 and up to 1, and never less for more of it."""
+    try:
+        a, b = map(float, given)
+    except (TypeError, ValueError):
+        a = b = math.nan
+    if not (a >= 0 and b >= 0 and 0 < a + b <= 1):
+        raise ValueError(f"confidence is {given!r}, expected (a, b) of a + b c, both 0 or more and together 1 at most")
+    return a, b
 
 
 def _sizes(hidden: int | Mapping[str, int], parts: Iterable[str]) -> dict[str, int]:

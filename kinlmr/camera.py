@@ -8,10 +8,12 @@ ty / s.)
 
 from __future__ import annotations
 
-from torch import Tensor, broadcast_shapes, cat
+from torch import Tensor, broadcast_shapes, cat, stack
+from torch.nn.functional import normalize
 
 LEAST = 0.1  # crop units per metre: the smallest s that `fit` answers
 TRUST = 0.003  # what every point of the camera known before weighs beside a point seen with confidence one
+SPREAD = 1e-6  # square metres: how far points spread that tell as much of the scale as the camera known before
 
 
 def project(points: Tensor, camera: Tensor) -> Tensor:
@@ -43,11 +45,13 @@ def fit(points: Tensor, image: Tensor, weight: Tensor, camera: Tensor, scale: Te
 
     points (..., K, 3), image (..., K, 2) in crop units, weight (..., K) such as confidence, zero for a point not seen;
     camera (..., 3), what is known before; scale (...) -> (..., 3). The camera known before pulls a little (`TRUST`),
-    so it decides what too few points leave open, and is the answer where none is seen. Where the weight is zero, image
-    may hold anything finite.
+    so it decides what too few points leave open, such as the scale of points at one place, and is the answer where none
+    is seen, or K is 0. Where the weight is zero, image may hold anything finite.
     """
     _check(image, "image", 2)
     camera = cat([camera[..., :1].clamp_min(LEAST), camera[..., 1:]], -1)
+    if not points.shape[-2]:
+        return camera if scale is None else cat([scale[..., None], camera[..., 1:]], -1)
     weight, before = weight[..., None], project(points, camera)
     total = weight + TRUST
     image = before + weight / total * (image - before)
@@ -55,8 +59,9 @@ def fit(points: Tensor, image: Tensor, weight: Tensor, camera: Tensor, scale: Te
     flat = points[..., :2]
     middle, target = ((share * x).sum(-2, keepdim=True) for x in (flat, image))
     if scale is None:
-        spread = (share * (flat - middle).square()).sum((-2, -1)).clamp_min(1e-9)
-        scale = ((share * (flat - middle) * (image - target)).sum((-2, -1)) / spread).clamp_min(LEAST)
+        spread = (share * (flat - middle).square()).sum((-2, -1))
+        both = (share * (flat - middle) * (image - target)).sum((-2, -1))
+        scale = ((both + SPREAD * camera[..., 0]) / (spread + SPREAD)).clamp_min(LEAST)
     s = scale[..., None]
     return cat([s, target[..., 0, :] - s * middle[..., 0, :]], -1)
 
@@ -97,6 +102,17 @@ def from_translation(translation: Tensor, box: Tensor, size: Tensor, focal: Tens
     _check(size, "size", 2)
     s = 2 * (focal[..., None] if isinstance(focal, Tensor) else focal) / (box[..., 2:] * translation[..., 2:])
     return _joined(s, s * translation[..., :2] - (2 * box[..., :2] - size) / box[..., 2:])
+
+
+def facing(ray: Tensor) -> Tensor:
+    """The smallest rotations (..., 3, 3) that turn the camera's axis (0, 0, 1) onto rays (..., 3) of any length.
+
+    What a camera that looks along the ray sees of a body, seen by the camera itself: the body turned so about its root.
+    """
+    _check(ray, "ray", 3)
+    x, y, z = normalize(ray, dim=-1).unbind(-1)
+    a, b, c = x * x / (1 + z), x * y / (1 + z), y * y / (1 + z)
+    return stack([stack(row, -1) for row in ((1 - a, -b, x), (-b, 1 - c, y), (-x, -y, z))], -2)
 
 
 def _joined(one: Tensor, two: Tensor) -> Tensor:

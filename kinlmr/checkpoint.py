@@ -24,7 +24,12 @@ from kinlmr.skeleton import Skeleton, nearest, parse
 FORMAT = 1
 META = PACKAGE = "kinlmr"
 TYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SOFT = ("allow_nan", "dropout", "learn_start")  # options that two models of the same weights may differ in
+SOFT = (
+    "allow_nan",
+    "confidence",
+    "dropout",
+    "learn_start",
+)  # options that two models of the same weights may differ in
 
 
 def save(model: LMR, path: str | os.PathLike[str], half: bool = False) -> None:

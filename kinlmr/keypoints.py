@@ -202,6 +202,19 @@ def normalise(keypoints: Tensor, track: Track | None = None) -> tuple[Tensor, Te
     return features.flatten(2), box, Track(boxes[-1], frame[:, -1])
 
 
+def reported(features: Tensor, confidence: Sequence[float] | None) -> Tensor:
+    """Features (..., 3 K) with the confidences that a network sees: a + b c for c above 0, and zero stays zero.
+
+    confidence: (a, b), an option of models; None leaves them. Detectors do not agree on what 0.5 means, and a network
+    that was trained to read it as the error made would take their word for it.
+    """
+    if confidence is None:
+        return features
+    x = features.unflatten(-1, (-1, 3))
+    shown = torch.where(x[..., 2:] > 0, confidence[0] + confidence[1] * x[..., 2:], 0)
+    return torch.cat([x[..., :2], shown], -1).flatten(-2)
+
+
 # ------------------------------------------------------------------------------------------------------ on a body
 
 

@@ -1,9 +1,10 @@
 """From a detector's keypoints to a posed body: whole clips, chunks or single frames, at any rate.
 
 A model runs at its own rate, 30 frames a second. Keypoints of another rate are interpolated at the model's ticks, each
-of which lies between two frames and needs no later one. A frame between two ticks gets an estimate of its own: the
-model looks at it from where the last tick left it, and forgets that it did. So every frame is answered at once,
-without delay, and a frame on a tick has the numbers that it has at 30 frames a second.
+of which lies between two frames and needs no later one. A frame between two ticks gets an estimate of its own, without
+delay: the model looks at it from where the last tick left it, and forgets that it did. It looks at the last tick's
+keypoints again from there too. What it says of them now and what it said at the tick differ; the answer makes up for
+that, less and less towards the next tick, so that it is continuous. A frame on a tick has the numbers of 30 a second.
 """
 
 from __future__ import annotations
@@ -18,17 +19,22 @@ from torch import Tensor
 
 from kinlmr.assets import load_body
 from kinlmr.body import Body
-from kinlmr.camera import LEAST, fit, to_translation
+from kinlmr.camera import LEAST, facing, fit, project, to_translation
 from kinlmr.files import Array
-from kinlmr.keypoints import Track, check_keypoints, keypoint_sets, normalise
+from kinlmr.gating import Gate, believed
+from kinlmr.keypoints import Track, check_keypoints, keypoint_sets, normalise, reported
 from kinlmr.model import LMR, Estimate, State
+from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from kinlmr.rows import Rows, select
 
 T = TypeVar("T", bound=tuple[Any, ...])
 
 SAME = 0.01  # rates this near, such as 29.97 and 30, are taken for one
 EXACT = 1e-6  # of a tick: a frame this near is on it
-STEADY, AWAY = 0.2, 1.5  # how much of the way the span goes in a tick; a change by such a factor is taken at once
+MEDIAN = 5  # ticks whose median the pixels per metre follow
+STEADY, JUMP = 0.3, 1.5  # how much of the way they go there in a tick; a change by such a factor is taken at once
+ENOUGH = 4  # points that tell the scale
+OFF = 0.1  # crop units: a point this far from where the body has it counts half
 USUAL = 0.9, 0.0, 0.0  # the camera known before, of a model without one
 
 
@@ -49,17 +55,39 @@ class Recovery(NamedTuple):
         """Where the body stands, for ``body(rotations, shape, translation)``: (..., T, 3) in metres.
 
         size: the image's (width, height), focal: of its camera, both in pixels. NaN until somebody was seen.
+
+        `rotations` are as seen by a camera that looks at the body. Beside the picture's middle it must be turned, too,
+        to stand in the camera's frame: `in_camera` gives both.
         """
         place = to_translation(self.camera, self.box, torch.as_tensor(size).to(self.box), focal)
         return torch.where(self.box[..., 2:] > 0, place, torch.nan)
+
+    def in_camera(
+        self, size: Tensor | Sequence[float], focal: Tensor | float, body: Body | str = "anny24"
+    ) -> tuple[Tensor, Tensor]:
+        """Rotations (..., T, J, 3, 3) and translation (..., T, 3) in the camera's frame, metres, for ``body(rotations,
+        shape, translation)``: `rotations` turned about the root joint onto the ray on which it is seen.
+
+        size and focal as of `translation`; body: the model's, or its name. Until somebody was seen, nothing is turned.
+        """
+        translation = self.translation(size, focal)
+        body = _body(body, None, self.box.device, self.box.dtype) if isinstance(body, str) else body
+        root = body.parents.index(-1)
+        rest = body.J.view(-1, 3)[root] + self.shape @ body.J_shapedirs.view(len(body.J_shapedirs), -1, 3)[:, root]
+        ray = torch.where(self.box[..., 2:] > 0, translation + rest, translation.new_tensor((0.0, 0.0, 1.0)))
+        rotations = self.rotations.clone()
+        rotations[..., root, :, :] = facing(ray) @ rotations[..., root, :, :]
+        return rotations, translation
 
 
 class Stream(NamedTuple):
     """What `recover` remembers of B people between frames: a plain tuple of tensors, and nothing writes to it.
 
-    memory (B, V, M), the model's; box (B, 3) and points (B, K, 3), as `kinlmr.keypoints.Track` has them; span (B),
-    pixels per metre: all as of the last tick. keypoints (B, K, 3): of the last frame. phase (B), float64: how long ago
-    the last tick was when that frame came, in ticks; 1 of somebody who had no frame yet.
+    As of the last tick: memory (B, V, M), the model's; box (B, 3) and points (B, K, 3), as `kinlmr.keypoints.Track` has
+    them; spans (B, M), pixels per metre as the latest ticks had them, zeros before, and span (B), smoothed; rotations
+    (B, J, 3, 3), shape (B, S) and camera (B, 3), the answer, the camera in pixels. As of the last frame: seen, away,
+    doubted and alike, as `kinlmr.gating.Gate` has them; phase (B), float64, how long ago the last tick was when it
+    came, in ticks; 1 of somebody who had no frame yet.
 
     A row, index b of every tensor, is one person, and knows nothing of the others. So people may come and go:
 
@@ -77,17 +105,38 @@ class Stream(NamedTuple):
     memory: Tensor
     box: Tensor
     points: Tensor
+    spans: Tensor
     span: Tensor
-    keypoints: Tensor
+    rotations: Tensor
+    shape: Tensor
+    camera: Tensor
+    seen: Tensor
+    away: Tensor
+    doubted: Tensor
+    alike: Tensor
     phase: Tensor
 
     @classmethod
     def initial(cls, model: LMR, people: int) -> Stream:
         """Of so many people, before their first frame: what `recover` takes ``None`` for."""
         _check_model(model)
-        points = model.start.pose.new_zeros(people, len(keypoint_sets()[model.options["keypoints"]]), 3)
-        phase = torch.ones(people, dtype=torch.float64, device=points.device)
-        return cls(model.initial_state(people).memory, points[:, 0], points, points[:, 0, 0], points, phase)
+        pose, zeros = model.start.pose, model.start.pose.new_zeros
+        points = zeros(people, len(keypoint_sets()[model.options["keypoints"]]), 3)
+        rotations = torch.eye(3).to(pose).repeat(people, len(pose), 1, 1)
+        box, number, shape = zeros(people, 3), zeros(people), zeros(people, model.options["shape"])
+        phase = torch.ones(people, dtype=torch.float64, device=pose.device)
+        return cls(
+            model.initial_state(people).memory, box, points, zeros(people, MEDIAN), number, rotations, shape, box,
+            points, number, points, number, phase,
+        )  # fmt: skip
+
+    def gate(self) -> Gate:
+        """What is believed of the keypoints."""
+        return Gate(self.seen, self.away, self.doubted, self.alike)
+
+    def keypoints(self) -> Tensor:
+        """The last frame (B, K, 3), zeros where it was not believed."""
+        return torch.where(self.away[:, None, None] > 0, 0, self.seen)
 
     def select(self, rows: Rows) -> Stream:
         """The state of these people, in this order. rows: numbers (n), which may repeat, or a mask (B) of bools."""
@@ -125,18 +174,21 @@ def recover(model: LMR, keypoints: Tensor | Array, fps: float, state: Stream | N
     state = Stream.initial(model, len(rows)) if state is None else state
     _check_state(state, rows)
 
+    gate = state.gate()
+    rows, gate = believed(rows, 1 / float(fps), gate)
     if abs(1 / ratio - 1) <= SAME:
-        seen, state = _run(model, body, rows, state)
-        state = state._replace(keypoints=rows[:, -1], phase=torch.zeros_like(state.phase))
+        answer, state = _run(model, body, rows, state)
+        state = state._replace(phase=torch.zeros_like(state.phase))
     else:
-        frames = []
+        answers, before = [], state.keypoints()
         state = state._replace(phase=torch.where(state.phase < 1, state.phase, 1 - ratio))  # a first frame is a tick
         for frame in rows.unbind(1):
-            one, state = _resampled(model, body, frame, ratio, state)
-            frames.append(one)
-        seen = Recovery(*(torch.cat(parts, 1) for parts in zip(*frames, strict=True)))
-
-    return seen if x.ndim == 4 else Recovery(*(part[0] for part in seen)), state
+            one, state = _resampled(model, body, before, frame, ratio, state)
+            answers.append(one)
+            before = frame
+        answer = Recovery(*(torch.cat(parts, 1) for parts in zip(*answers, strict=True)))
+    state = Stream(*map(_owned, state._replace(**gate._asdict())))
+    return answer if x.ndim == 4 else Recovery(*(part[0] for part in answer)), state
 
 
 # --------------------------------------------------------------------------------------------------------------- frames
@@ -145,28 +197,64 @@ def recover(model: LMR, keypoints: Tensor | Array, fps: float, state: Stream | N
 def _run(model: LMR, body: Body, keypoints: Tensor, state: Stream) -> tuple[Recovery, Stream]:
     """Keypoints (B, T, K, 3) at the model's ticks."""
     features, box, track = normalise(keypoints, Track(state.box, state.points))
-    estimate, after = model(features, state=State(state.memory))
+    estimate, after = model(reported(features, model.options.get("confidence")), state=State(state.memory))
     rotations = model.matrices(estimate)
-    camera, span = _camera(body, rotations, estimate, features, box, state.span)
-    state = state._replace(memory=after.memory, box=track.box, points=track.keypoints, span=span)
+    camera, spans, span = _camera(body, rotations, estimate, features, box, state)
+    state = state._replace(
+        memory=after.memory, box=track.box, points=track.keypoints, spans=spans, span=span, rotations=rotations[:, -1],
+        shape=estimate.shape[:, -1], camera=_in_pixels(camera[:, -1], box[:, -1]),
+    )  # fmt: skip
     return Recovery(rotations, estimate.shape, camera, box), state
 
 
-def _resampled(model: LMR, body: Body, frame: Tensor, ratio: float, state: Stream) -> tuple[Recovery, Stream]:
-    """One frame (B, K, 3), which comes ``ratio`` ticks after the last: the ticks up to it, and the frame itself."""
+def _resampled(
+    model: LMR, body: Body, before: Tensor, frame: Tensor, ratio: float, state: Stream
+) -> tuple[Recovery, Stream]:
+    """A frame (B, K, 3), which comes ``ratio`` ticks after the one before: the ticks up to it, and the frame itself."""
     phase = state.phase + ratio
     ticks = (phase + EXACT).floor()
-    now, seen = state, None
+    now, answer = state, None
     for tick in range(1, int(max(ticks.tolist(), default=0)) + 1):
         share = ((tick - state.phase) / ratio).clamp(0, 1).to(frame)
-        one, after = _run(model, body, _between(state.keypoints, frame, share)[:, None], now)
-        seen, now = one if seen is None else _chosen(ticks >= tick, one, seen), _chosen(ticks >= tick, after, now)
+        one, after = _run(model, body, _between(before, frame, share)[:, None], now)
+        answer, now = one if answer is None else _chosen(ticks >= tick, one, answer), _chosen(ticks >= tick, after, now)
     phase = phase - ticks
     apart = phase > EXACT
-    if seen is None or apart.any():
-        looked, _ = _run(model, body, frame[:, None], now)
-        seen = looked if seen is None else _chosen(apart, looked, seen)
-    return seen, now._replace(keypoints=frame, phase=phase)
+    if answer is None or apart.any():
+        look = _look(model, body, frame, 1 - phase.to(frame), now)
+        answer = look if answer is None else _chosen(apart, look, answer)
+    return answer, now._replace(phase=phase)
+
+
+def _look(model: LMR, body: Body, frame: Tensor, rest: Tensor, state: Stream) -> Recovery:
+    """A frame (B, K, 3) after the last tick, ``rest`` (B) ticks before the next, by a model that forgets it.
+
+    The last tick's keypoints are looked at again beside it: what is said of them now is brought back to what was said
+    at the tick, and the frame's answer moves by ``rest`` of that, so that answers are continuous at the tick.
+    """
+    both, _ = _run(model, body, torch.cat([frame, state.points])[:, None], Stream(*(torch.cat([x, x]) for x in state)))
+    look, again = (Recovery(*(x[half, 0] for x in both)) for half in (slice(len(frame)), slice(len(frame), None)))
+    turn = matrix_to_axis_angle(again.rotations.mT @ state.rotations)
+    rotations = look.rotations @ axis_angle_to_matrix(rest[:, None, None] * turn)
+    shape = look.shape + rest[:, None] * (state.shape - again.shape)
+    now, was = (_in_pixels(r.camera, r.box) for r in (look, again))
+    grown = (state.camera[:, :1] / was[:, :1].clamp_min(1e-9)) ** rest[:, None]
+    moved = torch.cat([now[:, :1] * grown, now[:, 1:] + rest[:, None] * (state.camera - was)[:, 1:]], 1)
+    known = (look.box[:, 2:] > 0) & (was[:, :1] > 0) & (state.camera[:, :1] > 0)
+    camera = torch.where(known, _in_crop(moved, look.box), look.camera)
+    return Recovery(*(x[:, None] for x in (rotations, shape, camera, look.box)))
+
+
+def _in_pixels(camera: Tensor, box: Tensor) -> Tensor:
+    """A box's camera (..., 3) as (pixels per metre, x, y in pixels)."""
+    half = box[..., 2:] / 2
+    return torch.cat([camera[..., :1] * half, camera[..., 1:] * half + box[..., :2]], -1)
+
+
+def _in_crop(camera: Tensor, box: Tensor) -> Tensor:
+    """The inverse of `_in_pixels`."""
+    half = box[..., 2:].clamp_min(1e-9) / 2
+    return torch.cat([camera[..., :1] / half, (camera[..., 1:] - box[..., :2]) / half], -1)
 
 
 def _between(before: Tensor, after: Tensor, share: Tensor) -> Tensor:
@@ -184,33 +272,45 @@ def _chosen(where: Tensor, yes: T, no: T) -> T:
     return type(yes)(*map(pick, yes, no))
 
 
-def _camera(
-    body: Body, rotations: Tensor, estimate: Estimate, features: Tensor, box: Tensor, span: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The camera (B, T, 3) by least squares of the body's points on those that were seen, and the span after it.
+def _owned(x: Tensor) -> Tensor:
+    """The tensor, or a copy of one that is a view of something larger."""
+    return x if x.untyped_storage().nbytes() == x.nbytes else x.clone()
 
-    The model's own camera, which is for the body about its root joint, decides what they leave open. The span, pixels
-    per metre, is smoothed while points are seen: a person's distance changes slowly.
+
+def _camera(
+    body: Body, rotations: Tensor, estimate: Estimate, features: Tensor, box: Tensor, state: Stream
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The camera (B, T, 3) by least squares of the body's points on those that were seen; spans and span after it.
+
+    The model's own camera, which is for the body about its root joint, decides what they leave open. A point far from
+    where the body has it counts less. The span, pixels per metre, follows the median of the last ticks that told it: a
+    person's distance changes slowly.
     """
     mesh = body(rotations, estimate.shape, want=("joints", "points"))
     own = estimate.camera if estimate.camera.shape[-1] == 3 else box.new_tensor(USUAL).expand_as(box)
     s = own[..., :1].clamp_min(LEAST)
-    own = torch.cat([s, own[..., 1:] - s * mesh.joints[..., 0, :2]], -1)
+    own = torch.cat([s, own[..., 1:] - s * mesh.joints[..., body.parents.index(-1), :2]], -1)
     image, weight = features.unflatten(-1, (-1, 3)).split((2, 1), -1)
-    found = mesh.points, image, weight[..., 0], own
-    free, side = fit(*found)[..., 0], box[..., 2]
-    spans = []
-    for now, seen in zip((free * side).unbind(1), (weight > 0).any(2)[..., 0].unbind(1), strict=True):
-        near = (now < AWAY * span) & (span < AWAY * now)
-        span = torch.where(seen, torch.where(near, span + STEADY * (now - span), now), span)
-        spans.append(span)
-    known = torch.stack(spans, 1)
-    scale = torch.where((side > 0) & (known > 0), known / side.clamp_min(1e-9), free)
-    return fit(*found, scale), span
+    weight = weight[..., 0]
+    count = (weight > 0).sum(-1)
+    off = (project(mesh.points, fit(mesh.points, image, weight, own)) - image).square().sum(-1)
+    weight = weight / (1 + off / OFF**2)
+    free, side = fit(mesh.points, image, weight, own)[..., 0], box[..., 2]
+    told = (count >= ENOUGH) & (free > 1.001 * LEAST)
+    spans, span, known = state.spans, state.span, []
+    for now, ok, some in zip((free * side).unbind(1), told.unbind(1), (count > 0).unbind(1), strict=True):
+        spans = torch.where(ok[:, None], torch.cat([spans[:, 1:], now[:, None]], 1), spans)
+        middle = torch.where(spans > 0, spans, torch.nan).nanmedian(1).values
+        near = (middle < JUMP * span) & (span < JUMP * middle)
+        span = torch.where(some & middle.isfinite(), torch.where(near, span + STEADY * (middle - span), middle), span)
+        known.append(span)
+    held = torch.stack(known, 1)
+    scale = torch.where((side > 0) & (held > 0), held / side.clamp_min(1e-9), torch.where(told, free, own[..., 0]))
+    return fit(mesh.points, image, weight, own, scale), spans, span
 
 
 @functools.cache
-def _body(name: str, points: str, device: torch.device, dtype: torch.dtype) -> Body:
+def _body(name: str, points: str | None, device: torch.device, dtype: torch.dtype) -> Body:
     return load_body(name, points=points).to(device, dtype)
 
 
@@ -264,7 +364,7 @@ def _check_points(keypoints: Tensor, points: str) -> None:
 def _check_state(state: Stream, rows: Tensor) -> None:
     if not isinstance(state, Stream):
         raise TypeError(f"state is what recover returned, or None, not {type(state).__name__}")
-    if (people := len(state.keypoints)) != len(rows):
+    if (people := len(state.seen)) != len(rows):
         raise ValueError(f"the state is of {people} people, the keypoints of {len(rows)}; start with state None")
 
 

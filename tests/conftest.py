@@ -3,4 +3,4 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("kinlmr", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("kinlmr")
-torch.set_num_threads(2)
+torch.set_num_threads(1)

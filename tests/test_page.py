@@ -100,23 +100,30 @@ def test_another_margin_would_be_seen(tmp_path):
 
 @pytest.mark.parametrize("fps", [30, 29.97, 24, 60, 11])
 def test_recover_is_the_same_at_any_rate(fps, monkeypatch):
-    model = lively(kinlmr.build(keypoints="coco17", hidden=2, shape_hidden=2, iterations=1), torch.float32).eval()
+    options = {"hidden": 2, "shape_hidden": 2, "iterations": 1, "confidence": (0.8, 0.1)}
+    model = lively(kinlmr.build(keypoints="coco17", **options), torch.float32).eval()
     asked, forward = [], type(model).forward
 
     def noted(self, features, lengths=None, state=None, every=False):
         estimate, after = forward(self, features, lengths, state, every)
-        for t in range(features.shape[1]):  # what a step would have been asked
-            one = kinlmr.Estimate(*(x[0, t] for x in estimate))
+        for row in range(len(features)):  # what a step would have been asked
+            one = kinlmr.Estimate(*(x[row, 0] for x in estimate))
             answer = {"rotations": rows(model.matrices(one).flatten()), "shape": rows(one.shape)}
-            answer |= {"camera": rows(one.camera), "memory": rows(after.memory.flatten())}
-            asked.append({"features": rows(features[0, t]), "memory": rows(state.memory.flatten()), "answer": answer})
+            answer |= {"camera": rows(one.camera), "memory": rows(after.memory[row].flatten())}
+            asked.append(
+                {"features": rows(features[row, 0]), "memory": rows(state.memory[row].flatten()), "answer": answer}
+            )
         return estimate, after
 
     keypoints, state, expected = walk(30, seed=1).astype(np.float32), None, []
+    keypoints[12, :, 1] *= -1  # a frame upside down, and a point far off
+    keypoints[20, 3, :2] += 9000
     monkeypatch.setattr(type(model), "forward", noted)
     for frame in keypoints:
         recovery, state = kinlmr.recover(model, frame[None], fps, state)
         expected.append({name: rows(value[0].flatten()) for name, value in recovery._asdict().items()})
+        turned, place = recovery.in_camera((640, 480), 800.0)
+        expected[-1] |= {"turned": rows(turned.flatten()), "place": rows(place[0])}
     code = """let k = 0, state = null, far = 0; const all = [];
     const apart = (a, b) => { for (let i = 0; i < b.length; i++) far = Math.max(far, Math.abs(a[i] - b[i])) };
     const step = async (features, memory) => {
@@ -125,11 +132,12 @@ def test_recover_is_the_same_at_any_rate(fps, monkeypatch):
       apart(memory, one.memory);
       return one.answer;
     };
-    const model = { body: given.body, step, memory: given.asked[0].memory.length };
+    const model = { body: given.body, step, memory: given.asked[0].memory.length, fps: 30, confidence: [0.8, 0.1] };
     for (const points of given.keypoints) {
       const one = await kinlmr.recover(model, points, given.ticks, state);
       state = one.state;
-      all.push(one.seen);
+      const { rotations, translation } = kinlmr.inCamera(given.body, one.seen, [640, 480], 800);
+      all.push({ ...one.seen, turned: rotations, place: translation });
     }
     console.log(JSON.stringify({ all, far, steps: k }))"""
     given = {"asked": asked, "body": prepare.body("anny24", "coco17", MESH), "keypoints": rows(keypoints)}
@@ -137,7 +145,7 @@ def test_recover_is_the_same_at_any_rate(fps, monkeypatch):
     assert found["steps"] == len(asked)
     assert found["far"] < 1e-4
     for one, two in zip(found["all"], expected, strict=True):
-        for name in ("rotations", "shape", "camera", "box"):
+        for name in ("rotations", "shape", "camera", "box", "turned", "place"):
             np.testing.assert_allclose(one[name], two[name], atol=1e-4, rtol=1e-5, err_msg=name)
 
 

@@ -2,7 +2,7 @@
 
 import { FilesetResolver, PoseLandmarker } from "./vision_bundle.mjs";
 import * as ort from "./ort.wasm.min.mjs";
-import { convert, recover } from "./kinlmr.js";
+import { convert, inCamera, recover } from "./kinlmr.js";
 import { pose } from "./body.js";
 import { fromTheSide, overVideo, paint } from "./draw.js";
 
@@ -64,7 +64,7 @@ async function load() {
     return { rotations: rotations.data, shape: shape?.data ?? [], camera: camera?.data, memory: memory_after.data };
   };
   const memory = facts.memory.reduce((a, b) => a * b);
-  return { facts, detector: await findDetector(), model: { body, step, memory } };
+  return { facts, detector: await findDetector(), model: { body, step, memory, fps: facts.fps, confidence: facts.confidence } };
 }
 
 // ---------------------------------------------------------------------------------------------------------- the sources
@@ -169,7 +169,7 @@ function draw(body, seen, points, { x, y, zoom }) {
   const context = front.getContext("2d"), over = overlay.getContext("2d");
   context.drawImage(picture, 0, 0);
   if (seen === null || !(seen.box[2] > 0)) return;
-  const { joints, vertices } = pose(body, seen.rotations, seen.shape, { vertices: true });
+  const { vertices } = pose(body, seen.rotations, seen.shape, { vertices: true });
   over.setTransform(zoom, 0, 0, zoom, -zoom * x, -zoom * y);
   paint(over, overVideo(vertices, seen.camera, seen.box), body.mesh.faces);
   context.globalAlpha = OPACITY;
@@ -178,7 +178,10 @@ function draw(body, seen, points, { x, y, zoom }) {
   context.setTransform(over.getTransform());
   context.fillStyle = "#e8593c"; // the keypoints that were found
   for (const [u, v, sure] of points) if (sure > 0.3) context.fillRect(u - 2 / zoom, v - 2 / zoom, 4 / zoom, 4 / zoom);
-  paint(side.getContext("2d"), fromTheSide(vertices, joints[0], side), body.mesh.faces);
+  const size = [video.videoWidth, video.videoHeight], turned = inCamera(body, seen, size, Math.hypot(...size));
+  const { joints, vertices: turnedVertices } = pose(body, turned.rotations, seen.shape, { vertices: true });
+  const root = joints[body.parents.indexOf(-1)];
+  paint(side.getContext("2d"), fromTheSide(turnedVertices, root, side), body.mesh.faces);
 }
 
 async function start(loaded, source) {
