@@ -1,8 +1,9 @@
-"""Random skeletons: any tree, any partition, any order, any conditioning."""
+"""Random skeletons (any tree, any partition, any order, any conditioning), damaged ones, and models of them."""
 
+from hypothesis import note
 from hypothesis import strategies as st
 
-from kinlmr import Part, Skeleton
+from kinlmr import Part, Skeleton, build
 
 
 @st.composite
@@ -57,4 +58,24 @@ def skeletons(draw, most=12, connected=None):
     given = draw(st.sampled_from(modes))
     if given == "mapping":
         given = draw(mappings([part.name for part in parts]))
-    return Skeleton("random", joints, parents, parts, given)
+    skeleton = Skeleton("random", joints, parents, parts, given)
+    note(skeleton.to_yaml())
+    return skeleton
+
+
+@st.composite
+def models(draw, cells=("gru", "lstm"), shapes=(2,), cameras=(3,)):
+    """A small LMR with any options, for any skeleton."""
+    skeleton = draw(skeletons(most=8))
+    hidden = {part.name: draw(st.integers(1, 3)) for part in skeleton.parts} | {"camera": 3}
+    options = {
+        "layers": st.integers(1, 2),
+        "iterations": st.integers(1, 4),
+        "rotation": st.sampled_from(["6d", "axis_angle"]),
+        "camera_input": st.sampled_from(["previous", "initial"]),
+        "shape_input": st.sampled_from(["previous", "mean"]),
+        "cell": st.sampled_from(cells),
+        "shape": st.sampled_from(shapes),
+        "camera": st.sampled_from(cameras),
+    }
+    return build(skeleton, features=5, hidden=hidden, learn_start=True, **draw(st.fixed_dictionaries(options)))

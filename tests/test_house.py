@@ -29,7 +29,7 @@ FLOORS = [
     {"motion"},
     {"clips", "export"},
     {"model"},
-    {"builder"},
+    {"builder", "reference"},
     {"checkpoint"},
     {"recovery"},
     {"__init__"},
