@@ -1,11 +1,13 @@
 """What kinlmr's engine is measured against, each as a good engineer would write it with torch.nn."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 import kinlmr
+from kinlmr.reference import start_slots
 
 
 class Naive(nn.Module):
@@ -16,29 +18,16 @@ class Naive(nn.Module):
 
     def __init__(self, model: kinlmr.LMR) -> None:
         super().__init__()
-        hidden, features = model.options["hidden"], model.options["features"]
-        self.plan, self.widths, self.iterations = model.plan, model.widths, model.options["iterations"]
-        reads = [features + sum(self.widths[slot] for slot in read) for read in self.plan.reads]
-        sizes = [hidden[name] for name in (*self.plan.parts, "camera")]
-        inputs, outputs = [*reads[:-2], reads[-1]], [*self.widths[:-2], self.widths[-1]]
-        self.rnns = nn.ModuleList(nn.GRU(i, h, batch_first=True) for i, h in zip(inputs, sizes, strict=True))
-        self.heads = nn.ModuleList(nn.Linear(h, o) for h, o in zip(sizes, outputs, strict=True))
-        mlp = [
-            nn.Linear(reads[-2], 1024),
-            nn.ReLU(),
-            nn.Linear(1024, 1024),
-            nn.ReLU(),
-            nn.Linear(1024, self.widths[-2]),
-        ]
-        self.shape = nn.Sequential(*mlp)
-        pose = model.start.pose[model.order].flatten().split(self.widths[:-2])
-        self.start = [value.detach().clone() for value in (*pose, model.start.shape, model.start.camera)]
+        self.plan, self.iterations = model.plan, model.options["iterations"]
+        self.start = [slot.detach().clone() for slot in start_slots(model)]
         cells = [*model.parts.values(), model.camera]
-        for rnn, head, cell in zip(self.rnns, self.heads, cells, strict=True):
-            rnn.load_state_dict(cell.rnn.state_dict())
-            head.load_state_dict(cell.head.state_dict())
-        for layer, name in zip(self.shape[::2], ("fc1", "fc2", "head"), strict=True):
-            layer.load_state_dict(getattr(model.shape, name).state_dict())
+        self.rnns, self.heads = nn.ModuleList(), nn.ModuleList(copy.deepcopy(cell.head) for cell in cells)
+        for cell in cells:
+            gates, reads = cell.rnn["weight_ih_l0"].shape
+            self.rnns.append(nn.GRU(reads, gates // 3, batch_first=True))
+            self.rnns[-1].load_state_dict(cell.rnn.state_dict())
+        fc1, fc2, head = model.shape.fc1, model.shape.fc2, model.shape.head
+        self.shape = nn.Sequential(*map(copy.deepcopy, (fc1, nn.ReLU(), fc2, nn.ReLU(), head)))
 
     def forward(self, features: Tensor, state: list[list[Tensor]] | None = None) -> tuple[Tensor, list[list[Tensor]]]:
         """features (B, T, F) -> the estimate (B, T, D) in plan order, and every iteration's hidden vectors."""

@@ -6,10 +6,14 @@ From YAML's event stream, never its objects: every scalar stays text, and whatev
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import yaml
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
 
 MAX_BYTES = 4_000_000
 MAX_DEPTH = 16
@@ -56,6 +60,17 @@ class Block(list["Text | Block"]):
         self.where, self.kind = where, kind
 
 
+def read_text(path: Traversable, file: str) -> str:
+    """The text of a file, no more of it than is ever read; ``file`` is the name that messages give it."""
+    with path.open("rb") as stream:
+        data = stream.read(MAX_BYTES + 1)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        refuse(f"{file}:{line}", f"not UTF-8 text (byte {data[error.start]:#04x}); save it as UTF-8")
+
+
 def read_tree(text: str, file: str) -> Text | Block:
     """The document as nested blocks, from its events; depth is bounded, so nothing here can run away."""
     if len(text.encode("utf-8", "replace")) > MAX_BYTES:
@@ -89,13 +104,36 @@ def read_tree(text: str, file: str) -> Text | Block:
             elif isinstance(event, yaml.CollectionEndEvent):
                 open_blocks.pop()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        refuse(f"{file}:{mark.line + 1 if mark else 1}", f"not YAML: {error.problem or error.context}")
+        lines = re.split("\r\n|[\r\n\x85\u2028\u2029]", text)
+        line, message = _fault(error, [*lines, ""])  # the end may be marked as a line of its own
+        refuse(f"{file}:{line + 1}", f"not YAML: {message}")
     except yaml.YAMLError as error:
         refuse(file, f"not YAML: {str(error).splitlines()[0]}")
     if not top:
         refuse(file, "is empty; a skeleton has name, joints, parts and given")
     return top[0]
+
+
+def _fault(error: yaml.MarkedYAMLError, lines: list[str]) -> tuple[int, str]:
+    """The line, from 0, on which a text stops being YAML, and why: the parser often notices only on a later one."""
+    mark, begin, problem = error.problem_mark or error.context_mark, error.context_mark, str(error.problem)
+    if mark is None:
+        return 0, problem
+    if lines[mark.line][mark.column : mark.column + 1] == "\t":
+        return mark.line, "a tab; indent with spaces"
+    suspect = mark.line
+    if begin and "expected ':'" in problem:
+        suspect = begin.line
+    elif "mapping values" in problem or "<document start>" in problem:
+        above = (n for n in range(mark.line - 1, -1, -1) if lines[n].split("#")[0].strip())
+        suspect = next(above, suspect)
+    seen = lines[suspect].split(" #")[0].strip()
+    if suspect < mark.line and not re.search(r"^-|:(\s|$)", seen):
+        return suspect, f"{seen[:80]!r} has no ': ' after its name; write 'name: value'"
+    if "mapping values" in problem:
+        problem += "; one 'name: value' stands on a line, as far in as its neighbours"
+    since = f" ({error.context} of line {begin.line + 1})" if begin and begin.line < mark.line else ""
+    return mark.line, problem + since
 
 
 def mapping(node: Text | Block, what: str, form: str) -> dict[str, Text | Block]:

@@ -1,9 +1,9 @@
-"""The engine: runs the nodes of a schedule over frames and iterations, staggered by blocks of frames.
+"""The engine: computes what `kinlmr.reference` computes, fast: iterations are staggered by blocks of frames.
 
 A node (section 3.2 of the paper) reads the frame's features and slots of its estimate, and adds a residual to its own
-slot: theta_p + head(cell([features, theta_p, beta, theta_g ...])). Everything is causal: of other frames an iteration
-needs only its own memory of the frame before. Therefore the V iterations can work at the same time, each one block of
-C frames behind the last. Which frame each iteration works on at every tick, for T = 4, V = 3 and C = 1:
+slot. Everything is causal: of other frames an iteration needs only its own memory of the frame before. Therefore the V
+iterations can work at the same time, each one block of C frames behind the last. Which frame each iteration works on at
+every tick, for T = 4, V = 3 and C = 1:
 
     tick          0   1   2   3   4   5
     iteration 0   0   1   2   3

@@ -4,6 +4,8 @@ name: arm
 joints: {shoulder: null, elbow: shoulder, wrist: elbow}     # name: parent, in the body model's order; one root
 parts: {upper: [shoulder, elbow], lower: [wrist]}           # name: its joints; every joint in exactly one part
 given: parents                                              # parents (default) | ancestors | none | {part: [parts]}
+
+``joints: smpl.yaml`` takes the joints of another skeleton's file: an installed one, or one beside this file.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from kinlmr.documents import MAX_BYTES, Block, Text, mapping, name_list, place, read_tree, refuse, repeated, scalar
+from kinlmr.documents import Block, Text, mapping, name_list, place, read_text, read_tree, refuse, repeated, scalar
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 GIVEN = ("parents", "ancestors", "none")
+NO_PARENT = ("null", "none", "nil", "~", "-1", "")  # written as text, where null is meant
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,10 @@ class Skeleton:
         _check_partition(self)
         _check_given(self)
         self._set(lambda names: tuple(None if name is None else str(name) for name in names))
+
+    def __repr__(self) -> str:
+        given = self.given if isinstance(self.given, str) else "by a mapping"
+        return f"Skeleton({self.name!r}: {len(self.joints)} joints, {len(self.parts)} parts, given {given})"
 
     def _set(self, names: Callable[[Iterable[Any]], tuple[Any, ...]]) -> None:
         """Put every list of names in one form: first as tuples, and, once checked, as plain text."""
@@ -112,51 +119,33 @@ class Skeleton:
 def load(source: str | os.PathLike[str] | Skeleton) -> Skeleton:
     """The skeleton of a YAML file: a path first, then the name of an installed one; a Skeleton is returned as it is.
 
-    A ValueError names the file, the line, what is wrong and the fix.
+    A FileNotFoundError names what there is; a ValueError the file, the line, what is wrong and the fix.
 
-    >>> len(load("smpl.yaml").joints)
-    24
+    >>> load("smpl.yaml")
+    Skeleton('smpl': 24 joints, 6 parts, given parents)
     """
     if isinstance(source, Skeleton):
         return source
-    path: Traversable = Path(source)
-    try:
-        found = path.is_file()
-    except OSError:
-        found = False
-    if not found:
-        name, names = os.fspath(source), installed()
-        if name not in names:
-            come = f"the installed ones are {', '.join(names)}{nearest(name, names)}" if names else "none is installed"
-            raise ValueError(f"no skeleton {name[:200]!r}: no such file, and {come}")
-        path = _folder() / name
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    try:
-        return parse(data.decode("utf-8"), os.fspath(source))
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ValueError(f"{source}:{line}: not UTF-8 text (byte {data[error.start]:#04x}); save it as UTF-8") from None
+    name = os.fspath(source)
+    path = _find(name, Path())
+    if path is None:
+        raise FileNotFoundError(_missing(name))
+    return parse(read_text(path, name), name, path.parent if isinstance(path, Path) else None)
 
 
-def parse(text: str, file: str = "<text>") -> Skeleton:
-    """The skeleton that a YAML text declares; ``file`` is the name that messages give it.
+def parse(text: str, file: str = "<text>", folder: Path | None = None) -> Skeleton:
+    """The skeleton that a YAML text declares.
+
+    file    the name that messages give the text
+    folder  where a file that ``joints`` names may lie; None: it must be an installed one
 
     Every refusal is a ValueError that names file, line and mend. Nothing in a text can run, repeat or nest without
     bound (`kinlmr.documents`).
     """
-    root = read_tree(text, file)
-    top = mapping(root, "a skeleton", "name, joints, parts and given")
-    known = [field.name for field in fields(Skeleton) if field.name != "parents"]
-    for key in top:
-        if key not in known:
-            refuse(place(key, file), f"unknown key {key!r}; a skeleton has {', '.join(known)}{nearest(key, known)}")
-    for key in ("name", "joints", "parts"):
-        if key not in top:
-            refuse(root.where, f"{key!r} is missing; a skeleton has {', '.join(known)}")
-    joints = mapping(top["joints"], "'joints'", "name: parent")
+    top = _top(text, file)
+    joints = _joints(top["joints"], folder)
     parts = mapping(top["parts"], "'parts'", "name: [joints]")
-    given: Text | Block = top.get("given", Text("parents", root.where))
+    given: Text | Block = top.get("given", Text("parents", file))
     if isinstance(given, Text) and given.null:
         refuse(given.where, "given is empty; write 'none', or leave the key out for 'parents'")
     return Skeleton(
@@ -167,6 +156,53 @@ def parse(text: str, file: str = "<text>") -> Skeleton:
         given if isinstance(given, Text) else tuple((k, name_list(v, f"given {k!s}")) for k, v in
                                                     mapping(given, "'given'", "part: [parts]").items()),
     )  # fmt: skip
+
+
+def _top(text: str, file: str) -> dict[str, Text | Block]:
+    """The keys of a skeleton's text, and what stands there."""
+    root = read_tree(text, file)
+    top = mapping(root, "a skeleton", "name, joints, parts and given")
+    known = [field.name for field in fields(Skeleton) if field.name != "parents"]
+    for key in top:
+        if key not in known:
+            refuse(place(key, file), f"unknown key {key!r}; a skeleton has {', '.join(known)}{nearest(key, known)}")
+    for key in ("name", "joints", "parts"):
+        if key not in top:
+            refuse(root.where, f"{key!r} is missing; a skeleton has {', '.join(known)}")
+    return top
+
+
+def _joints(node: Text | Block, folder: Path | None) -> dict[str, Text | Block]:
+    """The joints, written out or in the file that is named; then they know its lines, and the line that names it."""
+    what = "'joints'"
+    if isinstance(node, Text) and not node.null:
+        if not node.endswith(".yaml") or ".." in node or not {*"/\\:\0"}.isdisjoint(node):
+            form = "a mapping (name: parent), or the name of another skeleton's file, beside this one or installed, "
+            form += f"without '/', '\\' and '..', such as smpl.yaml{nearest(node, installed())}"
+            refuse(node.where, f"joints is {node[:80]!r}, expected {form}")
+        path = _find(node, folder)
+        if path is None:
+            refuse(node.where, _missing(node, folder))
+        file = f"{node.where}: {node}"
+        node, what = _top(read_text(path, file), file)["joints"], "'joints' of a skeleton that another one names"
+    return mapping(node, what, "name: parent")
+
+
+def _find(name: str, folder: Path | None) -> Traversable | None:
+    """The skeleton's file in the folder, else the installed one of that name, else None."""
+    try:
+        if folder is not None and (folder / name).is_file():
+            return folder / name
+    except OSError:  # no system has such a name
+        pass
+    return _folder() / name if name in installed() else None
+
+
+def _missing(name: str, folder: Path | None = None) -> str:
+    names = installed()
+    come = f"the installed ones are {', '.join(names)}" if names else "none is installed"
+    beside = (path.name for path in folder.glob("*.yaml")) if folder else ()
+    return f"no skeleton {name[:200]!r}: no such file, and {come}{nearest(name, (*names, *beside))}"
 
 
 def installed() -> tuple[str, ...]:
@@ -218,7 +254,8 @@ def _check_names(s: Skeleton) -> None:
         for name in names:
             if not isinstance(name, str) or not NAME.fullmatch(name):
                 form = "a letter or '_' followed by up to 63 letters, digits or '_'"
-                _fault(s, name, f"{kind} name {str(name)[:80]!r} is not {form}")
+                colon = "; between a name and its value stands ': '" if re.search(r"\w[\s:]", str(name)) else ""
+                _fault(s, name, f"{kind} name {str(name)[:80]!r} is not {form}{colon}")
         for name in repeated(names):
             _fault(s, name, f"{kind} {name!r} is declared twice; remove one or rename it")
 
@@ -231,9 +268,10 @@ def _check_tree(s: Skeleton) -> None:
     joints = set(s.joints)
     for joint, parent in zip(s.joints, s.parents, strict=True):
         if parent is not None and parent not in joints:
-            null = "; the root's parent is written null" if str(parent).lower() == "none" else ""
-            near = nearest(str(parent), s.joints) or null
-            _fault(s, parent, f"joint {joint!r} hangs on {parent!r}, which is not a joint{near}")
+            null = "written null, without quotes" if isinstance(parent, Text) else "None"
+            root = f"; the root's parent is {null}" if str(parent).lower() in NO_PARENT else ""
+            near = nearest(str(parent), s.joints)
+            _fault(s, parent, f"joint {joint!r} hangs on {parent!r}, which is not a joint{root}{near}")
     if cycle := _cycle({j: () if p is None else (p,) for j, p in zip(s.joints, s.parents, strict=True)}):
         _fault(s, cycle[0], f"joints hang on one another: {_arrows(cycle)}; one of them must hang elsewhere")
     first, *rest = [j for j, p in zip(s.joints, s.parents, strict=True) if p is None]

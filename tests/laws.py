@@ -1,6 +1,31 @@
 """The laws of the library, one helper each; each is shown, in the test file of its room, to fail when broken."""
 
+import re
+from types import SimpleNamespace
+
 import torch
+
+from kinlmr import Skeleton
+from kinlmr.skeleton import parse
+
+
+def assert_refused_by_name(fields, names):
+    """What is no skeleton is refused, in Python and as YAML, by a message that has the names, and the first's line."""
+    text = Skeleton.to_yaml(SimpleNamespace(**fields))
+    for make, where in (
+        (lambda: Skeleton(**fields), r"skeleton '\w+': "),
+        (lambda: parse(text, "a.yaml"), r"a\.yaml:(\d+): "),
+    ):
+        try:
+            made = make()
+        except ValueError as error:
+            message = str(error)
+        else:
+            raise AssertionError(f"not refused: {made!r}")
+        begin = re.match(where, message)
+        assert begin, message
+        assert all(re.search(rf"\b{name}\b", message) for name in names), message
+    assert re.search(rf"\b{names[0]}\b", text.split("\n")[int(begin[1]) - 1]), message
 
 
 def assert_partition(plan):

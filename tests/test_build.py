@@ -12,7 +12,6 @@ SMALL = dict(features=5, hidden=4, shape=2)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(skeleton="smp.yaml"), r"no skeleton 'smp\.yaml'.*smpl_ktd\.yaml.*did you mean 'smpl\.yaml'"),
         (dict(rotation="6D"), "unknown rotation '6D'; there are axis_angle, 6d, .*did you mean '6d'"),
         (dict(cell="rnn"), "unknown cell 'rnn'; there are gru, lstm"),
         (dict(cell=torch.nn.GRU), "unknown cell <class .*GRU'>; there are gru, lstm"),
@@ -36,6 +35,11 @@ SMALL = dict(features=5, hidden=4, shape=2)
 def test_unknown_names_and_numbers(options, message):
     with pytest.raises(ValueError, match=message):
         kinlmr.build(**options)
+
+
+def test_a_skeleton_that_is_not_there():
+    with pytest.raises(FileNotFoundError, match=r"no skeleton 'smp\.yaml'.*smpl_ktd\.yaml.*did you mean 'smpl\.yaml'"):
+        kinlmr.build("smp.yaml")
 
 
 def test_swapping_is_passing_an_object():

@@ -1,23 +1,26 @@
-"""The engine's laws: equal to the plain reference in values and gradients, however it is cut, packed or interrupted."""
+"""The engine's laws: equal to the paper's loop in values and gradients, however it is cut, packed or interrupted."""
 
 import contextlib
 import copy
 import gc
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_same
-from strategies import skeletons
+from strategies import models
 from test_model import SMALL, Step, clip, lively, reference_of
 
 import kinlmr
-from kinlmr import State, engine, products
-from kinlmr.cells import CELLS
+from kinlmr import Estimate, State, engine, products
+from kinlmr.cells import CELLS, Cell
+from kinlmr.reference import estimate
 from kinlmr.skeleton import installed
 
 GRU = CELLS["gru"]
+RNN = Cell("rnn", gates=1, vectors=1, step=lambda inputs, recurrent, memory: (inputs + recurrent).tanh()[None])
 
 
 def weighted(tensors, seed=0):
@@ -26,17 +29,18 @@ def weighted(tensors, seed=0):
     return sum((x * torch.randn(x.shape, generator=generator).to(x)).sum() for x in tensors)
 
 
-def assert_gradients_equal_reference(model, features, tolerance):
-    """The gradients of all parameters and features are those of the plain loop, relative to the largest."""
+def assert_gradients_equal_reference(model, features, tolerance, **call):
+    """Estimates, states, and the gradients of all parameters and features are those of the paper's loop, relative to
+    the largest."""
     x = features.clone().requires_grad_()
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    tensors = model.state_dict() | {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}
-    y = features.clone().requires_grad_()
-    ours = torch.autograd.grad(weighted(model(x)), [x, *parameters], allow_unused=True)
-    wanted = [y, *(tensors[name] for name in names)]
-    theirs = torch.autograd.grad(weighted(reference_of(model, y, tensors)), wanted, allow_unused=True)
-    for name, one, two in zip(("features", *names), ours, theirs, strict=True):
-        one, two = (torch.zeros(()) if g is None else g for g in (one, two))
+    names, inputs = zip(("features", x), *model.named_parameters(), strict=True)
+    found = []
+    for run in (model, partial(estimate, model)):
+        out = run(x, **call)
+        out = (*out[0], *out[1]) if "state" in call else out
+        found.append([*torch.autograd.grad(weighted(out), inputs, allow_unused=True), *out])
+    for name, one, two in zip((*names, *Estimate._fields, "memory"), *found, strict=False):
+        one, two = (torch.zeros(1) if g is None or not g.numel() else g for g in (one, two))
         assert (one - two).abs().max() <= tolerance * (1 + two.abs().max()), name
 
 
@@ -50,23 +54,24 @@ def stacked(together):
 
 @settings(max_examples=25)
 @given(
-    skeleton=skeletons(most=8),
-    cell=st.sampled_from(["gru", "lstm"]),
-    layers=st.integers(1, 2),
-    iterations=st.integers(1, 4),
+    model=models(cells=("gru", "lstm", RNN), shapes=(2, 0), cameras=(3, 0)),
     frames=st.integers(1, 5),
-    inputs=st.tuples(st.sampled_from(["previous", "initial"]), st.sampled_from(["previous", "mean"])),
     block=st.integers(1, 6),
     together=st.booleans(),
+    every=st.booleans(),
     data=st.data(),
 )
-def test_gradients_equal_the_plain_reference(skeleton, cell, layers, iterations, frames, inputs, block, together, data):
-    hidden = {part.name: data.draw(st.integers(1, 3)) for part in skeleton.parts} | {"camera": 3}
-    options = dict(hidden=hidden, cell=cell, layers=layers, iterations=iterations, learn_start=True)
-    model = kinlmr.build(skeleton, features=5, shape=2, camera_input=inputs[0], shape_input=inputs[1], **options)
-    model.block = block
+def test_the_engine_computes_what_the_papers_loop_does(model, frames, block, together, every, data):
+    """For any plan and options; of padded clips and with a state too."""
+    model.block, call = block, {"every": every}
+    lively(model)
+    if data.draw(st.booleans()):
+        call["state"] = State(clip(2, *model.state_size))
+    if data.draw(st.booleans()):
+        ends = st.integers("state" not in call, frames)
+        call["lengths"] = torch.tensor(data.draw(st.lists(ends, min_size=2, max_size=2)))
     with stacked(together):
-        assert_gradients_equal_reference(lively(model), clip(frames=frames), 1e-10)
+        assert_gradients_equal_reference(model, clip(frames=frames), 1e-10, **call)
 
 
 @pytest.mark.parametrize("name", installed())

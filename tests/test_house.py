@@ -42,7 +42,7 @@ FLOORS = [
     {"motion"},
     {"clips", "export"},
     {"model"},
-    {"builder"},
+    {"builder", "reference"},
     {"checkpoint"},
     {"recovery"},
     {"__init__"},
@@ -131,8 +131,8 @@ def test_skeletons_are_found_in_a_zip(tmp_path):
     where, names = python("-c", LOOK, path=archive, cwd=tmp_path).stdout.splitlines()
     assert where.startswith(str(archive))
     assert "smpl.yaml" in names.split()
-    code = "import kinlmr; print(kinlmr.load_skeleton('mano.yaml').name)"
-    assert python("-c", code, path=archive, cwd=tmp_path).stdout == "mano\n"
+    code = "import kinlmr; print(kinlmr.load_skeleton('smpl_pairs.yaml').name)"
+    assert python("-c", code, path=archive, cwd=tmp_path).stdout == "smpl_pairs\n"
 
 
 @pytest.mark.parametrize("checkout", [True, False])

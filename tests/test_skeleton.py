@@ -4,10 +4,12 @@ from dataclasses import replace
 import pytest
 import yaml
 from hostile import yaml_bombs
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from strategies import skeletons
+from laws import assert_refused_by_name
+from strategies import damaged, skeletons
 
+import kinlmr.skeleton
 from kinlmr import Part, Skeleton, documents, load_skeleton
 from kinlmr.documents import MAX_BYTES
 from kinlmr.skeleton import installed, parse
@@ -155,7 +157,28 @@ REFUSED = {
     "key is a list": ("  lower: [wrist]", "  ? [wrist]\n  : [wrist]", "a key of 'parts' must be one name", 8),
     "parent is a list": ("wrist: elbow", "wrist: [elbow]", "the parent of wrist must be one name", 5),
     "not yaml": ("lower: [wrist]", "lower: [wrist", "not YAML", 9),
-    "tab": ("  lower", "\tlower", "not YAML", 8),
+    "tab": ("  lower", "\tlower", "not YAML: a tab; indent with spaces", 8),
+    "tab after spaces": ("  elbow", "  \telbow", "not YAML: a tab; indent with spaces", 4),
+    "no colon": ("elbow: shoulder", "elbow shoulder", "'elbow shoulder' has no ': ' after its name; write", 4),
+    "no colon, first": ("shoulder: null", "shoulder null", "'shoulder null' has no ': '", 3),
+    "no colon, last": ("wrist: elbow", "wrist elbow  # a: b", "'wrist elbow' has no ': '", 5),
+    "no colon, list": ("lower: [wrist]", "lower [wrist]", "'lower [wrist]' has no ': '", 8),
+    "no colon, key": ("joints:", "joints", "'joints' has no ': '", 2),
+    "no colon, end": ("given: parents\n", "given", "'given' has no ': '", 9),
+    "no colon, top": ("name: arm", "name arm\n\n# c", "'name arm' has no ': '", 1),
+    "no space": ("elbow: shoulder", "elbow:shoulder", "'elbow:shoulder' has no ': '", 4),
+    "no space in braces": (
+        "\n  shoulder: null\n  elbow: shoulder\n  wrist: elbow", " {shoulder: null, elbow:shoulder, wrist: elbow}",
+        "up to 63 letters, digits or '_'; between a name and its value stands ': '", 2),
+    "no colon at all": (
+        "\n  shoulder: null\n  elbow: shoulder\n  wrist: elbow", "\n  shoulder null\n  elbow shoulder",
+        "joints is 'shoulder null elbow shoulder', expected a mapping (name: parent), or the name of another", 3),
+    "two colons": ("wrist: elbow", "wrist: elbow: x", "one 'name: value' stands on a line, as far in as its", 5),
+    "too far in": ("  wrist: elbow", "   wrist: elbow", "one 'name: value' stands on a line, as far in as its", 5),
+    "a list that does not end": ("[shoulder, elbow]", "[shoulder, elbow", "flow sequence of line 7", 8),
+    "null in quotes": (
+        "shoulder: null", 'shoulder: "null"', "the root's parent is written null, without quotes", 3),
+    "null as others write it": ("shoulder: null", "shoulder: nil", "the root's parent is written null", 3),
     "control character": ("[wrist]", "[wri\x07st]", "not YAML", None),
 }  # fmt: skip
 
@@ -193,8 +216,128 @@ def test_python_made_skeletons_are_held_to_the_same():
         Skeleton("arm", ("a", "a"), (None, "a"), (Part("upper", ("a",)),))
     with pytest.raises(ValueError, match="2 joints but 1 parents"):
         Skeleton("arm", ("a", "b"), (None,), (Part("upper", ("a", "b")),))
+    with pytest.raises(ValueError, match="'none', which is not a joint; the root's parent is None"):
+        Skeleton("arm", ("a",), ("none",), (Part("p", ("a",)),))
     with pytest.raises(ValueError, match="names part 'p' twice"):
         Skeleton("arm", ("a",), (None,), (Part("p", ("a",)),), (("p", ()), ("p", ())))
+
+
+@given(damaged())
+def test_one_edit_of_a_sound_skeleton_is_refused_by_name(edit):
+    assert_refused_by_name(*edit)
+
+
+@pytest.mark.parametrize("check", ["_check_names", "_check_tree", "_check_partition", "_check_given"])
+def test_the_law_of_refusals_can_fail(check, monkeypatch):
+    monkeypatch.setattr(kinlmr.skeleton, check, lambda skeleton: None)
+    once = settings(database=None, phases=[Phase.generate], report_multiple_bugs=False, max_examples=200)
+    with pytest.raises((AssertionError, KeyError)):
+        once(given(damaged())(lambda edit: assert_refused_by_name(*edit)))()
+
+
+def test_a_skeleton_prints_what_it_is():
+    assert repr(load_skeleton("smpl.yaml")) == "Skeleton('smpl': 24 joints, 6 parts, given parents)"
+    assert repr(replace(parse(ARM), given={"lower": ["upper"]})) == (
+        "Skeleton('arm': 3 joints, 2 parts, given by a mapping)"
+    )
+
+
+# ----------------------------------------------------------------------------------------- the joints of another's file
+
+OWN = "name: own\njoints: arm.yaml\nparts: {all: [shoulder, elbow, wrist]}\n"
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A skeleton that names the joints of one beside it."""
+    (tmp_path / "arm.yaml").write_text(ARM)
+    (tmp_path / "own.yaml").write_text(OWN)
+    return tmp_path / "own.yaml"
+
+
+def test_joints_may_be_those_of_another_skeleton(own, monkeypatch):
+    skeleton = load_skeleton(own)
+    assert (skeleton.joints, skeleton.parents) == (parse(ARM).joints, parse(ARM).parents)
+    assert skeleton.to_yaml().startswith("name: own\njoints:\n  shoulder: null\n")
+    monkeypatch.chdir(own.parent)
+    assert load_skeleton("own.yaml") == skeleton == parse(skeleton.to_yaml())
+
+
+@pytest.mark.parametrize("kind", ["chain", "independent", "ktd", "pairs", "single"])
+def test_ablations_have_smpls_joints_whatever_lies_here(kind, own, monkeypatch):
+    smpl = load_skeleton("smpl.yaml")
+    own.with_name("smpl.yaml").write_text(ARM)
+    monkeypatch.chdir(own.parent)
+    ablation = load_skeleton(f"smpl_{kind}.yaml")
+    assert (ablation.joints, ablation.parents) == (smpl.joints, smpl.parents)
+
+
+def test_the_file_beside_comes_before_the_installed_one(own):
+    text = OWN.replace("arm.yaml", "smpl.yaml")
+    own.write_text(text)
+    with pytest.raises(ValueError, match="'shoulder', which is not a joint"):
+        load_skeleton(own)
+    own.with_name("smpl.yaml").write_text(ARM)
+    assert load_skeleton(own).joints == parse(ARM).joints
+    with pytest.raises(ValueError, match="'shoulder', which is not a joint"):
+        parse(text)  # a text lies nowhere: installed ones alone
+
+
+NAMED = {
+    # what is wrong: (change of own.yaml, change of arm.yaml, how the message begins)
+    "a path": (("arm.yaml", "./arm.yaml"), None, "own.yaml:2: joints is './arm.yaml', expected a mapping"),
+    "a path up": (("arm.yaml", "..arm.yaml"), None, "own.yaml:2: joints is '..arm.yaml', expected a mapping"),
+    "a path of Windows": (("arm.yaml", r"x\arm.yaml"), None, "own.yaml:2: joints is "),
+    "a drive": (("arm.yaml", "c:arm.yaml"), None, "own.yaml:2: joints is 'c:arm.yaml'"),
+    "no ending": (("arm.yaml", "smpl"), None, "own.yaml:2: joints is 'smpl'"),
+    "near": (
+        ("arm.yaml", "amr.yaml"),
+        None,
+        "own.yaml:2: no skeleton 'amr.yaml': no such file, and the installed ones",
+    ),
+    "itself": (("arm.yaml", "own.yaml"), None, "own.yaml:2: own.yaml:2: 'joints' of a skeleton that another one names"),
+    "empty": (("arm.yaml", ""), None, "own.yaml:2: 'joints' must be a mapping (name: parent), not ''"),
+    "its part": (("wrist]", "wirst]"), None, "own.yaml:3: part 'all' has 'wirst', which is not a joint; did you"),
+    "not all": ((", wrist]", "]"), None, "own.yaml:2: arm.yaml:5: in no part: 'wrist'"),
+    "two levels": (None, ("joints:", "joints: smpl.yaml\nx:"), "own.yaml:2: arm.yaml:3: unknown key 'x'"),
+    "no skeleton": (None, ("parts:", "part:"), "own.yaml:2: arm.yaml:6: unknown key 'part'"),
+    "no YAML": (None, ("  wrist", "\twrist"), "own.yaml:2: arm.yaml:5: not YAML: a tab"),
+    "a cycle": (None, ("shoulder: null", "shoulder: wrist"), "own.yaml:2: arm.yaml:3: joints hang on one another"),
+    "an unknown parent": (None, ("wrist: elbow", "wrist: elbov"), "own.yaml:2: arm.yaml:5: joint 'wrist' hangs on"),
+    "a name twice": (None, ("wrist: elbow", "elbow: shoulder"), "own.yaml:2: arm.yaml:5: 'elbow' stands twice"),
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_refusals_name_both_files_and_lines(case, own, monkeypatch):
+    here, there, message = NAMED[case]
+    if here:
+        own.write_text(OWN.replace(*here))
+    if there:
+        own.with_name("arm.yaml").write_text(ARM.replace(*there))
+    monkeypatch.chdir(own.parent)
+    with pytest.raises(ValueError) as error:
+        load_skeleton("own.yaml")
+    assert str(error.value).startswith(message)
+
+
+def test_the_nearest_name_may_lie_beside(own):
+    own.write_text(OWN.replace("arm", "amr"))
+    with pytest.raises(ValueError, match=r"did you mean 'arm\.yaml'\?"):
+        load_skeleton(own)
+
+
+def test_a_file_that_is_named_is_read_as_any_other(own):
+    own.with_name("arm.yaml").write_bytes(b"name: arm\njoints: {\xe9: null}\n")
+    with pytest.raises(ValueError, match=r"own\.yaml:2: arm\.yaml:2: not UTF-8"):
+        load_skeleton(own)
+    own.with_name("arm.yaml").write_text("#" * (MAX_BYTES + 1))
+    with pytest.raises(ValueError, match=r"own\.yaml:2: arm\.yaml: larger than 4 MB"):
+        load_skeleton(own)
+    own.with_name("arm.yaml").unlink()
+    own.with_name("arm.yaml").mkdir()
+    with pytest.raises(ValueError, match=r"own\.yaml:2: no skeleton 'arm\.yaml'"):
+        load_skeleton(own)
 
 
 def test_lists_iterators_and_a_dict_make_the_same_skeleton():
@@ -240,18 +383,18 @@ def test_files_that_are_no_text_or_not_there(tmp_path):
     path.write_bytes(b"name: arm\njoints: {\xe9: null}\n")
     with pytest.raises(ValueError, match=r"latin\.yaml:2: not UTF-8"):
         load_skeleton(path)
-    with pytest.raises(ValueError, match=r"no skeleton 'smlp\.yaml'.* flame\.yaml, .*did you mean 'smpl\.yaml'\?"):
+    with pytest.raises(FileNotFoundError, match=r"no skeleton 'smlp\.yaml'.* flame\.yaml, .*mean 'smpl\.yaml'\?"):
         load_skeleton("smlp.yaml")
-    with pytest.raises(ValueError, match="no skeleton"):
+    with pytest.raises(FileNotFoundError, match="no skeleton"):
         load_skeleton(tmp_path)
-    with pytest.raises(ValueError, match="no skeleton 'aaa.*installed ones are"):
+    with pytest.raises(FileNotFoundError, match="no skeleton 'aaa.*installed ones are"):
         load_skeleton("a" * 5000)  # no system has such a name
 
 
 def test_the_skeletons_of_a_wheel_lie_inside_the_package(tmp_path, monkeypatch):
     monkeypatch.setattr("kinlmr.skeleton.resources.files", lambda package: tmp_path / package)
     (tmp_path / "kinlmr/skeletons").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"no skeleton 'arm\.yaml': no such file, and none is installed"):
+    with pytest.raises(FileNotFoundError, match=r"no skeleton 'arm\.yaml': no such file, and none is installed"):
         load_skeleton("arm.yaml")
     (tmp_path / "kinlmr/skeletons/arm.yaml").write_text(ARM)
     assert installed() == ("arm.yaml",)
