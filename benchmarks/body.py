@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import kinlmr
-from kinlmr.assembly import assemble
+from kinlmr.body.assembly import assemble
 from kinlmr.rotations import axis_angle_to_matrix
 
 JOINTS, VERTICES, SHAPE, POINTS = 24, 6890, 10, 23

@@ -10,7 +10,7 @@ weights' bytes over the rate of reading them, both measured in the same run. Mem
 for backward, and the growth of the process over one forward pass (on CUDA, the allocator's). --growth tells how
 time grows with frames, parts, joints and iterations instead, --compile what torch.compile and bfloat16 weights gain. On
 CUDA both compute in float32, cuDNN too, and a second table has graphs and TF32; KINLMR_TRITON=0 before the command
-measures kinlmr without its Triton kernels (kinlmr/kernels.py).
+measures kinlmr without its Triton kernels (kinlmr/kernels/halves.py).
 """
 
 import argparse
@@ -30,7 +30,7 @@ from baselines import Naive, SingleRNN, Vibe
 from torch import Tensor, nn
 
 import kinlmr
-from kinlmr.engine import choose_block
+from kinlmr.engine.sweep import choose_block
 from kinlmr.skeleton import Part, Skeleton
 
 CLIPS, STREAMS = ((32, 16), (16, 16), (8, 64), (1, 16), (1, 300)), (1, 3, 8)

@@ -1,4 +1,4 @@
-"""How fast torch's operators multiply R rows by a large weight on this CPU, and what kinlmr/matmul.py takes.
+"""How fast torch's operators multiply R rows by a large weight on this CPU, and what kinlmr/engine/matmul.py takes.
 
     python benchmarks/products.py [--hidden 512] [--features 2048] [--rows 1 2 4 8 16] [--rounds 9] [--threads 1]
 
@@ -12,7 +12,7 @@ import time
 import torch
 from torch import Tensor
 
-from kinlmr.matmul import product
+from kinlmr.engine.matmul import product
 
 
 def ways(x: Tensor, bias: Tensor) -> dict:

@@ -33,7 +33,10 @@ from networks import Network
 from runs import Progress, place
 
 import kinlmr
-from kinlmr import clips, files, metrics, motion
+from kinlmr import metrics
+from kinlmr.files import arrays as files
+from kinlmr.motion import archives as motion
+from kinlmr.motion import clips
 from kinlmr.rotations import nearest_rotation
 
 GRAPHS = {"single RNN": "smpl_single.yaml", "LMR, no root": "smpl_independent.yaml", "LMR": "smpl.yaml"}

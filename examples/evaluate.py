@@ -31,8 +31,12 @@ from networks import Network, load_network
 from train import NOISES, VIEWS, chosen
 
 import kinlmr
-from kinlmr import clips, files, metrics, motion
-from kinlmr.keypoints import keypoint_sets, reported
+from kinlmr import metrics
+from kinlmr.body.points import keypoint_sets
+from kinlmr.files import arrays as files
+from kinlmr.keypoints import reported
+from kinlmr.motion import archives as motion
+from kinlmr.motion import clips
 
 SIDES = ("front", "right", "back", "left")  # where the camera stands, by VIEWS
 METRICS = {"mpjpe": "MPJPE, mm", "pa_mpjpe": "PA-MPJPE", "pve": "PVE", "accel": "Accel, mm/frame²"}

@@ -14,8 +14,10 @@ from torch import Tensor
 from train import VIEWS
 
 import kinlmr
-from kinlmr import clips, metrics, motion
+from kinlmr import metrics
 from kinlmr.keypoints import normalise
+from kinlmr.motion import archives as motion
+from kinlmr.motion import clips
 from kinlmr.rotations import axis_angle_to_matrix
 
 LIMBS = {"arm": ("elbow", "wrist", "hand"), "leg": ("knee", "ankle", "foot")}

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import kinlmr
-from kinlmr import clips, losses
+from kinlmr import losses
+from kinlmr.motion import clips
 
 RATES = 2e-3, 1e-3, 2e-4  # of Muon, of AdamW, and of AdamW for the shape network, whose ReLUs die at a higher one
 

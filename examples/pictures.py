@@ -9,7 +9,8 @@ from frames import Video
 from numpy.typing import NDArray
 
 import kinlmr
-from kinlmr import draw, export
+from kinlmr.export import writers as export
+from kinlmr.video import draw
 
 Array = NDArray[Any]
 CELLS = 8  # moments on the contact sheet

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import kinlmr
-from kinlmr.files import read_npz
-from kinlmr.keypoints import convert, keypoint_sets
+from kinlmr.body.points import keypoint_sets
+from kinlmr.files.arrays import read_npz
+from kinlmr.keypoints import convert
 
 Array = NDArray[Any]
 # OpenPose's 18 points, as coco17's order picks them; point 1, the neck, is left out.

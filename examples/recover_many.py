@@ -42,7 +42,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import kinlmr
-from kinlmr import files, keypoints, rotations
+from kinlmr import keypoints, rotations
+from kinlmr.files import arrays as files
 
 Array = NDArray[Any]
 MODEL = "anny24-coco17"

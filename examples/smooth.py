@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import kinlmr
-from kinlmr import files
+from kinlmr.files import arrays as files
 from kinlmr.rotations import (
     axis_angle_to_matrix,
     matrix_to_axis_angle,

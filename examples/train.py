@@ -39,7 +39,10 @@ from networks import Network, PerFrame, begin_with, loss_of, model_of, optimizer
 from torch import Tensor, nn
 
 import kinlmr
-from kinlmr import clips, files, metrics, motion
+from kinlmr import metrics
+from kinlmr.files import arrays as files
+from kinlmr.motion import archives as motion
+from kinlmr.motion import clips
 
 VIEWS = (0.0, math.pi / 2, math.pi, -math.pi / 2)
 NOISES = {"wide": clips.WIDE, "usual": clips.USUAL, "off": clips.OFF}

@@ -16,7 +16,9 @@ from networks import Network, PerFrame, loss_of, optimizers_of  # one frame at a
 from torch import Tensor, nn
 
 import kinlmr
-from kinlmr import clips, metrics, motion
+from kinlmr import metrics
+from kinlmr.motion import archives as motion
+from kinlmr.motion import clips
 
 BATCH, WINDOW, WINDOWS, NOISE = 16, 16, 4, clips.WIDE
 FASTER = 5  # than the rates of train.py, which trains for much longer

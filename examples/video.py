@@ -32,7 +32,9 @@ from numpy.typing import NDArray
 from pictures import Scene, Sheet, scene
 
 import kinlmr
-from kinlmr import draw, export, files
+from kinlmr.export import writers as export
+from kinlmr.files import arrays as files
+from kinlmr.video import draw
 
 Array = NDArray[Any]
 DATA = Path(__file__).parent / "data"

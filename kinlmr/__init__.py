@@ -5,22 +5,22 @@ V iterations, P parts, H hidden size, M numbers of memory, N vertices, K keypoin
 or a unit is another, the docstring says so.
 """
 
-from kinlmr import camera, clips, draw, export, keypoints, losses, metrics, motion, rotations
-from kinlmr.assets import load_body, save_body
-from kinlmr.body import Body, Mesh
-from kinlmr.builder import build
+from typing import Any
+
+from kinlmr import _moved, camera, export, keypoints, losses, metrics, motion, rotations, video
+from kinlmr.body import Body, Mesh, load_body, save_body
+from kinlmr.build import build
 from kinlmr.camera import project
 from kinlmr.checkpoint import load, save
-from kinlmr.database import read_database
 from kinlmr.inspection import inspect
 from kinlmr.model import LMR, Estimate, State
+from kinlmr.motion import read_database
 from kinlmr.plan import Plan, compile
-from kinlmr.recovery import Recovery, Stream, recover
+from kinlmr.recovery import Recovery, Stream, Tracks, recover, track
 from kinlmr.rotations import ROTATIONS, Rotation
-from kinlmr.rows import concat
 from kinlmr.skeleton import Part, Skeleton
 from kinlmr.skeleton import load as load_skeleton
-from kinlmr.tracking import Tracks, track
+from kinlmr.state import concat
 
 __version__ = "0.1.0"
 
@@ -40,10 +40,8 @@ __all__ = [
     "Tracks",
     "build",
     "camera",
-    "clips",
     "compile",
     "concat",
-    "draw",
     "export",
     "inspect",
     "keypoints",
@@ -60,4 +58,13 @@ __all__ = [
     "save",
     "save_body",
     "track",
+    "video",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    return _moved.moved(name)

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kinlmr.builder import build
-from kinlmr.files import read_npz, write_atomic
+from kinlmr.build import build
+from kinlmr.files import nearest, read_npz, write_atomic
 from kinlmr.model import LMR
 from kinlmr.plan import compile
 from kinlmr.rotations import ROTATIONS
-from kinlmr.skeleton import Skeleton, nearest, parse
+from kinlmr.skeleton import Skeleton, parse
 
 FORMAT = 1
 META = PACKAGE = "kinlmr"

@@ -16,8 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from kinlmr.files import check_members, short
-from kinlmr.pickles import unpacked
+from kinlmr.files import check_members, short, unpacked
 
 LEGACY = 0x1950A86A20F9469CFC6C  # with this number torch.save began its five pickles before it wrote zip archives
 COMPUTED = "(a name that the pickle computes)"

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from kinlmr import engine
-from kinlmr.cells import Cell
-from kinlmr.matmul import traced
-from kinlmr.nodes import Node, RecurrentNode, ShapeNode, parameters
+from kinlmr.engine import Cell, Node, RecurrentNode, Schedule, ShapeNode, parameters
+from kinlmr.kernels import traced
 from kinlmr.plan import Plan
 from kinlmr.rotations import Rotation
-from kinlmr.rows import Rows, select
-from kinlmr.schedule import Schedule
+from kinlmr.state import Rows, select
 
 
 class Estimate(NamedTuple):

@@ -18,9 +18,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import linear
 
-from kinlmr.cells import Cell
+from kinlmr.engine import Cell, RecurrentNode, ShapeNode
 from kinlmr.model import LMR, Estimate, State
-from kinlmr.nodes import RecurrentNode, ShapeNode
 
 
 def estimate(

@@ -10,7 +10,6 @@ given: parents                                              # parents (default) 
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from kinlmr.documents import Block, Text, mapping, name_list, place, read_text, read_tree, refuse, repeated, scalar
+from kinlmr.files import Block, Text, mapping, name_list, nearest, place, read_text, read_tree, refuse, repeated, scalar
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -140,7 +139,7 @@ def parse(text: str, file: str = "<text>", folder: Path | None = None) -> Skelet
     folder  where a file that ``joints`` names may lie; None: it must be an installed one
 
     Every refusal is a ValueError that names file, line and mend. Nothing in a text can run, repeat or nest without
-    bound (`kinlmr.documents`).
+    bound (`kinlmr.files.yaml_text`).
     """
     top = _top(text, file)
     joints = _joints(top["joints"], folder)
@@ -224,13 +223,6 @@ def _folder() -> Traversable:
 
 def _fault(skeleton: Skeleton, name: str, message: str) -> NoReturn:
     refuse(place(name, f"skeleton {skeleton.name!r}"), message)
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The end of a refusal: "; did you mean 'left_hip'?" where some name is near, else ""."""
-    lower = {known.lower(): known for known in names}
-    near = difflib.get_close_matches(name.lower(), lower, 1)
-    return f"; did you mean {lower[near[0]]!r}?" if near else ""
 
 
 def _cycle(graph: dict[str, tuple[str, ...]]) -> list[str]:

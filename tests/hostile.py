@@ -22,9 +22,10 @@ import numpy as np
 import torch
 
 import kinlmr
-from kinlmr.documents import MAX_BYTES
-from kinlmr.motion import load_motion, save_motion, write_bvh
-from kinlmr.recording import Motion
+from kinlmr.files.yaml_text import MAX_BYTES
+from kinlmr.motion.archives import load_motion, save_motion
+from kinlmr.motion.recording import Motion
+from kinlmr.motion.retarget import write_bvh
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -204,7 +205,7 @@ def small_film(path):
 
 
 def small_body():
-    from kinlmr.assembly import assemble
+    from kinlmr.body.assembly import assemble
 
     return assemble(arrays_of_body(), "made").with_points("ab", torch.rand(2, 20))
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import kinlmr
-from kinlmr import clips
-from kinlmr.motion import load_motion, save_motion
+from kinlmr.motion import clips
+from kinlmr.motion.archives import load_motion, save_motion
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))

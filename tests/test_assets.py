@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from laws import assert_same
 
 import kinlmr
-from kinlmr import assembly, load_body, load_skeleton, save_body
-from kinlmr.assembly import OFFICIAL, SKELETONS, assemble
-from kinlmr.assembly import _parents as parents_of
-from kinlmr.assets import embedded
-from kinlmr.keypoints import keypoint_sets
+from kinlmr import load_body, load_skeleton, save_body
+from kinlmr.body import assembly
+from kinlmr.body.assembly import OFFICIAL, SKELETONS, assemble
+from kinlmr.body.assembly import _parents as parents_of
+from kinlmr.body.assets import embedded
+from kinlmr.body.points import keypoint_sets
 
 POINTS = json.loads((resources.files("kinlmr") / "bodies" / "keypoints.json").read_text())
 MESHES = pytest.mark.parametrize("name", embedded())

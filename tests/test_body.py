@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from laws import assert_same
 from strategies import trees
 
-from kinlmr import kinematics as room
-from kinlmr import skinning
-from kinlmr.assembly import assemble
+from kinlmr.body import kinematics as room
+from kinlmr.body import skinning
+from kinlmr.body.assembly import assemble
 from kinlmr.rotations import axis_angle_to_matrix
 
 EVERY = ("joints", "vertices", "points")

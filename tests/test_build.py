@@ -4,7 +4,7 @@ import torch
 
 import kinlmr
 from kinlmr import Estimate, Rotation
-from kinlmr.cells import CELLS
+from kinlmr.engine.cells import CELLS
 
 SMALL = dict(features=5, hidden=4, shape=2)
 

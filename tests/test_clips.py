@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from laws import assert_same
 
 import kinlmr
-from kinlmr import clips, keypoints
-from kinlmr.motion import Motion, load_motion
-from kinlmr.noise import numbers
-from kinlmr.recording import sides
+from kinlmr import keypoints
+from kinlmr.motion import clips
+from kinlmr.motion.archives import load_motion
+from kinlmr.motion.names import sides
+from kinlmr.motion.noise import numbers
+from kinlmr.motion.recording import Motion
 from kinlmr.rotations import axis_angle_to_matrix
 
 BODY = kinlmr.load_body("anny24_lo369", points="coco17")

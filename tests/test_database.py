@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kinlmr
-from kinlmr.database import read_database
+from kinlmr.motion.vibe import read_database
 
 LENGTHS = {"walk_0": 5, "walk_1": 3, "jump": 1, "again": 4}
 

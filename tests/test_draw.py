@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kinlmr
-from kinlmr import draw, raster, sheets
+from kinlmr.video import draw, raster, sheets
 
 H, W = 21, 27
 PLAIN = np.full((H, W, 3), 90, np.uint8)

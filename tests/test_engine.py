@@ -14,8 +14,10 @@ from strategies import models
 from test_model import SMALL, Step, clip, lively, reference_of
 
 import kinlmr
-from kinlmr import Estimate, State, engine, products
-from kinlmr.cells import CELLS, Cell
+from kinlmr import Estimate, State
+from kinlmr.engine import deferred as products
+from kinlmr.engine import sweep as engine
+from kinlmr.engine.cells import CELLS, Cell
 from kinlmr.reference import estimate
 from kinlmr.skeleton import installed
 

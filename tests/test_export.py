@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kinlmr
-from kinlmr import export
-from kinlmr.assembly import assemble
+from kinlmr.body.assembly import assemble
+from kinlmr.export import writers as export
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle, quaternion_to_matrix
 
 FPS, FRAMES = 25.0, 6

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinlmr import load_body
-from kinlmr.files import read_npz
-from kinlmr.pickles import KNOWN, Record, Unpickler, read_pickle
+from kinlmr.files.arrays import read_npz
+from kinlmr.files.pickles import KNOWN, Record, Unpickler, read_pickle
 
 
 class Ch:

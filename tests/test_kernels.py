@@ -9,8 +9,12 @@ import pytest
 import torch
 
 import kinlmr
-from kinlmr import cells, kernels, products, skin_kernels, skinning
-from kinlmr import kinematics as room
+from kinlmr.body import kinematics as room
+from kinlmr.body import skinning
+from kinlmr.engine import cells
+from kinlmr.engine import deferred as products
+from kinlmr.kernels import halves as kernels
+from kinlmr.kernels import skin as skin_kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 with pytest.MonkeyPatch.context() as patch:
@@ -160,7 +164,10 @@ COMPILED = """
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from kinlmr import chain_kernels, gru_kernels, kernels, skin_kernels
+from kinlmr.kernels import chain as chain_kernels
+from kinlmr.kernels import gru as gru_kernels
+from kinlmr.kernels import halves as kernels
+from kinlmr.kernels import skin as skin_kernels
 
 HALF, WHOLE = {*"factors basis weight values bones shares".split()}, {"met", "largest"}
 FLOAT = {*"factors_scale bones_scale template rest out planes places rotations d_planes d_places d_rotations d_rest x "

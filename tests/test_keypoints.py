@@ -4,8 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinlmr.assembly import assemble
-from kinlmr.keypoints import check_keypoints, compile_points, convert, keypoint_sets, normalise, set_rows
+from kinlmr.body.assembly import assemble
+from kinlmr.body.points import compile_points, keypoint_sets, set_rows
+from kinlmr.keypoints import check_keypoints, convert, normalise
 from kinlmr.rotations import axis_angle_to_matrix
 
 

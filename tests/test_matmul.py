@@ -11,7 +11,7 @@ from test_engine import assert_gradients_equal_reference, stacked, weighted
 from test_model import assert_equals_reference, clip, lively
 
 import kinlmr
-from kinlmr import matmul
+from kinlmr.engine import matmul
 
 
 def numbers(*shape, dtype, seed):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinlmr import compile, load_skeleton, metrics
-from kinlmr.keypoints import keypoint_sets
+from kinlmr.body.points import keypoint_sets
 from kinlmr.rotations import axis_angle_to_matrix
 
 

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from laws import assert_same
 
 import kinlmr
-from kinlmr.assembly import assemble
-from kinlmr.bvh import Bvh
-from kinlmr.motion import DIALECTS, Motion, load_motion, read_bvh, save_motion, write_bvh
-from kinlmr.recording import resampled, sides
+from kinlmr.body.assembly import assemble
+from kinlmr.motion.archives import load_motion, save_motion
+from kinlmr.motion.bvh import Bvh
+from kinlmr.motion.names import sides
+from kinlmr.motion.recording import Motion, resampled
+from kinlmr.motion.retarget import DIALECTS, read_bvh, write_bvh
 from kinlmr.rotations import axis_angle_to_matrix
 
 DATA = Path(__file__).parents[1] / "examples/data/motion.npz"
@@ -435,7 +437,7 @@ def test_a_rate_is_what_was_asked_for(tmp_path, written):
     motions = load_motion(tmp_path, BODY, fps=30)
     assert [m.fps for m in motions] == [30.0, 30.0]
     save_motion(motions, tmp_path / "m.npz")
-    assert len(kinlmr.clips.bank(motions, 8).starts)
+    assert len(kinlmr.motion.clips.bank(motions, 8).starts)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="shared motion is not here")

@@ -16,7 +16,8 @@ import torch
 from test_model import lively
 
 import kinlmr
-from kinlmr.keypoints import _keypoints, convert, keypoint_sets, normalise
+from kinlmr.body.points import keypoint_sets, read_sets
+from kinlmr.keypoints import convert, normalise
 
 PAGE = Path(__file__).parents[1] / "examples/page"
 sys.path.insert(0, str(PAGE))
@@ -62,7 +63,7 @@ def rows(tensor):
 
 
 def test_convert_is_the_same_for_all_sets():
-    sets = _keypoints()["sets"]
+    sets = read_sets()["sets"]
     points = {name: rows(torch.rand(len(names), 3)) for name, names in keypoint_sets().items()}
     code = """const { sets, points } = given, all = {};
     for (const a in sets) for (const b in sets) all[`${a} ${b}`] = kinlmr.convert(points[a], sets[a], sets[b]);

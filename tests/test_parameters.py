@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
 
 import kinlmr
-from kinlmr import nodes
-from kinlmr.cells import Cell
+from kinlmr.engine import nodes
+from kinlmr.engine.cells import Cell
 
 HEAD = "parts.head.head.weight"
 

@@ -11,8 +11,8 @@ import torch
 from laws import assert_same
 
 import kinlmr
-from kinlmr import clips
-from kinlmr.motion import load_motion
+from kinlmr.motion import clips
+from kinlmr.motion.archives import load_motion
 from kinlmr.rotations import axis_angle_to_matrix
 
 DATA = Path(__file__).parents[1] / "examples/data/motion.npz"

@@ -10,8 +10,9 @@ from laws import assert_refused_by_name
 from strategies import damaged, skeletons
 
 import kinlmr.skeleton
-from kinlmr import Part, Skeleton, documents, load_skeleton
-from kinlmr.documents import MAX_BYTES
+from kinlmr import Part, Skeleton, load_skeleton
+from kinlmr.files import yaml_text as documents
+from kinlmr.files.yaml_text import MAX_BYTES
 from kinlmr.skeleton import installed, parse
 
 ARM = """\

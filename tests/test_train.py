@@ -18,9 +18,9 @@ import pytest
 import torch
 
 import kinlmr
-from kinlmr import clips
-from kinlmr.keypoints import keypoint_sets
-from kinlmr.motion import load_motion, save_motion
+from kinlmr.body.points import keypoint_sets
+from kinlmr.motion import clips
+from kinlmr.motion.archives import load_motion, save_motion
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))

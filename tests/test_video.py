@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from laws import assert_same
 
 import kinlmr
+from kinlmr.body.points import keypoint_sets
 from kinlmr.checkpoint import shipped
-from kinlmr.keypoints import convert, keypoint_sets
+from kinlmr.keypoints import convert
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))

@@ -21,7 +21,7 @@ import onnxruntime
 from flatbuffers.table import Table
 
 import kinlmr
-from kinlmr import files
+from kinlmr.files import arrays as files
 
 HERE = Path(__file__).parent
 MODULES = HERE / "node_modules"

@@ -1,0 +1,301 @@
+"""Bodies in motion, written as files that other tools read: GLB, BVH, AMASS, .smpl, OpenSim's .trc, JSON.
+
+Every function takes the same things:
+
+    path         its ending is the format's
+    body         a `kinlmr.Body`
+    rotations    (T, J, 3, 3), each relative to its joint's parent
+    shape        (S), or (T, S), of which the mean is written: one body has one shape. None: the mean shape
+    translation  (T, 3) in metres, added to the posed body; None: zero
+    fps          frames per second
+
+as tensors or arrays. The body stands upright, y up: what comes out of a camera is turned first, see `upright`.
+AMASS's and .smpl's translation moves the model's origin, as `Body`'s does; the root channels of GLB and BVH say where
+the root joint is. Shape numbers are those of the body given: another body's shape directions mean something else.
+Bad input is a ValueError; a file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from torch import Tensor
+
+from kinlmr.body import Body, normals
+from kinlmr.export import glb
+from kinlmr.files import Array, write_atomic
+from kinlmr.motion import Motion, write_bvh
+from kinlmr.rotations import matrix_to_axis_angle, matrix_to_quaternion
+
+# SMPL's families as smplcodec numbers them, by their joints; and how the joints of each are shared out.
+CODEC = {24: 0, 52: 1, 55: 2}
+CODEC_PARTS = {
+    24: {"bodyPose": 24},
+    52: {"bodyPose": 22, "leftHandPose": 15, "rightHandPose": 15},
+    55: {"bodyPose": 22, "headPose": 3, "leftHandPose": 15, "rightHandPose": 15},
+}
+COLORS = ((0.36, 0.52, 0.86), (0.90, 0.50, 0.36), (0.42, 0.70, 0.46), (0.72, 0.52, 0.80), (0.86, 0.72, 0.34))
+GENDERS = ("neutral", "male", "female")
+
+
+class _Take(NamedTuple):
+    """Checked input, float64 on the CPU: rotations (T, J, 3, 3), shape (s), translation (T, 3)."""
+
+    body: Body
+    rotations: Tensor
+    shape: Tensor
+    translation: Tensor
+    fps: float
+
+    def rest(self) -> Tensor:
+        """Joints of the T-pose (J, 3)."""
+        return self.body.joints_at_rest(self.shape[None])[0]
+
+    def axis_angle(self) -> Array:
+        """(T, J, 3)"""
+        return matrix_to_axis_angle(self.rotations).numpy()
+
+
+def upright(
+    body: Body, rotations: Tensor, shape: Tensor | None = None, translation: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """A body in the camera's frame (x right, y down, z forward), turned to y up.
+
+    rotations (..., J, 3, 3), shape (..., S), translation (..., 3) in metres -> (rotations, translation) alike
+    """
+    return body.rotate_root(rotations, shape, translation, torch.diag(rotations.new_tensor([1.0, -1.0, -1.0])))
+
+
+def _take(
+    path: str | os.PathLike[str],
+    ending: str,
+    body: Body,
+    rotations: Any,
+    shape: Any = None,
+    translation: Any = None,
+    fps: float = 30.0,
+) -> _Take:
+    """Input of every function here, checked."""
+    name, joints = os.fspath(path), len(body.joints)
+    if Path(name).suffix.lower() != ending:
+        raise ValueError(f"{name}: the name must end in {ending}")
+    if not (isinstance(fps, int | float | np.number) and 0 < fps < float("inf")):
+        raise ValueError(f"{name}: fps is a number above 0, not {fps!r}")
+    turns = _double(rotations)
+    if turns.shape[1:] != (joints, 3, 3) or not len(turns):
+        raise ValueError(f"{name}: rotations have shape (T, {joints}, 3, 3) with T >= 1, not {tuple(turns.shape)}")
+    numbers = _double(torch.zeros(0) if shape is None else shape)
+    if numbers.ndim == 2 and len(numbers) == len(turns):
+        numbers = reduce(numbers, "t s -> s", "mean")
+    if numbers.ndim != 1 or len(numbers) > body.shape_width:
+        raise ValueError(
+            f"{name}: shape is ({body.shape_width}) or ({len(turns)}, {body.shape_width}), not {tuple(numbers.shape)}"
+        )
+    places = torch.zeros(len(turns), 3, dtype=torch.float64) if translation is None else _double(translation)
+    if places.shape != (len(turns), 3):
+        raise ValueError(f"{name}: translation has shape ({len(turns)}, 3), not {tuple(places.shape)}")
+    for what, values in (("rotations", turns), ("shape", numbers), ("translation", places)):
+        if not values.isfinite().all():
+            where = "" if what == "shape" else f" in frame {int(torch.nonzero(~values.isfinite())[0, 0])}"
+            raise ValueError(f"{name}: {what} are not finite{where}")
+    off = (turns @ turns.mT - torch.eye(3, dtype=torch.float64)).abs().amax((-2, -1))
+    off = torch.where(torch.linalg.det(turns) > 0, off, 2.0)
+    if off.max() > 1e-3:
+        frame, joint = (int(i) for i in np.unravel_index(int(off.argmax()), off.shape))
+        raise ValueError(
+            f"{name}: frame {frame}, {body.joints[joint]}: not a rotation matrix; "
+            "kinlmr.rotations.nearest_rotation makes it one"
+        )
+    return _Take(body.to("cpu", torch.float64), turns, numbers, places, float(fps))
+
+
+def _double(values: Any) -> Tensor:
+    return torch.as_tensor(values).detach().to("cpu", torch.float64)
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def save_glb(
+    path: str | os.PathLike[str], body: Body, rotations: Any, shape: Any = None, translation: Any = None,
+    fps: float = 30.0, start: int | Sequence[int] = 0,
+) -> None:  # fmt: skip
+    """Animated, skinned GLB (binary glTF 2.0), y up, in metres, for Blender, three.js and game engines.
+
+    The shape is in the mesh. Each vertex follows its four strongest joints, and pose directions have no place in a
+    skin: for bodies that have more of the one or any of the other, the mesh is near to `Body`'s and not equal to it.
+    start    the frame of the video that the motion begins with
+    Several people are one file: rotations a list, one (T, J, 3, 3) each, of lengths of their own; shape, translation
+    and start then lists as long, or None and one number.
+    """
+    many = isinstance(rotations, list | tuple)
+    columns = (
+        [rotations, shape, translation, start]
+        if many
+        else [[value] for value in (rotations, shape, translation, start)]
+    )
+    count = len(columns[0])
+    columns = [[value] * count if value is None or isinstance(value, int) else value for value in columns]
+    if not count or any(len(column) != count for column in columns):
+        raise ValueError(
+            f"{os.fspath(path)}: rotations, shape, translation and start are lists of one entry per person, "
+            f"not of {', '.join(str(len(column)) for column in columns)}"
+        )
+    people = []
+    for k, (turns, numbers, places, begin) in enumerate(zip(*columns, strict=True)):
+        name = f"person{k + 1}" if many else "person"
+        people.append(
+            _person(name, _take(path, ".glb", body, turns, numbers, places, fps), begin, COLORS[k % len(COLORS)])
+        )
+    write_atomic(path, glb.pack(people))
+
+
+def _person(name: str, given: _Take, start: int, color: tuple[float, float, float]) -> glb.Person:
+    body = given.body
+    if body.faces is None:
+        raise ValueError(f"body {body.name!r} has no faces; a mesh needs some")
+    flat = body.template + given.shape @ body.basis[body.pose_width :][: len(given.shape)]
+    vertices, faces = rearrange(flat, "(c n) -> n c", c=3).numpy(), body.faces.cpu().numpy()
+    outwards = normals(vertices, faces)
+    outwards[~outwards.any(1)] = (0, 0, 1)  # a vertex without a face
+    weights, influences = (x.numpy() for x in rearrange(body.weights, "j n -> n j").topk(min(4, len(body.joints))))
+    weights, influences = (np.pad(x, ((0, 0), (0, 4 - x.shape[1]))) for x in (weights, influences))
+    influences = np.where(weights > 0, influences, 0)
+    turns = matrix_to_quaternion(given.rotations).numpy()
+    flips = np.where((turns[1:] * turns[:-1]).sum(-1, keepdims=True) < 0, -1.0, 1.0)
+    turns[1:] *= np.cumprod(flips, 0)  # q and -q are one rotation: what follows is the nearer
+    rest = given.rest().numpy()
+    return glb.Person(
+        name, body.joints, body.parents, rest, vertices, outwards, faces, influences,
+        weights / weights.sum(1, keepdims=True), np.roll(turns, -1, -1),
+        given.translation.numpy() + rest[body.parents.index(-1)], (start + np.arange(len(turns))) / given.fps, color,
+    )  # fmt: skip
+
+
+def save_bvh(
+    path: str | os.PathLike[str], body: Body, rotations: Any, shape: Any = None, translation: Any = None,
+    fps: float = 30.0,
+) -> None:  # fmt: skip
+    """BVH, in metres, y up: the skeleton with this shape's bones, by `kinlmr.motion.write_bvh`.
+
+    The root's channels hold where the root joint is: its place at rest plus the translation.
+    """
+    given = _take(path, ".bvh", body, rotations, shape, translation, fps)
+    rest, root = given.rest(), body.parents.index(-1)
+    motion = Motion(
+        Path(path).stem, body.joints, given.fps, matrix_to_axis_angle(given.rotations), given.translation + rest[root]
+    )
+    write_bvh(motion, path, replace(given.body, J=rearrange(rest, "j c -> (j c)")))
+
+
+def save_amass(
+    path: str | os.PathLike[str], body: Body, rotations: Any, shape: Any = None, translation: Any = None,
+    fps: float = 30.0, gender: str = "neutral", smplh: bool = False,
+) -> None:  # fmt: skip
+    """AMASS's .npz: poses (T, 3 J) as axis-angle, trans (T, 3), betas, gender, mocap_framerate; z up, as AMASS is.
+
+    trans moves the model's origin: joints are those of the posed body plus trans.
+    smplh: poses (T, 156) as SMPL-H has them, which most readers of AMASS expect, out of a body with SMPL's 24 joints:
+    the first 22, and fingers at rest. The turns of SMPL's two hands have no place in it.
+    """
+    given = _take(path, ".npz", body, rotations, shape, translation, fps)
+    if gender not in GENDERS:
+        raise ValueError(f"{os.fspath(path)}: gender is one of {', '.join(GENDERS)}, not {gender!r}")
+    if smplh and len(body.joints) != 24:
+        raise ValueError(
+            f"{os.fspath(path)}: smplh=True is for bodies of SMPL's 24 joints, {body.name!r} has {len(body.joints)}"
+        )
+    z_up = given.rotations.new_tensor([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
+    turns, places = given.body.rotate_root(given.rotations, given.shape, given.translation, z_up)
+    poses = given._replace(rotations=turns).axis_angle()
+    if smplh:
+        poses = np.concatenate([poses[:, :22], np.zeros((len(poses), 30, 3))], 1)
+    _write_npz(
+        path, poses=rearrange(poses, "t j c -> t (j c)"), trans=places.numpy(), betas=given.shape.numpy(),
+        gender=np.array(gender), mocap_framerate=np.array(given.fps), mocap_frame_rate=np.array(given.fps),
+    )  # fmt: skip
+
+
+def save_smpl(
+    path: str | os.PathLike[str], body: Body, rotations: Any, shape: Any = None, translation: Any = None,
+    fps: float = 30.0, gender: str = "neutral",
+) -> None:  # fmt: skip
+    """Meshcapade's .smpl (codec version 2), for bodies with the joints of SMPL, SMPL-H or SMPL-X; y up.
+
+    bodyTranslation moves the model's origin. All numbers are float32, as the codec has them.
+    """
+    given = _take(path, ".smpl", body, rotations, shape, translation, fps)
+    joints = len(body.joints)
+    if joints not in CODEC:
+        raise ValueError(f"{os.fspath(path)}: a .smpl file is for 24, 52 or 55 joints, body {body.name!r} has {joints}")
+    if gender not in GENDERS:
+        raise ValueError(f"{os.fspath(path)}: gender is one of {', '.join(GENDERS)}, not {gender!r}")
+    poses, ends = given.axis_angle().astype(np.float32), np.cumsum(list(CODEC_PARTS[joints].values()))
+    parts = dict(zip(CODEC_PARTS[joints], np.split(poses, ends[:-1], 1), strict=True))
+    whole = {"codecVersion": 2, "smplVersion": CODEC[joints], "gender": GENDERS.index(gender), "frameCount": len(poses)}
+    _write_npz(
+        path, **{key: np.array(value, np.int32) for key, value in whole.items()}, **parts,
+        frameRate=np.array(given.fps, np.float32), shapeParameters=given.shape.numpy().astype(np.float32),
+        bodyTranslation=given.translation.numpy().astype(np.float32),
+    )  # fmt: skip
+
+
+def save_trc(
+    path: str | os.PathLike[str], body: Body, rotations: Any, shape: Any = None, translation: Any = None,
+    fps: float = 30.0, want: str = "joints",
+) -> None:  # fmt: skip
+    """OpenSim's marker file .trc: where the joints are, or with ``want="points"`` the body's keypoints; millimetres."""
+    given = _take(path, ".trc", body, rotations, shape, translation, fps)
+    if want not in ("joints", "points"):
+        raise ValueError(f"{os.fspath(path)}: want is 'joints' or 'points', not {want!r}")
+    mesh = given.body(given.rotations, given.shape, given.translation, want=(want,))
+    names = body.joints if want == "joints" or body.points is None else body.points.names
+    markers = ["_".join(name.split()) for name in names]
+    places = rearrange(1000 * getattr(mesh, want), "t k c -> t (k c)").tolist()
+    head = {"DataRate": f"{given.fps:g}", "CameraRate": f"{given.fps:g}", "NumFrames": len(places),
+            "NumMarkers": len(markers), "Units": "mm", "OrigDataRate": f"{given.fps:g}", "OrigDataStartFrame": 1,
+            "OrigNumFrames": len(places)}  # fmt: skip
+    axes = [f"{axis}{k + 1}" for k in range(len(markers)) for axis in "XYZ"]
+    lines = [
+        f"PathFileType\t4\t(X/Y/Z)\t{Path(path).name}", "\t".join(head), "\t".join(map(str, head.values())),
+        "Frame#\tTime\t" + "\t\t\t".join(markers) + "\t\t", "\t\t" + "\t".join(axes), "",
+    ]  # fmt: skip
+    for frame, row in enumerate(places):
+        lines.append("\t".join([str(frame + 1), f"{frame / given.fps:.6f}", *(f"{x:.5f}" for x in row)]))
+    write_atomic(path, ("\n".join(lines) + "\n").encode())
+
+
+def save_json(
+    path: str | os.PathLike[str], body: Body, rotations: Any, shape: Any = None, translation: Any = None,
+    fps: float = 30.0,
+) -> None:  # fmt: skip
+    """JSON: the body's joints and parents, fps, shape; by frame axis_angle (T, J, 3) in radians, translation (T, 3) and
+    the joints' places (T, J, 3) in metres, y up.
+    """
+    given = _take(path, ".json", body, rotations, shape, translation, fps)
+    places = given.body(given.rotations, given.shape, given.translation).joints
+
+    def short(values: Any) -> Any:
+        return np.round(np.asarray(values), 6).tolist()
+
+    content = {
+        "format": "kinlmr motion 1", "body": body.name, "joints": body.joints, "parents": body.parents,
+        "fps": given.fps, "frames": len(places), "shape": short(given.shape), "axis_angle": short(given.axis_angle()),
+        "translation": short(given.translation), "places": short(places),
+    }  # fmt: skip
+    write_atomic(path, (json.dumps(content, separators=(",", ":")) + "\n").encode())
+
+
+def _write_npz(path: str | os.PathLike[str], **arrays: Array) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    write_atomic(path, buffer.getvalue())

@@ -1,0 +1,60 @@
+"""Files of strangers, read without running anything in them, and every write. Imports nothing of kinlmr."""
+
+from kinlmr.files.arrays import MAX_BYTES, Array, check_members, from_bytes, read_npy, read_npz, write_atomic
+from kinlmr.files.messages import nearest, short
+from kinlmr.files.pickles import (
+    KNOWN,
+    Record,
+    Unpickler,
+    as_dict,
+    numbers,
+    plain_dtype,
+    read_pickle,
+    records,
+    refusal,
+    unpacked,
+)
+from kinlmr.files.yaml_text import (
+    Block,
+    Text,
+    mapping,
+    name_list,
+    place,
+    read_text,
+    read_tree,
+    refuse,
+    repeated,
+    scalar,
+)
+
+__all__ = [
+    "KNOWN",
+    "MAX_BYTES",
+    "Array",
+    "Block",
+    "Record",
+    "Text",
+    "Unpickler",
+    "as_dict",
+    "check_members",
+    "from_bytes",
+    "mapping",
+    "name_list",
+    "nearest",
+    "numbers",
+    "place",
+    "plain_dtype",
+    "read_npy",
+    "read_npz",
+    "read_pickle",
+    "read_text",
+    "read_tree",
+    "records",
+    "refusal",
+    "refuse",
+    "repeated",
+    "scalar",
+    "short",
+    "unpacked",
+    "write_atomic",
+]

@@ -1,0 +1,26 @@
+"""Recorded motion: files of recordings onto a body, and training clips drawn from them."""
+
+from kinlmr.motion import clips, noise
+from kinlmr.motion.archives import load_motion, save_motion
+from kinlmr.motion.names import opposite, plain_names, sides
+from kinlmr.motion.recording import Motion, resampled, root_at_rest, same_rate
+from kinlmr.motion.retarget import DIALECTS, read_bvh, write_bvh
+from kinlmr.motion.vibe import read_database
+
+__all__ = [
+    "DIALECTS",
+    "Motion",
+    "clips",
+    "load_motion",
+    "noise",
+    "opposite",
+    "plain_names",
+    "read_bvh",
+    "read_database",
+    "resampled",
+    "root_at_rest",
+    "same_rate",
+    "save_motion",
+    "sides",
+    "write_bvh",
+]

@@ -1,0 +1,261 @@
+"""From recorded motion to training clips: a body, a camera, keypoints, and the noise of a real detector.
+
+A clip is drawn from recordings (re-timed, mirrored, limbs mixed with other clips'), given a random shape, seen by a
+camera that moves a little, and its keypoints are disturbed as a detector's are. Everything is arrays and a seeded
+generator: one seed, the same clips. Keypoints become features as those of a video do, by `kinlmr.keypoints.normalise`:
+(x, y, confidence) in units of a box that follows the person, so F = 3 K; a point that is not seen is (0, 0, 0).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from kinlmr.body import Body
+from kinlmr.camera import to_crop
+from kinlmr.keypoints import normalise
+from kinlmr.motion.names import opposite, plain_names, sides
+from kinlmr.motion.noise import OFF, USUAL, WIDE, Noise, Numbers, disturb, numbers, slow
+from kinlmr.motion.recording import Motion, same_rate
+from kinlmr.rotations import axis_angle_to_matrix, matrix_to_quaternion, quaternion_to_matrix
+
+__all__ = ["OFF", "USUAL", "WIDE", "Bank", "Clips", "Noise", "bank", "disturb", "draw", "mirror", "opposite", "pieces",
+           "see", "varied", "whole"]  # fmt: skip
+
+SPEEDS = 0.75, 1.33  # how slow and how fast a recording is played
+FOCAL = 1000.0  # pixels, of every camera; the root is seen FOCAL pixels right of and below the picture's corner
+DISTANCES, REST = (2.5, 20.0), 4.0  # metres from the camera to the root: drawn between, or without augmentation
+MIXED = 0.3  # chance that a clip has a limb of LIMBS from another clip
+BENT = 0.4  # radians: of a clip's slow turns of every joint but the root, the largest deviation
+TILTED = 0.15  # chance that a clip is turned as a whole, any way up
+SPREAD = 0.3  # an action is drawn as often as its places to start to this power
+LIMBS = (
+    ("left_collar", "left_shoulder", "left_elbow", "left_wrist", "left_hand"),
+    ("right_collar", "right_shoulder", "right_elbow", "right_wrist", "right_hand"),
+    ("left_hip", "left_knee", "left_ankle", "left_foot"),
+    ("right_hip", "right_knee", "right_ankle", "right_foot"),
+    ("spine1", "spine2", "spine3", "neck", "head"),
+)
+
+
+class Clips(NamedTuple):
+    """B clips of T frames. The camera's frame is x right, y down, z forward.
+
+    features (B, T, 3 K); rotations (B, T, J, 3, 3), the root's as the camera sees it; shape (B, S); joints (B, T, J, 3)
+    in metres about the root; points (B, T, K, 3) as (x, y, known): where the keypoints truly are, in the features'
+    units, known 1, or 0 while nobody was found yet; start (B), where in its bank a clip begins (`Bank.where` names it).
+    """
+
+    features: Tensor
+    rotations: Tensor
+    shape: Tensor
+    joints: Tensor
+    points: Tensor
+    start: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """Recordings end to end, ready to draw from: quaternions (N, J, 4), and the places where a clip may start."""
+
+    joints: tuple[str, ...]
+    fps: float
+    quaternions: Tensor
+    starts: Tensor
+    first: Tensor  # (actions) where an action's starts begin
+    count: Tensor  # (actions) and how many there are
+    names: tuple[str, ...]
+    begins: tuple[int, ...]
+
+    def where(self, start: int) -> str:
+        """The recording and frame of a place in the bank."""
+        which = max(i for i, begin in enumerate(self.begins) if begin <= start)
+        return f"{self.names[which]} from frame {start - self.begins[which]}"
+
+    def to(self, device: torch.device | str) -> Bank:
+        """The bank on another device."""
+        moved = {name: getattr(self, name).to(device) for name in ("quaternions", "starts", "first", "count")}
+        return replace(self, **moved)
+
+
+def bank(motions: Sequence[Motion], frames: int) -> Bank:
+    """Recordings of one body and one rate as a bank of clips of ``frames``. No clip crosses a cut or a recording's end.
+
+    An action is what the recordings say, or a recording's name where it says none; `draw` goes by them.
+    """
+    if not motions:
+        raise ValueError("no recordings to draw clips from")
+    if len({m.joints for m in motions}) != 1 or not all(same_rate(m.fps, motions[0].fps) for m in motions):
+        rates = ", ".join(sorted({f"{m.fps:g}" for m in motions}))
+        raise ValueError(
+            f"the recordings have different joints or rates ({rates} frames per second); load them for one body "
+            "and one rate, as load_motion(paths, body, fps=30) does"
+        )
+    span = int((frames - 1) * SPEEDS[1]) + 2
+    actions: dict[str, list[Tensor]] = {}
+    quaternions, place, begins = [], 0, []
+    for motion in motions:
+        if not motion.rotations.isfinite().all():
+            raise ValueError(f"recording {motion.name!r} is not finite")
+        q = matrix_to_quaternion(axis_angle_to_matrix(motion.rotations))
+        flips = (q[1:] * q[:-1]).sum(-1, keepdim=True).sign().cumprod(0)  # q and -q turn alike: keep to one side
+        quaternions.append(torch.cat([q[:1], q[1:] * torch.where(flips == 0, 1.0, flips)]))
+        begins.append(place)
+        for low, high in itertools.pairwise([0, *motion.cuts, len(motion)]):
+            if high - low >= span:
+                starts = torch.arange(place + low, place + high - span + 1)
+                actions.setdefault(motion.action or motion.name, []).append(starts)
+        place += len(motion)
+    if not actions:
+        longest = max(map(len, motions))
+        raise ValueError(
+            f"no recording holds {span} frames in a row (the longest has {longest}); ask for shorter clips"
+        )
+    groups = [torch.cat(starts) for starts in actions.values()]
+    count = torch.tensor([len(group) for group in groups])
+    return Bank(
+        motions[0].joints, motions[0].fps, torch.cat(quaternions), torch.cat(groups), count.cumsum(0) - count, count,
+        tuple(motion.name for motion in motions), tuple(begins),
+    )  # fmt: skip
+
+
+def pieces(motions: Sequence[Motion], longest: int | None = None, shortest: int = 1) -> list[Motion]:
+    """Recordings cut where they jump, then to ``longest`` frames at most; pieces under ``shortest`` are left out."""
+    found = []
+    for motion in motions:
+        for low, high in itertools.pairwise([0, *motion.cuts, len(motion)]):
+            for start in range(low, high, longest or max(high - low, 1)):
+                part = slice(start, min(start + (longest or high), high))
+                if part.stop - start >= shortest:
+                    places = motion.translation[part]
+                    found.append(replace(motion, rotations=motion.rotations[part], translation=places, cuts=()))
+    return found
+
+
+def draw(
+    source: Bank,
+    body: Body,
+    batch: int,
+    frames: int,
+    generator: Generator,
+    noise: Noise = USUAL,
+    augment: bool = True,
+) -> Clips:
+    """Draw ``batch`` clips of ``frames`` at the bank's rate, on its device, with ``noise`` on their keypoints.
+
+    augment: re-time, mirror, vary and turn them, and vary the shape.
+
+    An action is drawn as often as its places to start to the power of SPREAD, so that what there is much of (standing,
+    walking) does not drown the rest; then one of its places, each as often as any other.
+    """
+    rand, normal = numbers(generator, source.quaternions)
+    action = torch.multinomial((source.count**SPREAD).to(generator.device), batch, True, generator=generator)
+    action = action.to(source.count.device)
+    start = source.starts[source.first[action] + (rand(batch) * source.count[action]).long()]
+    speed = SPEEDS[0] + (SPEEDS[1] - SPEEDS[0]) * rand(batch) if augment else torch.ones_like(start)
+    at = speed[:, None] * torch.arange(frames, device=start.device)
+    low = at.long()
+    pair = source.quaternions[start[:, None] + low], source.quaternions[start[:, None] + low + 1]
+    rotations = quaternion_to_matrix(torch.lerp(*pair, (at - low)[..., None, None].to(pair[0])))
+    if augment:
+        mirrored = (rand(batch) < 0.5)[:, None, None, None, None]
+        rotations = torch.where(mirrored, mirror(rotations, source.joints), rotations)
+        rotations = varied(rotations, source.joints, source.fps, rand, normal)
+    return see(rotations, body, source.fps, generator, noise, augment)._replace(start=start)
+
+
+def varied(rotations: Tensor, joints: Sequence[str], fps: float, rand: Numbers, normal: Numbers) -> Tensor:
+    """Limbs mixed between the clips of a batch, joints bent, some clips turned: rotations (B, T, J, 3, 3) -> the same.
+
+    The model is local, so the data may be: arms from one recording go with legs from another. rand and normal draw
+    uniform and normal numbers of a size. Joints are told by SMPL's names; a limb that is not there is not mixed.
+    """
+    (batch, frames), names, whole = rotations.shape[:2], plain_names(joints), rotations
+    rotations = rotations.clone()
+    for limb in LIMBS:
+        at = [j for j, name in enumerate(names) if name in limb]
+        mixed = (rand(batch) < MIXED)[:, None, None, None, None]
+        other = whole[rand(batch).argsort()]
+        rotations[:, :, at] = torch.where(mixed, other[:, :, at], whole[:, :, at])
+    bend = BENT * rand(batch, 1, 1, 1) ** 2 * slow((batch, frames, len(joints), 3), fps, rand, normal)
+    bend[:, :, 0] = 0
+    tilt = quaternion_to_matrix(normal(batch, 4))[:, None]
+    tilted = (rand(batch) < TILTED)[:, None, None, None]
+    rotations = rotations @ axis_angle_to_matrix(bend)
+    rotations[:, :, 0] = torch.where(tilted, tilt @ rotations[:, :, 0], rotations[:, :, 0])
+    return rotations
+
+
+def whole(motion: Motion, body: Body, yaw: float, generator: Generator, noise: Noise = USUAL) -> Clips:
+    """A whole recording as one clip (B = 1), of mean shape, seen by a camera at rest from ``yaw`` radians around it.
+
+    Its cuts are not heeded: give `pieces` of it.
+    """
+    rotations = axis_angle_to_matrix(motion.rotations)[None].to(body.template)
+    turn = axis_angle_to_matrix(torch.tensor([0.0, yaw, 0.0], device=rotations.device))
+    rotations = torch.cat([turn @ rotations[:, :, :1], rotations[:, :, 1:]], 2)
+    return see(rotations, body, motion.fps, generator, noise, augment=False)
+
+
+def mirror(rotations: Tensor, joints: Sequence[str]) -> Tensor:
+    """The same motion in a mirror, left for right: rotations (..., J, 3, 3) -> the same. Twice is the identity.
+
+    Sides are told from the joints' names (left_hip, LeftHip, l_hip, hip.L); a side without its other is refused.
+    """
+    pairs = opposite(joints)
+    lone = [name for i, (name, (side, _)) in enumerate(zip(joints, sides(joints), strict=True))
+            if side and (pairs[i] == i or pairs[pairs[i]] != i)]  # fmt: skip
+    if lone or (len(joints) > 1 and all(re.fullmatch(r"joint\d+", name) for name in joints)):
+        which = (
+            f"joints without their other side: {', '.join(lone)}" if lone else f"joints {joints[0]}, {joints[1]}, ..."
+        )
+        raise ValueError(f"{which}; a mirror swaps sides by names like left_hip and right_hip: rename them")
+    flip = torch.tensor([-1.0, 1.0, 1.0], dtype=rotations.dtype, device=rotations.device)
+    return rotations[..., pairs, :, :] * flip[:, None] * flip
+
+
+def see(rotations: Tensor, body: Body, fps: float, generator: Generator, noise: Noise, augment: bool) -> Clips:
+    """Put a shape and a camera to rotations (B, T, J, 3, 3) in the world's frame, and disturb what it sees.
+
+    The camera is a pinhole of FOCAL pixels that looks at the root. ``augment``: any side, a little tilted, slowly
+    turning, at DISTANCES drawn evenly in their logarithm, and a shape of ten normal numbers; otherwise level, from the
+    front, at REST metres, and the mean shape.
+    """
+    if body.points is None:
+        raise ValueError(f"body {body.name!r} has no keypoints; load_body(..., points='coco17') gives it some")
+    batch, frames = rotations.shape[:2]
+    rand, normal = numbers(generator, rotations)
+    shape = normal(batch, body.shape_width) if augment else rotations.new_zeros(batch, body.shape_width)
+    yaw, pitch, roll, turn = rotations.new_zeros(4, batch, 1)
+    distance = rotations.new_full((batch, 1, 1), REST)
+    if augment:
+        yaw, turn = 2 * torch.pi * rand(batch, 1), 0.2 * normal(batch, 1)
+        pitch, roll = 0.1 + 0.15 * normal(batch, 1), 0.05 * normal(batch, 1)
+        distance = DISTANCES[0] * (DISTANCES[1] / DISTANCES[0]) ** rand(batch, 1, 1)
+    time = torch.arange(frames, device=rotations.device) / fps
+    view = _camera(yaw + turn * time, pitch, roll)[:, :, None]
+    rotations = torch.cat([view @ rotations[:, :, :1], rotations[:, :, 1:]], 2)
+
+    mesh = body(rotations, shape[:, None], want=("joints", "points"))
+    joints, points = (x - mesh.joints[:, :, :1] for x in (mesh.joints, mesh.points))
+    image = FOCAL * points[..., :2] / (points[..., 2:] + distance[..., None]) + FOCAL
+    found, confidence = disturb(image, points, body.points.names, fps, generator, noise)
+    features, box, _ = normalise(torch.cat([found, confidence[..., None]], -1))
+    somebody = box[..., 2:] > 0
+    truth = to_crop(image, torch.where(somebody, box, 1))
+    known = somebody[..., None, :].to(truth).expand_as(truth[..., :1])
+    place = torch.zeros(batch, dtype=torch.long, device=image.device)
+    return Clips(features, rotations, shape, joints, torch.cat([truth, known], -1), place)
+
+
+def _camera(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:
+    """From the world (y up) to a camera's frame: yaw (B, T), pitch and roll (B, 1), radians -> (B, T, 3, 3)."""
+    zero = torch.zeros_like(yaw)
+    about = lambda *v: axis_angle_to_matrix(torch.stack(torch.broadcast_tensors(*v), -1))  # noqa: E731
+    return about(zero, zero, roll) @ about(torch.pi + pitch, zero, zero) @ about(zero, yaw, zero)
