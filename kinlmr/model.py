@@ -261,8 +261,7 @@ class LMR(nn.Module):
         if lengths is None:
             return None
         batch, frames, _ = features.shape
-        whole = (torch.int64, torch.int32, torch.int16, torch.uint8)
-        if not isinstance(lengths, Tensor) or lengths.shape != (batch,) or lengths.dtype not in whole:
+        if not isinstance(lengths, Tensor) or lengths.shape != (batch,) or not _whole(lengths.dtype):
             seen = f"{tuple(lengths.shape)} {lengths.dtype}" if isinstance(lengths, Tensor) else type(lengths).__name__
             raise ValueError(f"expected lengths, a tensor ({batch}) of whole numbers, not {seen}")
         lengths = lengths.cpu().long()
@@ -304,6 +303,10 @@ def _carried(plan: Plan) -> tuple[str, ...]:
                 f"rename it, for example {part}_part"
             )
     return plan.parts
+
+
+def _whole(dtype: torch.dtype) -> bool:
+    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
 
 
 def _capturing(x: Tensor) -> bool:
