@@ -66,12 +66,13 @@ def scored(
     pairs = (rotations, estimate.shape), (clip.rotations, clip.shape[:, None].expand_as(estimate.shape))
     meshes = [body(r[:, ::THINNED], s[:, ::THINNED], want=("joints", "vertices")) for r, s in pairs]
     found = {
-        "mpjpe": metrics.mpjpe(joints, clip.joints),
+        "mpjpe": metrics.mpjpe(joints, clip.joints, body.root),
         "pa_mpjpe": metrics.pa_mpjpe(joints, clip.joints),
-        "pve": metrics.pve(*(mesh.vertices - mesh.joints[..., :1, :] for mesh in meshes)),
+        "pve": metrics.pve(*(mesh.vertices - mesh.joints[..., [body.root], :] for mesh in meshes)),
         "accel": metrics.accel(joints, clip.joints),
     }
-    parts = {name: x.mean(-1) for name, x in metrics.by_part(metrics.joint_errors(joints, clip.joints), plan).items()}
+    errors = metrics.joint_errors(joints, clip.joints, body.root)
+    parts = {name: x.mean(-1) for name, x in metrics.by_part(errors, plan).items()}
     return [
         {"recording": piece.name, "action": piece.action or piece.name, "view": side, "frames": len(piece)}
         | {name: float(x[i]) for name, x in (found | parts).items()}
@@ -139,7 +140,7 @@ def shaped(network: Network, source: clips.Bank, body: kinlmr.Body, count: int, 
     height = lambda mesh: mesh.vertices[..., 1].amax(-1) - mesh.vertices[..., 1].amin(-1)  # noqa: E731
     return {
         name: {
-            "vertices": float(metrics.pve(*(m.vertices - m.joints[:, :1] for m in (mesh, truth)))),
+            "vertices": float(metrics.pve(*(m.vertices - m.joints[:, [body.root]] for m in (mesh, truth)))),
             "height": 1e3 * float((height(mesh) - height(truth)).abs().mean()),
         }
         for name, mesh in zip(("estimated", "mean shape"), others, strict=True)

@@ -32,8 +32,9 @@ WHERE = {
 def assemble(arrays: Mapping[str, Array], file: str, columns: Sequence[int] | None = None) -> Body:
     """A Body, of torch's default floating type, from arrays as body files name and shape them.
 
-    v_template (N, 3), shapedirs (N, 3, S), posedirs (N, 3, 9 (J - 1)) or none, weights (N, J), J_regressor (J, N) or
-    J (J, 3) with J_shapedirs (J, 3, S), kintree_table (2, J) or parents (J), f (F, 3)
+    v_template (N, 3), shapedirs (N, 3, S), posedirs (N, 3, 9 (J - 1)), of the joints but the root in their order, or
+    none, weights (N, J), J_regressor (J, N) or J (J, 3) with J_shapedirs (J, 3, S), kintree_table (2, J) or parents
+    (J), f (F, 3)
     """
 
     def get(key: str, *shape: int | None) -> Array:

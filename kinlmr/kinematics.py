@@ -45,6 +45,12 @@ def fronts(parents: Sequence[int]) -> Fronts:
     return Fronts(torch.tensor(parents) + 1, order, above, order.argsort())
 
 
+def turn_joint(rotations: Tensor, joint: int, turn: Tensor) -> Tensor:
+    """rotations (..., J, 3, 3) with one joint's turned on by turn (..., 3, 3)."""
+    before, after = rotations[..., :joint, :, :], rotations[..., joint + 1 :, :, :]
+    return torch.cat([before, (turn @ rotations[..., joint, :, :]).unsqueeze(-3), after], -3)
+
+
 def forward_kinematics(rotations: Tensor, offsets: Tensor, tree: Fronts) -> tuple[Tensor, Tensor]:
     """Chain local rotations and offsets along a tree, one batched product per depth.
 
