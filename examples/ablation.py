@@ -33,9 +33,8 @@ from networks import Network
 from runs import Progress, place
 
 import kinlmr
-from kinlmr import metrics
+from kinlmr import metrics, motion
 from kinlmr.files import arrays as files
-from kinlmr.motion import archives as motion
 from kinlmr.motion import clips
 from kinlmr.rotations import nearest_rotation
 
@@ -79,9 +78,10 @@ def overall(network: Network, seen: Sequence[clips.Clips], body: kinlmr.Body) ->
         predictions.append(body(rotations, shape).joints)
         pairs = (rotations, shape), (clip.rotations, clip.shape[:, None].expand_as(shape))
         meshes = [body(r[:, ::10], s[:, ::10], want=("joints", "vertices")) for r, s in pairs]
-        mine, true = (m.vertices - m.joints[:, :, :1] for m in meshes)
+        mine, true = (m.vertices - m.joints[:, :, [body.root]] for m in meshes)
         distances.append(metrics.joint_errors(mine, true, root=None).mean(-1).flatten())
-    return metrics.evaluate(predictions, [c.joints for c in seen]) | {"pve": float(torch.cat(distances).mean())}
+    found = metrics.evaluate(predictions, [c.joints for c in seen], root=body.root)
+    return found | {"pve": float(torch.cat(distances).mean())}
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
@@ -237,7 +237,8 @@ def main() -> None:
             network = trained(model, args, source, body, seed)
             run = {"graph": graph, "hidden": hidden, "seed": seed, "steps": args.steps, "data": data,
                    "parameters": sum(p.numel() for p in model.parameters()), "overall": overall(network, seen, body),
-                   "lost": limbs.score_lost(network, lost, body), "still": limbs.score_still(network, moving, body),
+                   "lost": limbs.score_lost(network, lost, body),
+                   "still": limbs.score_still(network, moving, body, source.fps),
                    "seconds": time.monotonic() - began}  # fmt: skip
             files.write_atomic(path, json.dumps(run, indent=1).encode())
         runs.append(run)

@@ -31,11 +31,10 @@ from networks import Network, load_network
 from train import NOISES, VIEWS, chosen
 
 import kinlmr
-from kinlmr import metrics
+from kinlmr import metrics, motion
 from kinlmr.body.points import keypoint_sets
 from kinlmr.files import arrays as files
 from kinlmr.keypoints import reported
-from kinlmr.motion import archives as motion
 from kinlmr.motion import clips
 
 SIDES = ("front", "right", "back", "left")  # where the camera stands, by VIEWS
@@ -72,12 +71,13 @@ def scored(
     pairs = (rotations, estimate.shape), (clip.rotations, clip.shape[:, None].expand_as(estimate.shape))
     meshes = [body(r[:, ::THINNED], s[:, ::THINNED], want=("joints", "vertices")) for r, s in pairs]
     found = {
-        "mpjpe": metrics.mpjpe(joints, clip.joints),
+        "mpjpe": metrics.mpjpe(joints, clip.joints, body.root),
         "pa_mpjpe": metrics.pa_mpjpe(joints, clip.joints),
-        "pve": metrics.pve(*(mesh.vertices - mesh.joints[..., :1, :] for mesh in meshes)),
+        "pve": metrics.pve(*(mesh.vertices - mesh.joints[..., [body.root], :] for mesh in meshes)),
         "accel": metrics.accel(joints, clip.joints),
     }
-    parts = {name: x.mean(-1) for name, x in metrics.by_part(metrics.joint_errors(joints, clip.joints), plan).items()}
+    errors = metrics.joint_errors(joints, clip.joints, body.root)
+    parts = {name: x.mean(-1) for name, x in metrics.by_part(errors, plan).items()}
     return [
         {"recording": piece.name, "action": piece.action or piece.name, "view": side, "frames": len(piece)}
         | {name: float(x[i]) for name, x in (found | parts).items()}
@@ -145,7 +145,7 @@ def shaped(network: Network, source: clips.Bank, body: kinlmr.Body, count: int, 
     height = lambda mesh: mesh.vertices[..., 1].amax(-1) - mesh.vertices[..., 1].amin(-1)  # noqa: E731
     return {
         name: {
-            "vertices": float(metrics.pve(*(m.vertices - m.joints[:, :1] for m in (mesh, truth)))),
+            "vertices": float(metrics.pve(*(m.vertices - m.joints[:, [body.root]] for m in (mesh, truth)))),
             "height": 1e3 * float((height(mesh) - height(truth)).abs().mean()),
         }
         for name, mesh in zip(("estimated", "mean shape"), others, strict=True)

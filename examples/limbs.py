@@ -14,9 +14,9 @@ from torch import Tensor
 from train import VIEWS
 
 import kinlmr
-from kinlmr import metrics
+from kinlmr import metrics, motion
+from kinlmr.camera import perspective
 from kinlmr.keypoints import normalise
-from kinlmr.motion import archives as motion
 from kinlmr.motion import clips
 from kinlmr.rotations import axis_angle_to_matrix
 
@@ -78,8 +78,8 @@ def seen(motions: Sequence[motion.Motion], body: kinlmr.Body) -> tuple[Tensor, T
         generator = torch.Generator().manual_seed(i)
         clip = clips.whole(m, body, VIEWS[i % 4], generator, clips.OFF)
         mesh = body(clip.rotations, clip.shape[:, None], want=("joints", "points"))
-        points = mesh.points - mesh.joints[:, :, :1]
-        image = clips.FOCAL * points[..., :2] / (points[..., 2:] + clips.REST) + clips.FOCAL
+        points = mesh.points - mesh.joints[:, :, [body.root]]
+        image = perspective(points, points.new_tensor([0, 0, clips.REST]), clips.FOCAL) + clips.FOCAL
         places, confidence = clips.disturb(image, points, body.points.names, m.fps, generator, noise)
         found.append((torch.cat([places, confidence[..., None]], -1), clip.joints))
     keypoints, joints = (torch.cat(x) for x in zip(*found, strict=True))
@@ -111,7 +111,7 @@ def score_lost(network: Network, of: Trials, body: kinlmr.Body) -> dict[str, dic
 
     "lost" is with the limb lost, "seen" the same frames with every limb in view; of hidden ones the mean of both sides.
     """
-    errors = lambda x: metrics.joint_errors(body(*answer(network, x)).joints, of.joints).mean(0)  # noqa: E731  (T, J)
+    errors = lambda x: metrics.joint_errors(body(*answer(network, x)).joints, of.joints, body.root).mean(0)  # noqa: E731
     seen, found = errors(of.features), dict[str, dict[str, list[Tensor]]]()
     for trial in of.lost:
         own = found.setdefault(trial.name, {"lost": [], "seen": []})
@@ -154,18 +154,21 @@ def vigorous(motions: Sequence[motion.Motion], body: kinlmr.Body) -> dict[str, T
 
 
 @torch.no_grad()
-def score_still(network: Network, moving: dict[str, Tensor], body: kinlmr.Body) -> dict[str, float]:
-    """Means over parts, mm: the others' drift while a part moves, and while nothing does; the moving part's MPJPE."""
+def score_still(network: Network, moving: dict[str, Tensor], body: kinlmr.Body, fps: float) -> dict[str, float]:
+    """Means over parts, mm: the others' drift while a part moves, and while nothing does; the moving part's MPJPE.
+
+    fps: of the clips that move
+    """
     rows = []
     for seed, (part, joints) in enumerate(parts().items()):
         rest = [j for j in range(len(body.joints)) if j not in joints]
         predictions, truths = [], []
         for rotations in (moving[part], moving[part][:, :1].expand_as(moving[part])):
             noise = torch.Generator().manual_seed(seed)
-            clip = clips.see(rotations, body, 30.0, noise, clips.USUAL, augment=False)
+            clip = clips.see(rotations, body, fps, noise, clips.USUAL, augment=False)
             places = body(*answer(network, clip.features)).joints
-            predictions.append(places - places[:, :, :1])
+            predictions.append(places - places[:, :, [body.root]])
             truths.append(clip.joints)
         strays = [float(drift(p[..., rest, :]).mean()) for p in predictions]
-        rows.append((*strays, float(metrics.joint_errors(predictions[0], truths[0])[..., joints].mean())))
+        rows.append((*strays, float(metrics.joint_errors(predictions[0], truths[0], body.root)[..., joints].mean())))
     return dict(zip(("moving", "nothing moving", "follow"), map(statistics.mean, zip(*rows, strict=True)), strict=True))

@@ -53,11 +53,14 @@ def loss_of(
     """
     rotations, shape = network.matrices(estimate), clip.shape[:, None].expand_as(estimate.shape)
     mesh = body(rotations, estimate.shape, want=("joints", "points"))
-    joints, points = (x - mesh.joints[..., :1, :] for x in (mesh.joints, mesh.points))
+    joints, points = (x - mesh.joints[..., [body.root], :] for x in (mesh.joints, mesh.points))
     smpl = losses.parameters(rotations, estimate.shape, clip.rotations, shape, shape_weight=0.05)
     flat = losses.points(kinlmr.project(points, estimate.camera), clip.points[..., :2], clip.points[..., 2])
     velocity = (joints.diff(dim=1) - clip.joints.diff(dim=1)).abs().sum(-1).mean()
-    return losses.total(smpl, losses.joints(joints, clip.joints), image * flat, weights=(5.0, 8.0, 1.0)) + 8 * velocity
+    return (
+        losses.total(smpl, losses.joints(joints, clip.joints, root=body.root), image * flat, weights=(5.0, 8.0, 1.0))
+        + 8 * velocity
+    )
 
 
 def model_of(options: dict[str, Any]) -> kinlmr.LMR:

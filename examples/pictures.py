@@ -9,7 +9,7 @@ from frames import Video
 from numpy.typing import NDArray
 
 import kinlmr
-from kinlmr.export import writers as export
+from kinlmr import export
 from kinlmr.video import draw
 
 Array = NDArray[Any]

@@ -16,8 +16,7 @@ from networks import Network, PerFrame, loss_of, optimizers_of  # one frame at a
 from torch import Tensor, nn
 
 import kinlmr
-from kinlmr import metrics
-from kinlmr.motion import archives as motion
+from kinlmr import metrics, motion
 from kinlmr.motion import clips
 
 BATCH, WINDOW, WINDOWS, NOISE = 16, 16, 4, clips.WIDE
@@ -45,16 +44,17 @@ def picture(path: Path, found: dict[str, Tensor], truth: Tensor, plan: kinlmr.Pl
     """LMR's joints (T, J, 3) red on the true ones grey, in eight frames; and every network's error over time."""
     from matplotlib import pyplot as plt
 
+    root = plan.skeleton.parents.index(None)
     bones = [[plan.skeleton.joints.index(p), j] for j, p in enumerate(plan.skeleton.parents) if p is not None]
     figure = plt.figure(figsize=(13, 6.5), layout="tight")
     for i, frame in enumerate(torch.linspace(0, len(truth) - 1, 8).long().tolist()):
         ax = figure.add_subplot(2, 8, i + 1, aspect="equal", xlim=(-1, 1), ylim=(1, -1), title=f"{frame / 30:.1f} s")
-        for joints, color in ((truth, "0.6"), (found["LMR"] - found["LMR"][:, :1], "tab:red")):
+        for joints, color in ((truth, "0.6"), (found["LMR"] - found["LMR"][:, [root]], "tab:red")):
             ax.plot(*joints[frame, bones, :2].permute(2, 1, 0), color=color)
         ax.axis("off")
     ax = figure.add_subplot(2, 1, 2, xlabel="seconds", ylabel="MPJPE, mm", title="a recording that was not trained on")
     for who, joints in found.items():
-        ax.plot(torch.arange(len(truth)) / 30, metrics.joint_errors(joints, truth).mean(-1), label=who, lw=1)
+        ax.plot(torch.arange(len(truth)) / 30, metrics.joint_errors(joints, truth, root).mean(-1), label=who, lw=1)
     ax.legend()
     figure.savefig(path, dpi=90)
     plt.close(figure)
@@ -108,7 +108,7 @@ def main() -> None:
         with torch.no_grad():
             answers = [network(c.features, state=network.initial_state(1))[0] for c in seen]
             joints = [body(network.matrices(answer), answer.shape).joints[0] for answer in answers]
-        figures = metrics.evaluate(joints, [c.joints[0] for c in seen])
+        figures = metrics.evaluate(joints, [c.joints[0] for c in seen], root=body.root)
         rows.append(f"{who:20}" + "".join(f"{figures[key]:10.1f}" for key in ("mpjpe", "pa_mpjpe", "accel")))
         found[who] = joints[0]
     print("\n".join(["", *rows, ""]))

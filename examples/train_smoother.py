@@ -22,8 +22,7 @@ from torch import Generator, Tensor, nn
 from train import NOISES, VIEWS, chosen, watched
 
 import kinlmr
-from kinlmr import metrics
-from kinlmr.motion import archives as motion
+from kinlmr import metrics, motion
 from kinlmr.motion import clips
 from kinlmr.motion.recording import resampled
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle

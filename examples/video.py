@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from pictures import Scene, Sheet, scene
 
 import kinlmr
-from kinlmr.export import writers as export
+from kinlmr import export
 from kinlmr.files import arrays as files
 from kinlmr.video import draw
 

@@ -21,6 +21,9 @@ from kinlmr.rotations import ROTATIONS, Rotation
 from kinlmr.skeleton import Skeleton, load
 
 T = TypeVar("T")
+MOST = {"iterations": 100, "layers": 100}  # and of all other sizes:
+LARGEST = 2**24
+RATES = 0.1, 1000.0  # frames a second
 
 
 def build(
@@ -116,9 +119,14 @@ def build(
         learn_start=learn_start, dropout=dropout, allow_nan=allow_nan,
     )  # fmt: skip
     if keypoints is not None:
-        if isinstance(fps, bool) or not isinstance(fps, int | float) or not (math.isfinite(fps) and fps > 0):
-            raise ValueError(f"fps must be a positive number of frames a second, not {fps!r}")
-        options |= {"keypoints": keypoints, "fps": float(fps), "body": str(body)}
+        low, high = RATES
+        if isinstance(fps, bool) or not isinstance(fps, int | float) or not low <= fps <= high:
+            raise ValueError(
+                f"fps must be a positive number of frames a second, not {fps!r:.80}; expected {low:g} to {high:,g}"
+            )
+        if not isinstance(body, str | os.PathLike):
+            raise ValueError(f"body must be the name or the path of one, not {body!r:.80}")
+        options |= {"keypoints": keypoints, "fps": float(fps), "body": os.fspath(body)}
         if confidence is not None:
             options["confidence"] = _confidence(confidence)
     return LMR(plan, rotation, cell, Estimate(*(value.to(torch.get_default_dtype()) for value in start)), options)
@@ -183,8 +191,11 @@ def _mean_parameters(path: str | os.PathLike[str], rotation: Rotation) -> Estima
 
 
 def _whole(name: str, number: int, least: int) -> None:
+    most = MOST.get(name, LARGEST)
     if isinstance(number, bool) or not isinstance(number, int) or number < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, not {number!r}")
+    if number > most:
+        raise ValueError(f"{name} must be at most {most:,}, not {number:,}")
 
 
 def _named(what: str, name: str, things: Mapping[str, T]) -> T:

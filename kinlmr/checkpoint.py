@@ -8,13 +8,14 @@ import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kinlmr.build import build
+from kinlmr.engine import CELLS
 from kinlmr.files import nearest, read_npz, write_atomic
 from kinlmr.model import LMR
 from kinlmr.plan import compile
@@ -32,34 +33,41 @@ SOFT = (
 )  # options that two models of the same weights may differ in
 
 
+class _Claim(NamedTuple):
+    """What a checkpoint says that it is; dtype: the type that its numbers are loaded in, None for their own."""
+
+    skeleton: Skeleton
+    rotation: str
+    options: dict[str, Any]
+    dtype: torch.dtype | None
+
+
 def save(model: LMR, path: str | os.PathLike[str], half: bool = False) -> None:
     """Write a model: every parameter and buffer under its name, and as JSON the format, skeleton and options.
 
-    ``.npz`` needs nothing; ``.safetensors`` needs that package. The file appears whole or not at all.
+    ``.npz`` needs nothing; ``.safetensors`` needs that package. The file appears whole or not at all. What `load` would
+    not give back is refused: tensors that `kinlmr.build` does not make, such as a parametrization's or a pruning's, and
+    types other than float16, bfloat16, float32 and float64. Hooks are code, and not kept.
     half: store float16, rounded, in half the room; `load` then gives back the model's own type.
     """
     if not isinstance(model, LMR):
         raise TypeError(f"save takes an LMR, not {type(model).__name__}; of a wrapped one, the model inside")
+    name, state = os.fspath(path), model.state_dict()
     meta: dict[str, Any] = {
         "format": FORMAT,
         "skeleton": model.plan.skeleton.to_yaml(),
         "rotation": model.rotation.name,
         "options": model.options,
     }
-    if len(kinds := {value.dtype for value in model.state_dict().values()}) > 1:
-        raise ValueError(
-            f"{os.fspath(path)}: the model's weights are of several types ({', '.join(sorted(map(str, kinds)))}), a "
-            "checkpoint's of one; save model.float(), and call weights_as again after loading"
-        )
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    _check_loads(name, model, state, meta)
+    tensors = {key: value.cpu().resolve_neg().clone(memory_format=torch.contiguous_format)
+               for key, value in state.items()}  # fmt: skip
     if half:
-        meta["dtype"] = str(next(iter(kinds))).removeprefix("torch.")
-        tensors = {name: value.half() for name, value in tensors.items()}
-        if large := [name for name, value in tensors.items() if not value.isfinite().all()]:
-            raise ValueError(
-                f"{os.fspath(path)}: {large[0]} has numbers beyond 65504, float16's largest; save with half=False"
-            )
-    write_atomic(path, _packed(tensors, json.dumps(meta), os.fspath(path)))
+        meta["dtype"] = str(model.start.pose.dtype).removeprefix("torch.")
+        tensors = {key: value.half() for key, value in tensors.items()}
+        if large := [key for key, value in tensors.items() if not value.isfinite().all()]:
+            raise ValueError(f"{name}: {large[0]} has numbers beyond 65504, float16's largest; save with half=False")
+    write_atomic(path, _packed(tensors, json.dumps(meta), name))
 
 
 def load(path: str | os.PathLike[str], into: LMR | None = None) -> LMR:
@@ -79,6 +87,30 @@ def load(path: str | os.PathLike[str], into: LMR | None = None) -> LMR:
         with resources.as_file(resources.files(PACKAGE) / "weights" / f"{name}.npz") as file:
             return load(file, into).eval()
     tensors, text = _unpacked(path)
+    claim = _claim(name, text)
+    if into is None:
+        _check_count(name, claim, len(tensors))
+    elif differences := _differences(into, claim):
+        raise ValueError(f"{name}: a checkpoint of another model: {'; '.join(differences)}")
+    model = _empty(name, claim) if into is None else into
+    if unlike := _unlike(tensors, model.state_dict()):
+        fault = "the file is damaged or was edited" if into is None else "one of the two is not as build makes it"
+        raise ValueError(f"{name}: {unlike}; {fault}")
+    kinds = {value.dtype for value in tensors.values()}
+    if len(kinds) != 1 or not kinds <= set(TYPES.values()):
+        raise ValueError(f"{name}: tensors of {', '.join(map(str, kinds))}; a model has one floating type")
+    tensors = {key: value.to(claim.dtype or value.dtype) for key, value in tensors.items()}
+    model.load_state_dict(tensors, assign=into is None)
+    return model
+
+
+def shipped() -> tuple[str, ...]:
+    """The names of the models that come with kinlmr."""
+    folder = resources.files(PACKAGE) / "weights"
+    return tuple(sorted(f.name[:-4] for f in folder.iterdir() if f.name.endswith(".npz"))) if folder.is_dir() else ()
+
+
+def _claim(name: str, text: str) -> _Claim:
     try:
         meta = json.loads(text)
         version, rotation, options = meta["format"], str(meta["rotation"]), dict(meta["options"])
@@ -90,55 +122,87 @@ def load(path: str | os.PathLike[str], into: LMR | None = None) -> LMR:
         raise ValueError(f"{name}: checkpoint format {version!r}, this kinlmr reads {FORMAT}; update kinlmr")
     if rotation not in ROTATIONS:
         raise ValueError(f"{name}: rotation {rotation!r} is unknown; add its record to kinlmr.ROTATIONS first")
-    if into is not None and (differences := _differences(into, skeleton, rotation, options)):
-        raise ValueError(f"{name}: a checkpoint of another model: {'; '.join(differences)}")
-
-    if into is None:
-        _check_count(name, skeleton, options, len(tensors))
-    model = _empty(name, skeleton, rotation, options) if into is None else into
-    expected = model.state_dict()
-    for key in expected.keys() | tensors.keys():
-        if key not in tensors or key not in expected or tensors[key].shape != expected[key].shape:
-            seen = tuple(tensors[key].shape) if key in tensors else "missing"
-            wanted = tuple(expected[key].shape) if key in expected else "no such tensor"
-            raise ValueError(f"{name}: {key} is {seen}, expected {wanted}; the file is damaged or was edited")
-    kinds = {value.dtype for value in tensors.values()}
-    if len(kinds) != 1 or not next(iter(kinds)).is_floating_point:
-        raise ValueError(f"{name}: tensors of {', '.join(map(str, kinds))}; a model has one floating type")
-    if dtype is not None:
-        tensors = {key: value.to(dtype) for key, value in tensors.items()}
-    model.load_state_dict(tensors, assign=into is None)
-    return model
+    return _Claim(skeleton, rotation, options, dtype)
 
 
-def shipped() -> tuple[str, ...]:
-    """The names of the models that come with kinlmr."""
-    folder = resources.files(PACKAGE) / "weights"
-    return tuple(sorted(f.name[:-4] for f in folder.iterdir() if f.name.endswith(".npz"))) if folder.is_dir() else ()
-
-
-def _check_count(name: str, skeleton: Skeleton, options: Mapping[str, Any], count: int) -> None:
+def _check_count(name: str, claim: _Claim, count: int) -> None:
     """Refuse a file that claims a model of more tensors than it holds, before so many are made."""
-    parts, layers = len(skeleton.parts), options.get("layers", 1)
+    parts, layers = len(claim.skeleton.parts), claim.options.get("layers", 1)
     if isinstance(layers, int) and parts * (4 * layers + 2) > count:
         raise ValueError(
             f"{name}: {parts:,} parts of {layers:,} layers, and {count:,} tensors; the file is damaged or was edited"
         )
 
 
-def _empty(name: str, skeleton: Skeleton, rotation: str, options: Mapping[str, Any]) -> LMR:
-    """The model of these options without its numbers: nothing in a file makes it take memory."""
+def _empty(name: str, claim: _Claim) -> LMR:
+    """The claimed model without its numbers: nothing in a file makes it take memory."""
     try:
         with torch.device("meta"):
-            model = build(skeleton, rotation=rotation, **{**options, "start": None})
+            model = build(claim.skeleton, rotation=claim.rotation, **{**claim.options, "start": None})
     except (TypeError, ValueError, RuntimeError) as error:
         said = str(error).partition("\n")[0]  # torch adds a list of its C++ calls
         raise ValueError(f"{name}: its options make no model ({said})") from None
     return model
 
 
-def _differences(model: LMR, skeleton: Skeleton, rotation: str, options: Mapping[str, Any]) -> list[str]:
+def _unlike(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """The first of the tensors that are not those expected, in words; empty where there is none."""
+    for key in sorted(expected.keys() | tensors.keys()):
+        seen, wanted = (tuple(x.shape) if isinstance(x, Tensor) else x for x in (tensors.get(key), expected.get(key)))
+        if seen != wanted:
+            said = "no such tensor" if wanted is None else wanted
+            return f"{key} is {'missing' if seen is None else seen}, expected {said}"
+    return ""
+
+
+def _check_loads(name: str, model: LMR, state: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    """Refuse to save what `load` would not take, or would give back as something else."""
+    for kind, record, known, where in (
+        ("rotation", model.rotation, ROTATIONS, "kinlmr.ROTATIONS"),
+        ("cell", model.cell, CELLS, "kinlmr.cells.CELLS"),
+    ):
+        if known.get(record.name) != record:
+            raise ValueError(
+                f"{name}: the {kind} {record.name!r} is not that of {where}, where load looks it up by name; "
+                "add its record there first, under a name of its own"
+            )
+    try:
+        empty = _empty(name, _claim(name, json.dumps(meta)))
+    except TypeError as error:
+        raise ValueError(
+            f"{name}: model.options are not those of build ({error}); leave them as it wrote them"
+        ) from None
+    if unlike := _unlike(state, empty.state_dict()):
+        raise ValueError(
+            f"{name}: {unlike}, which load would not take. A checkpoint holds what build makes: first make "
+            "parametrizations and prunings permanent (torch.nn.utils.parametrize.remove_parametrizations, "
+            "torch.nn.utils.prune.remove), and keep tensors of your own elsewhere (register_buffer(persistent=False))"
+        )
+    if type(model) is not LMR or (empty.plan, empty.schedule) != (model.plan, model.schedule):
+        raise ValueError(
+            f"{name}: load would give an LMR of other code or options than this {type(model).__name__}; save "
+            "kinlmr.build(...) with these options, after its load_state_dict(model.state_dict())"
+        )
+    _check_types(name, state)
+
+
+def _check_types(name: str, state: Mapping[str, Tensor]) -> None:
+    for key, value in state.items():
+        if type(value) is not Tensor or value.layout != torch.strided or value.dtype not in TYPES.values():
+            seen = f"{value.layout} {value.dtype}" if type(value) is Tensor else f"a {type(value).__name__}"
+            raise ValueError(f"{name}: {key} is {seen}; a checkpoint holds plain tensors of {', '.join(TYPES)}")
+        if value.is_meta:
+            raise ValueError(f"{name}: {key} has no numbers, only a shape (it is on the meta device); load some first")
+    if len(kinds := {value.dtype for value in state.values()}) > 1:
+        raise ValueError(
+            f"{name}: the model's weights are of several types ({', '.join(sorted(map(str, kinds)))}), a checkpoint's "
+            "of one; save model.float(), and call weights_as again after loading"
+        )
+
+
+def _differences(model: LMR, claim: _Claim) -> list[str]:
     """What sets the checkpoint apart from the model, in words: parts first, then the tree, then options."""
+    skeleton, rotation, options, _ = claim
     mine = {part.name: part.joints for part in model.plan.skeleton.parts}
     theirs = {part.name: part.joints for part in skeleton.parts}
     found = []
@@ -197,7 +261,7 @@ def _unpacked(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
     meta = str(arrays.pop(META, ""))
     if text := [key for key, value in arrays.items() if value.dtype.kind == "U"]:
         raise ValueError(f"{name}: not a kinlmr checkpoint, or a damaged one ({text[0]} is text)")
-    return {key: torch.from_numpy(value) for key, value in arrays.items()}, meta
+    return {key: torch.from_numpy(np.require(value, requirements="C")) for key, value in arrays.items()}, meta
 
 
 def _safetensors(name: str) -> tuple[Any, Any]:

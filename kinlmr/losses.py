@@ -47,12 +47,13 @@ def parameters_norm(estimate: Tensor, truth: Tensor, present: Tensor | None = No
 def joints(prediction: Tensor, truth: Tensor, visible: Tensor | None = None, root: int = 0) -> Tensor:
     """Equation 3: the mean over joints of the L1 distance, both skeletons centred on their root joint.
 
-    prediction, truth (..., K, 3) in metres; visible (...) per frame or (..., K) per joint -> ()
+    prediction, truth (..., K, 3) in metres; visible (...) per frame or (..., K) per joint; root: which of the K is it,
+    of a body `Body.root` -> ()
     """
     prediction, truth = _pair(prediction, truth)
     visible = _per_point(visible, prediction)
-    visible = visible * visible[..., root : root + 1]  # without its root a skeleton cannot be centred
-    prediction, truth = (x - x[..., root : root + 1, :] for x in (prediction, truth))
+    visible = visible * visible[..., root, None]  # without its root a skeleton cannot be centred
+    prediction, truth = (x - x[..., root, None, :] for x in (prediction, truth))
     return 3 * _mean(prediction, truth, visible, 1, torch.abs)
 
 

@@ -19,15 +19,18 @@ H36M_TO_14 = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)
 
 
 def joint_errors(prediction: Tensor, truth: Tensor, root: int | None = 0) -> Tensor:
-    """Distances in mm, both centred on their root joint (None: as they stand). (..., K, 3) in metres -> (..., K)"""
+    """Distances in mm, both centred on their root joint. (..., K, 3) in metres -> (..., K)
+
+    root: which of the K is it, of a body `Body.root`; None: as they stand
+    """
     prediction, truth = _pair(prediction, truth)
     if root is not None:
-        prediction, truth = (x - x[..., root : root + 1, :] for x in (prediction, truth))
+        prediction, truth = (x - x[..., root, None, :] for x in (prediction, truth))
     return 1000 * (prediction - truth).norm(dim=-1)
 
 
 def mpjpe(prediction: Tensor, truth: Tensor, root: int | None = 0) -> Tensor:
-    """Mean per-joint position error, mm, over joints and frames. (..., T, K, 3) in metres -> (...)"""
+    """Mean per-joint position error, mm: `joint_errors` over joints and frames. (..., T, K, 3) in metres -> (...)"""
     return joint_errors(prediction, truth, root).mean((-2, -1))
 
 
@@ -86,11 +89,16 @@ def by_part(errors: Tensor, plan: Plan) -> dict[str, Tensor]:
 
 
 def evaluate(
-    predictions: Sequence[Tensor], truths: Sequence[Tensor], fps: float | None = None, protocol: str = "sequence"
+    predictions: Sequence[Tensor],
+    truths: Sequence[Tensor],
+    fps: float | None = None,
+    protocol: str = "sequence",
+    root: int | None = 0,
 ) -> dict[str, float]:
     """MPJPE, PA-MPJPE, Accel and the prediction's own acceleration, averaged over the frames of all sequences.
 
     Each sequence is (T, K, 3) in metres, or a batch of them (..., T, K, 3). What no sequence is long enough for is NaN.
+    root: as of `joint_errors`, for MPJPE.
 
     protocol="vibe" is VIBE's published procedure, for comparison with its tables: 14 joints (or 17 of Human3.6M, from
     which it takes 14), centred on the middle of the hips, windows of 16 frames, what is left over dropped, acceleration
@@ -109,7 +117,7 @@ def evaluate(
     if protocol == "vibe":
         return _vibe(pairs, fps)
     return {
-        "mpjpe": _over_frames(mpjpe, pairs, 0),
+        "mpjpe": _over_frames(lambda p, t: mpjpe(p, t, root), pairs, 0),
         "pa_mpjpe": _over_frames(pa_mpjpe, pairs, 0),
         "accel": _over_frames(lambda p, t: accel(p, t, fps), pairs, 2),
         "acceleration": _over_frames(lambda p, _: acceleration(p, fps), pairs, 2),

@@ -21,7 +21,7 @@ class Estimate(NamedTuple):
     """What LMR says of a frame: pose (..., J, R) in skeleton order, shape (..., S), camera (..., 3) as (s, tx, ty).
 
     The camera is in units of the crop (see `kinlmr.camera`) and for the body about its root joint:
-    ``project(points - joints[..., :1, :], camera)``. `Recovery`'s is for the body as it is posed.
+    ``project(points - joints[..., [body.root], :], camera)``. `Recovery`'s is for the body as it is posed.
     """
 
     pose: Tensor
@@ -259,8 +259,7 @@ class LMR(nn.Module):
         if lengths is None:
             return None
         batch, frames, _ = features.shape
-        whole = (torch.int64, torch.int32, torch.int16, torch.uint8)
-        if not isinstance(lengths, Tensor) or lengths.shape != (batch,) or lengths.dtype not in whole:
+        if not isinstance(lengths, Tensor) or lengths.shape != (batch,) or not _whole(lengths.dtype):
             seen = f"{tuple(lengths.shape)} {lengths.dtype}" if isinstance(lengths, Tensor) else type(lengths).__name__
             raise ValueError(f"expected lengths, a tensor ({batch}) of whole numbers, not {seen}")
         lengths = lengths.cpu().long()
@@ -302,6 +301,10 @@ def _carried(plan: Plan) -> tuple[str, ...]:
                 f"rename it, for example {part}_part"
             )
     return plan.parts
+
+
+def _whole(dtype: torch.dtype) -> bool:
+    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
 
 
 def _capturing(x: Tensor) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,20 +16,24 @@ S = TypeVar("S", bound=tuple[Any, ...])
 
 
 def select(state: S, rows: Rows) -> S:
-    """The rows (n) of every tensor of a state of B people, in the order given; a mask (B) takes those that are True."""
-    people, index = len(state[0]), torch.as_tensor(rows)
-    if index.dtype == torch.bool and index.shape == (people,):
-        index = index.nonzero()[:, 0]
-    elif not index.numel() and index.ndim == 1:
-        index = index.long()
-    if index.ndim != 1 or index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+    """The rows (n) of every tensor of a state of B people, in the order given; a mask (B) takes those that are True.
+
+    Whole numbers of any type are rows, only bools are a mask.
+    """
+    people, index = len(state[0]), np.asarray(rows.tolist() if isinstance(rows, Tensor) else rows)
+    if index.dtype == bool and index.shape == (people,):
+        index = np.flatnonzero(index)
+    elif index.dtype != bool and index.shape == (0,):
+        index = index.astype(int)
+    if index.ndim != 1 or index.dtype.kind not in "iu":
         raise ValueError(
             f"rows are a list of row numbers, or a mask of {people}, one for each person of the state; "
-            f"not {index.dtype} of shape {tuple(index.shape)}"
+            f"not {index.dtype} of shape {index.shape}"
         )
-    if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < people):
+    if index.size and not 0 <= index.min() <= index.max() < people:
         raise ValueError(f"rows {index.tolist()} are not all among 0 .. {people - 1}, the people of the state")
-    return type(state)(*(x[index.to(x.device)] for x in state))
+    chosen = torch.from_numpy(index.astype(np.int64))
+    return type(state)(*(x[chosen.to(x.device)] for x in state))
 
 
 def concat(states: Iterable[S]) -> S:

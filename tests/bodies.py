@@ -44,6 +44,23 @@ def arrays(parents, vertices, shape, seed=0, pose=True):
     return found
 
 
+def reordered(given, order):
+    """Body arrays of the same body whose joint i is the old order[i]."""
+    order, found = list(order), dict(given)
+    old = given["parents"] if "parents" in given else given["kintree_table"][0].astype(np.int32)
+    root = next(j for j, p in enumerate(old) if p < 0)
+    for key in {"J", "J_shapedirs", "joint_names", "J_regressor"} & given.keys():
+        found[key] = given[key][order]
+    found["weights"] = given["weights"][:, order]
+    if given.get("posedirs", np.zeros(0)).size:
+        of = dict(
+            zip([j for j in range(len(old)) if j != root], np.split(given["posedirs"], len(old) - 1, 2), strict=True)
+        )
+        found["posedirs"] = np.concatenate([of[j] for j in order if j != root], 2)
+    found.pop("kintree_table", None)
+    return found | {"parents": np.array([-1 if j == root else order.index(old[j]) for j in order])}
+
+
 def family(name, seed=0):
     skeleton, vertices, shape = FAMILIES[name]
     return arrays(parents_of(load_skeleton(skeleton)), vertices, shape, seed)

@@ -483,7 +483,7 @@ def cases(folder):
         ('"layers": 1', '"layers": 100000000'), ('"camera": 3', '"camera": 9999999999'),
         ('"features": 3', '"features": 1' + "0" * 30), ('"shape": 2', '"shape": 99999999999999999999'),
         ('"shape_hidden": 2', '"shape_hidden": 1e9'), ('"p": 2', '"p": 1' + "0" * 18),
-        ('"dropout": 0.0', '"dropout": NaN'),
+        ('"dropout": 0.0', '"dropout": NaN'), ('"iterations": 3', '"iterations": 1000000000'),
         ('"allow_nan": false', '"allow_nan": "no"'), ('"cell": "gru"', '"cell": ["gru"]'),
         ('"format": 1', '"format": {}'),
         ('"options": {', '"options": {"skeleton": 1, '), ('"rotation": "6d"', '"rotation": "quaternion"'),

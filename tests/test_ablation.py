@@ -175,10 +175,10 @@ def test_a_perfect_model_does_not_drift(recordings, body, monkeypatch):
     monkeypatch.setattr(limbs, "TOGETHER", 2)
     moving = limbs.vigorous(recordings, body)
     truths = [x for motion in moving.values() for x in (motion, motion[:, :1].expand_as(motion))]
-    scores = limbs.score_still(Told(truths), moving, body)
+    scores = limbs.score_still(Told(truths), moving, body, 30.0)
     assert max(scores["moving"], scores["nothing moving"]) < 1e-3
     swaying = [x if i % 2 else truths[(i + 2) % len(truths)] for i, x in enumerate(truths)]
-    scores = limbs.score_still(Told(swaying), moving, body)
+    scores = limbs.score_still(Told(swaying), moving, body, 30.0)
     assert scores["moving"] > 0.1
     assert scores["nothing moving"] < 1e-3
 

@@ -144,6 +144,11 @@ def test_some_columns(tmp_path):
                           whole(turns, shape, want=("vertices",)).vertices, atol=1e-6)  # fmt: skip
     with pytest.raises(ValueError, match=r"columns \[6\] asked for, its shape directions are 0 \.\. 5"):
         load_body(tmp_path / "body.npz", columns=[0, 6])
+    for same in (np.array([0, 4], np.uint8), torch.tensor([0, 4])):
+        assert torch.equal(load_body(tmp_path / "body.npz", columns=same).basis, body.basis)
+    for wrong in ([True, False, False, False, True, False], [0.0, 4.0], [[0, 4]]):
+        with pytest.raises(ValueError, match=r"body\.npz: columns are numbers of shape directions, not "):
+            load_body(tmp_path / "body.npz", columns=wrong)
 
 
 def test_a_regressor_of_ones_own(tmp_path):

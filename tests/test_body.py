@@ -89,7 +89,8 @@ def test_equal_to_smplx_for_every_family(name):
 def plain(body, rotations, shape, translation):
     """The docstring's equations, one after another, with autograd's own gradients."""
     template, pose = body.template.view(3, -1), body.pose_width
-    factors = [(rotations[:, 1:] - torch.eye(3).to(shape)).flatten(1), shape] if pose else [shape]
+    others = [j for j, p in enumerate(body.parents) if p >= 0]
+    factors = [(rotations[:, others] - torch.eye(3).to(shape)).flatten(1), shape] if pose else [shape]
     v = template + (torch.cat(factors, -1) @ body.basis).unflatten(-1, (3, -1))
     rest = (body.J + shape @ body.J_shapedirs).unflatten(-1, (-1, 3))
     offsets = torch.stack([rest[:, j] - (rest[:, p] if p >= 0 else 0) for j, p in enumerate(body.parents)], 1)
@@ -169,8 +170,21 @@ def test_zero_pose_and_shape_give_the_template():
     assert torch.allclose(mesh.joints, body.J.view(-1, 3), atol=1e-14)
 
 
-def test_turning_the_root_turns_everything_rigidly():
-    body = small()
+@given(st.permutations(range(5)), st.booleans(), st.integers(0, 99))
+def test_the_order_of_joints_plays_no_part(order, pose, seed):
+    """The root first or not: the same body, whose joints stand otherwise, has the same mesh."""
+    arrays = bodies.arrays((-1, 0, 1, 1, 0), 11, 3, seed, pose)
+    one, two = (assemble(x, "small").to(torch.float64) for x in (arrays, bodies.reordered(arrays, order)))
+    assert two.root == order.index(0)
+    rotations, *others = posed(one, 3, seed=seed)
+    here = one(rotations, *others, want=("joints", "vertices"))
+    there = two(rotations[:, order], *others, want=("joints", "vertices"))
+    assert_same((there.joints, there.vertices), (here.joints[:, order], here.vertices), 1e-6)  # of float32's numbers
+
+
+@pytest.mark.parametrize("parents", [(-1, 0, 1, 1, 0), (1, -1, 1, 0, 2), (2, 3, 3, -1, 0), (4, 4, 1, 0, -1)])
+def test_turning_the_root_turns_everything_rigidly(parents):
+    body = small(parents=parents)
     rotations, shape, translation = posed(body, 3)
     turn = axis_angle_to_matrix(torch.randn(3, 3, dtype=torch.float64))
     before = body(rotations, shape, translation, want=EVERY)
@@ -178,7 +192,7 @@ def test_turning_the_root_turns_everything_rigidly():
     after = body(turned, shape, moved, want=EVERY)
     assert_same(after[:2], [(turn[:, None] @ x[..., None])[..., 0] for x in before[:2]], 1e-12)
     many, _ = body.rotate_root(rotations[0], None, None, turn)
-    assert torch.allclose(many[:, 0], turn @ rotations[0, 0], atol=1e-12)
+    assert torch.allclose(many[:, body.root], turn @ rotations[0, body.root], atol=1e-12)
     with pytest.raises(TypeError, match=r"rotations must be a torch\.Tensor, not ndarray"):
         body(rotations.numpy())
     turned, moved = body.rotate_root(rotations, None, None, turn[0])

@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import zipfile
 from dataclasses import replace
@@ -9,9 +10,12 @@ import torch
 from hypothesis import given, settings
 from laws import assert_same
 from strategies import skeletons
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import kinlmr
 from kinlmr import checkpoint
+from kinlmr.engine.cells import CELLS
 
 SMALL = dict(features=5, hidden=4, shape=2)
 KINDS = pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
@@ -21,14 +25,14 @@ def clip():
     return torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
 
 
-def assert_survives(model, path):
+def assert_survives(model, path, tolerance=0.0):
     """Saved and loaded, a model is the same model."""
     kinlmr.save(model, path)
     loaded = kinlmr.load(path)
     assert loaded.plan == model.plan
     assert loaded.options == model.options
     assert loaded.rotation == model.rotation
-    assert_same(loaded(clip().to(loaded.start.pose)), model(clip().to(model.start.pose)), 0.0)
+    assert_same(loaded(clip().to(loaded.start.pose)), model(clip().to(model.start.pose)), tolerance)
 
 
 @KINDS
@@ -204,23 +208,182 @@ def test_nothing_in_a_checkpoint_runs(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_unknown_rotations_can_be_added(tmp_path, monkeypatch):
+def test_rotations_and_cells_of_ones_own_are_known_by_name(tmp_path, monkeypatch):
     path = tmp_path / "model.npz"
-    mine = kinlmr.ROTATIONS["6d"]._replace(name="mine")
-    kinlmr.save(kinlmr.build("mano.yaml", rotation=mine, **SMALL), path)
+    mine, own = kinlmr.ROTATIONS["6d"]._replace(name="mine"), CELLS["lstm"]._replace(name="own")
+    model = kinlmr.build("mano.yaml", rotation=mine, cell=own, **SMALL)
+    for known, record, kind in ((kinlmr.ROTATIONS, mine, "rotation"), (CELLS, own, "cell")):
+        with pytest.raises(
+            ValueError, match=rf"the {kind} '{record.name}' is not that of kinlmr.*add its record there"
+        ):
+            kinlmr.save(model, path)
+        monkeypatch.setitem(known, record.name, record)
+    assert_survives(model, path)
+    monkeypatch.delitem(CELLS, "own")
+    with pytest.raises(ValueError, match="options make no model .unknown cell 'own'"):
+        kinlmr.load(path)
+    monkeypatch.delitem(kinlmr.ROTATIONS, "mine")
     with pytest.raises(ValueError, match=r"rotation 'mine' is unknown; add its record to kinlmr\.ROTATIONS"):
         kinlmr.load(path)
-    monkeypatch.setitem(kinlmr.ROTATIONS, "mine", mine)
-    assert kinlmr.load(path).rotation is mine
 
 
-@pytest.mark.parametrize("ending", [".npz", ".safetensors"])
-def test_weights_of_several_types_are_not_saved(tmp_path, ending):
-    model = kinlmr.build("smpl.yaml", features=5, hidden=4).weights_as(torch.bfloat16)
-    with pytest.raises(ValueError, match="of several types .*save model.float"):
-        kinlmr.save(model, tmp_path / f"model{ending}")
-    kinlmr.save(model.float(), tmp_path / f"model{ending}")
-    assert kinlmr.load(tmp_path / f"model{ending}").weights_as(torch.bfloat16).start.pose.dtype == torch.float32
+# --------------------------------------------------------------------------------------------- what is saved is loaded
+
+
+def changed(what):
+    """Makes a model to which something was done."""
+
+    def make():
+        model = kinlmr.build("smpl.yaml", **SMALL).eval()
+        what(model)
+        return model
+
+    return make
+
+
+def weight(view):
+    """A weight whose numbers lie otherwise."""
+    return changed(lambda m: setattr(m.shape.fc2, "weight", nn.Parameter(view(m.shape.fc2.weight.detach()))))
+
+
+KEPT = {
+    "an expanded bias": changed(lambda m: setattr(m.camera.head, "bias", nn.Parameter(torch.ones(1).expand(3)))),
+    "a transposed weight": weight(lambda w: w.T.contiguous().T),
+    "a part of another": weight(lambda w: torch.cat([w, w], 1)[:, : len(w)]),
+    "a negative view": weight(torch._neg_view),
+    "a weight of two parts": changed(
+        lambda m: setattr(m.parts["left_arm"].rnn, "weight_hh_l0", m.parts["right_arm"].rnn.weight_hh_l0)
+    ),
+    "all in one piece of memory": weight(lambda w: torch.cat([w, w]).unflatten(0, (2, -1))[0]),
+    "what does not learn": changed(lambda m: m.requires_grad_(False)),
+    "a buffer that is not kept": changed(lambda m: m.register_buffer("seen", torch.zeros(1), persistent=False)),
+    "a baked parametrization": changed(
+        lambda m: parametrize.remove_parametrizations(parametrizations.spectral_norm(m.shape.fc1).eval(), "weight")
+    ),
+    "a baked pruning": changed(lambda m: prune.remove(prune.l1_unstructured(m.camera.head, "weight", 0.5), "weight")),
+    "float64": changed(lambda m: m.double()),
+}
+
+
+@KINDS
+@pytest.mark.parametrize("name", KEPT)
+def test_what_is_saved_is_loaded(name, suffix, tmp_path):
+    """However it lies in memory; what is loaded is contiguous, and of the same type."""
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors")
+    model, path = KEPT[name](), tmp_path / f"model{suffix}"
+    assert_survives(model, path, 1e-5)
+    found = kinlmr.load(path).state_dict()
+    for key, value in model.state_dict().items():
+        assert torch.equal(found[key], value)
+        assert found[key].is_contiguous()
+        assert found[key].dtype == value.dtype
+    assert len({value.untyped_storage().data_ptr() for value in found.values()}) == len(found)
+
+
+class Mine(kinlmr.LMR):
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs)._replace(shape=torch.zeros(2))
+
+
+class Wrapped(torch.Tensor):
+    pass
+
+
+def option(**options):
+    return changed(lambda m: m.options.update(options))
+
+
+def parametrized(module, name, parametrization):
+    parametrize.register_parametrization(module, name, parametrization, unsafe=True)
+
+
+def added(value):
+    return changed(lambda m: m.shape.register_buffer("x", value))
+
+
+OTHER = {
+    "weight_norm": (
+        changed(lambda m: parametrizations.weight_norm(m.camera.head)),
+        r"original0 is \(3, 1\), expected no",
+    ),
+    "spectral_norm": (changed(lambda m: parametrizations.spectral_norm(m.shape.fc1)), r"_u is \(1024,\), expected no"),
+    "orthogonal": (
+        changed(lambda m: parametrizations.orthogonal(m.camera.head)),
+        "expected no such.*remove_parametriz",
+    ),
+    "the start": (changed(lambda m: parametrized(m.start, "pose", nn.Identity())), "start.parametrizations.*no such"),
+    "pruned": (changed(lambda m: prune.l1_unstructured(m.camera.head, "weight", 0.5)), r"is missing.*prune\.remove"),
+    "a buffer": (added(torch.zeros(1)), r"shape\.x is \(1,\), expected no such tensor"),
+    "a whole number": (added(torch.tensor(1)), r"shape\.x is \(\), expected no such tensor"),
+    "a parameter": (added(nn.Parameter(torch.ones(2))), r"shape\.x is \(2,\), expected no such tensor"),
+    "a module": (changed(lambda m: m.add_module("more", nn.Linear(1, 2))), r"more\.bias is \(2,\), expected no such"),
+    "a lost part": (changed(lambda m: m.parts.update({"head": nn.Module()})), r"parts\.head\.head\.bias is missing"),
+    "another size": (weight(lambda w: w[:9]), r"shape\.fc2\.weight is \(9, 1024\), expected \(1024, 1024\)"),
+    "a subclass": (changed(lambda m: setattr(m, "__class__", Mine)), "an LMR of other code or options than this Mine"),
+    "more iterations": (option(iterations=4), "other code or options than this LMR"),
+    "an option of ones own": (option(note="x"), "its options make no model .*note"),
+    "an option that is no JSON": (option(cell=object()), "model.options are not those of build .*JSON"),
+    "a type of ones own": (weight(lambda w: w.as_subclass(Wrapped)), "weight is a Wrapped; .*plain tensors of float32"),
+    "complex": (weight(lambda w: w.to(torch.complex64)), r"torch\.complex64; a checkpoint holds plain tensors"),
+    "float8": (weight(lambda w: w.to(torch.float8_e5m2)), r"torch\.float8_e5m2; a checkpoint"),
+    "sparse": (weight(lambda w: w.to_sparse()), r"torch\.sparse_coo torch\.float32; a checkpoint"),
+    "without numbers": (changed(lambda m: m.to("meta")), "has no numbers, only a shape"),
+    "a rotation under a known name": (
+        lambda: kinlmr.build("smpl.yaml", rotation=kinlmr.ROTATIONS["6d_rows"]._replace(name="6d"), **SMALL),
+        r"the rotation '6d' is not that of kinlmr\.ROTATIONS",
+    ),
+    "a cell under a known name": (
+        lambda: kinlmr.build("smpl.yaml", cell=CELLS["gru"]._replace(scan=None), **SMALL),
+        r"the cell 'gru' is not that of kinlmr\.cells\.CELLS",
+    ),
+}
+
+
+@KINDS
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, of sparse tensors
+@pytest.mark.parametrize("name", OTHER)
+def test_what_would_not_be_loaded_is_not_saved(name, suffix, tmp_path):
+    make, message = OTHER[name]
+    with pytest.raises(ValueError, match=rf"model\{suffix}: .*{message}"):
+        kinlmr.save(make(), tmp_path / f"model{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_arrays_of_another_order_and_byte_order(tmp_path):
+    path = tmp_path / "model.npz"
+    model = kinlmr.build("smpl.yaml", **SMALL)
+    kinlmr.save(model, path)
+    with np.load(path) as file:
+        turned = {key: np.asfortranarray(value.astype(">f4")) for key, value in file.items() if key != "kinlmr"}
+    rewritten(path, **turned)
+    loaded = kinlmr.load(path)
+    assert all(value.is_contiguous() and value.dtype == torch.float32 for value in loaded.state_dict().values())
+    assert_same(loaded(clip()), model(clip()), 0.0)
+
+
+CLAIMS = (0, -1, 101, 10**7, 2**31, 2**63, 10**30, 1e308, True, None, "x", [], {})
+TAKEN = ("fps", 101), ("body", "x"), ("features", None)  # None: by the keypoints
+BOUNDED = "features", "iterations", "layers", "hidden", "shape", "shape_hidden", "camera", "fps", "body"
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    """Of a checkpoint that names its keypoints."""
+    path = tmp_path_factory.mktemp("arrays") / "model.npz"
+    kinlmr.save(kinlmr.build("smpl.yaml", keypoints="lsp14", hidden=4, shape_hidden=4), path)
+    with np.load(path) as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize(("option", "value"), [(o, v) for o in BOUNDED for v in CLAIMS if (o, v) not in TAKEN])
+def test_what_a_checkpoint_claims_is_bounded(option, value, arrays, tmp_path):
+    """Before anything is made of it."""
+    path, meta = tmp_path / "model.npz", json.loads(str(arrays["kinlmr"]))
+    meta["options"][option] = value
+    np.savez(path, **{**arrays, "kinlmr": np.array(json.dumps(meta))})
+    with pytest.raises(ValueError, match=r"model\.npz: (its options make no model|.* the file is damaged)"):
+        kinlmr.load(path)
 
 
 # ----------------------------------------------------------------------------------------- models that know their input

@@ -2,6 +2,8 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
+import bodies
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -22,6 +24,17 @@ MOTIONS = load_motion(Path(__file__).parents[1] / "examples/data/motion.npz", BO
 
 
 NAMES = BODY.points.names
+ORDER = [1, 5, 0, 23, *(j for j in range(24) if j not in (0, 1, 5, 23))]  # of joints, the root third
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """The same body, its joints in that order."""
+    path = tmp_path_factory.mktemp("body") / "body.npz"
+    kinlmr.save_body(kinlmr.load_body("anny24_lo369"), path)
+    with np.load(path) as file:
+        np.savez(path, **bodies.reordered(dict(file), ORDER))
+    return kinlmr.load_body(path, points="coco17")
 
 
 def seeded(seed=0):
@@ -328,12 +341,12 @@ def assert_limbs_whole(clip_of, joints):
     assert torch.equal(clip_of[:, 0], torch.arange(len(clip_of)))
 
 
-def varied_only(monkeypatch, what, rotations, joints, seed=0):
+def varied_only(monkeypatch, what, rotations, body, seed=0):
     """`clips.varied` with one of its three changes."""
     for name in {"MIXED", "BENT", "TILTED"} - {what}:
         monkeypatch.setattr(clips, name, 0.0)
     kept = rotations.clone()
-    varied = clips.varied(rotations, joints, 30.0, *numbers(seeded(seed), rotations))
+    varied = clips.varied(rotations, body, 30.0, *numbers(seeded(seed), rotations))
     assert torch.equal(rotations, kept)
     return varied
 
@@ -342,7 +355,7 @@ def test_limbs_are_mixed_as_a_whole(monkeypatch):
     angle = torch.linspace(0, 1, 40)[:, None, None, None] * torch.tensor([1.0, 0, 0])
     rotations = axis_angle_to_matrix(angle.expand(40, 3, 24, 3))
     for joints in (BODY.joints, [name.title().replace("_", "") for name in BODY.joints]):
-        mixed = varied_only(monkeypatch, "MIXED", rotations, joints)
+        mixed = varied_only(monkeypatch, "MIXED", rotations, replace(BODY, joints=tuple(joints)))
         clip_of = ((mixed[:, 0, :, 2, 1].asin()) * 39).round().long()
         assert_limbs_whole(clip_of, BODY.joints)
         others = (clip_of != torch.arange(40)[:, None]).float().mean(0)
@@ -351,25 +364,60 @@ def test_limbs_are_mixed_as_a_whole(monkeypatch):
         assert_limbs_whole(clip_of[:, torch.randperm(24, generator=seeded())], BODY.joints)
 
 
-def test_joints_are_bent_slowly_and_the_root_is_not(monkeypatch):
-    rotations = axis_angle_to_matrix(clip_of_turns(40, 30))
-    bent = varied_only(monkeypatch, "BENT", rotations, BODY.joints)
-    assert torch.equal(bent[:, :, 0], rotations[:, :, 0])
-    turns = rotations[:, :, 1:].mT @ bent[:, :, 1:]
+@pytest.mark.parametrize("first", [True, False])
+def test_joints_are_bent_slowly_and_the_root_is_not(monkeypatch, other, first):
+    rotations, body = axis_angle_to_matrix(clip_of_turns(40, 30)), BODY if first else other
+    bent = varied_only(monkeypatch, "BENT", rotations, body)
+    assert torch.equal(bent[:, :, body.root], rotations[:, :, body.root])
+    others = [j for j in range(24) if j != body.root]
+    turns = rotations[:, :, others].mT @ bent[:, :, others]
+    assert ((turns - torch.eye(3)).abs().amax((0, 1, 3, 4)) > 0.01).all()
     assert (turns - torch.eye(3)).flatten(2).norm(dim=-1).mean() > 0.1
     steps = (turns[:, 1:] - turns[:, :-1]).flatten(3).norm(dim=-1)
     assert steps.max() < 0.5
     assert steps.mean() < 0.05
 
 
-def test_some_clips_are_turned_as_a_whole(monkeypatch):
-    rotations = axis_angle_to_matrix(clip_of_turns(200, 5))
-    turned = varied_only(monkeypatch, "TILTED", rotations, BODY.joints)
-    assert torch.equal(turned[:, :, 1:], rotations[:, :, 1:])
-    before, after = rotations[:, :, 0], turned[:, :, 0]
+@pytest.mark.parametrize("first", [True, False])
+def test_some_clips_are_turned_as_a_whole(monkeypatch, other, first):
+    rotations, body = axis_angle_to_matrix(clip_of_turns(200, 5)), BODY if first else other
+    turned = varied_only(monkeypatch, "TILTED", rotations, body)
+    others = [j for j in range(24) if j != body.root]
+    assert torch.equal(turned[:, :, others], rotations[:, :, others])
+    before, after = rotations[:, :, body.root], turned[:, :, body.root]
     assert torch.allclose(after[:, :1].mT @ after, before[:, :1].mT @ before, atol=1e-5)  # the motion stays
     changed = (after - before).flatten(1).norm(dim=-1) > 1e-3
     assert 0.05 < changed.float().mean() < 0.3
+
+
+def reordered(clip):
+    """A clip as a body of that order of joints has it."""
+    return clip._replace(rotations=clip.rotations[:, :, ORDER], joints=clip.joints[:, :, ORDER])
+
+
+@pytest.mark.parametrize("noise", [clips.OFF, clips.USUAL])
+def test_the_order_of_joints_plays_no_part(other, noise):
+    """A body whose root is not its first joint is seen as its twin, whose is: features, and all else in its order."""
+    mine = [replace(m, joints=other.joints, rotations=m.rotations[:, ORDER]) for m in MOTIONS]
+    one, two = (
+        clips.draw(clips.bank(m, 8), b, 3, 8, seeded(), noise, False) for m, b in ((MOTIONS, BODY), (mine, other))
+    )
+    assert_same(two, reordered(one), 1e-4)
+    for k, (first, second) in enumerate(zip(MOTIONS, mine, strict=True)):
+        one, two = (clips.whole(m, b, 0.5, seeded(k), noise) for m, b in ((first, BODY), (second, other)))
+        assert_same(two, reordered(one), 1e-4)
+    turns = axis_angle_to_matrix(clip_of_turns(4, 6))
+    one = clips.see(turns, BODY, 30.0, seeded(), noise, augment=True)
+    assert_same(clips.see(turns[:, :, ORDER], other, 30.0, seeded(), noise, augment=True), reordered(one), 1e-4)
+
+
+def test_recordings_are_those_of_the_body(other):
+    for use in (lambda: clips.draw(clips.bank(MOTIONS, 8), other, 2, 8, seeded()),
+                lambda: clips.whole(MOTIONS[0], other, 0.0, seeded())):  # fmt: skip
+        with pytest.raises(
+            ValueError, match=r"the recordings have joints pelvis, left_hip, .*; load them for that body"
+        ):
+            use()
 
 
 def clip_of_turns(batch, frames):

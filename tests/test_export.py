@@ -5,17 +5,18 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from bodies import family
+from bodies import family, reordered
 from hypothesis import given
 from hypothesis import strategies as st
 
 import kinlmr
+from kinlmr import export
 from kinlmr.body.assembly import assemble
-from kinlmr.export import writers as export
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle, quaternion_to_matrix
 
 FPS, FRAMES = 25.0, 6
@@ -337,6 +338,47 @@ def test_a_body_before_a_camera_is_turned_upright(seed):
     turned, moved = export.upright(body, rotations, shape, translation)
     there = posed(body, rotations, shape, translation)[0] * [1, -1, -1]
     assert_within(posed(body, turned, shape, moved)[0], there)
+
+
+ORDER = [1, 5, 0, 23, *(j for j in range(24) if j not in (0, 1, 5, 23))]  # of joints, the root third
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory, body):
+    """The same body, its joints in that order."""
+    path = tmp_path_factory.mktemp("body") / "body.npz"
+    kinlmr.save_body(body, path)
+    with np.load(path) as file:
+        np.savez(path, **reordered(dict(file), ORDER))
+    return kinlmr.load_body(path)
+
+
+@pytest.mark.parametrize(("save", "more"), [("save_amass", {}), ("save_amass", {"smplh": True}), ("save_smpl", {})])
+def test_files_without_names_hold_smpls_order(tmp_path, body, other, save, more):
+    """Whatever the order of the body's own joints; names that are not SMPL's are refused."""
+    rotations, *others = motion_of(body)
+    found = []
+    for mine, turns in ((body, rotations), (other, rotations[:, ORDER])):
+        path = tmp_path / ("body.npz" if save == "save_amass" else "body.smpl")
+        getattr(export, save)(path, mine, turns, *others, FPS, **more)
+        with np.load(path) as file:
+            found.append({key: file[key] for key in file.files})
+    assert found[0].keys() == found[1].keys()
+    for key, value in found[0].items():
+        assert np.array_equal(value, found[1][key]) or np.abs(value - found[1][key]).max() < 1e-6
+    strange = replace(body, joints=("hips", *body.joints[1:]))
+    with pytest.raises(
+        ValueError, match=r"has 24 joints, as smpl has, but not 'pelvis'.*rename its joints, or save_json"
+    ):
+        getattr(export, save)(path, strange, rotations, *others, FPS, **more)
+
+
+def test_a_body_whose_root_is_not_first_is_turned_upright(body, other):
+    rotations, *others = motion_of(body)
+    turned, moved = export.upright(body.to(torch.float64), rotations, *others)
+    found, place = export.upright(other.to(torch.float64), rotations[:, ORDER], *others)
+    assert torch.equal(found, turned[:, ORDER])
+    assert_within(place.numpy(), moved.numpy(), 1e-3)
 
 
 @EVERY

@@ -52,7 +52,11 @@ def test_only_what_the_kernels_are_for_is_served(monkeypatch):
     assert not kernels.serves(x)  # off, unless asked for
     monkeypatch.setattr(kernels, "ENABLED", "1")
     assert kernels.serves(x)
-    assert not kernels.serves(x.double())
+    assert kernels.serves(x, torch.nn.Parameter(x))
+    other = x.as_subclass(type("Other", (torch.Tensor,), {}))
+    for odd in (x.double(), x.bfloat16(), x.long(), x.to("meta"), torch._neg_view(x), other):
+        assert not kernels.serves(odd)
+        assert not kernels.serves(x, odd)
     monkeypatch.delenv("TRITON_INTERPRET")
     assert not kernels.serves(x)
 
@@ -84,7 +88,7 @@ def test_where_triton_does_not_run_it_is_said_and_the_plain_path_taken(monkeypat
 
 def test_what_is_traced_asks_for_no_kernel(monkeypatch):
     """torch.compile and torch.func see plain functions only."""
-    monkeypatch.setattr(kernels, "serves", lambda x: 1 / 0)
+    monkeypatch.setattr(kernels, "serves", lambda *_: 1 / 0)
     tree = room.fronts([-1, 0])
     rotations, rest = torch.randn(3, 1, 2, 3, 3), torch.randn(3, 1, 2, 3)
     torch.func.vmap(lambda r, q: room.pose_bones(r, q, tree))(rotations, rest)
@@ -158,6 +162,65 @@ def test_a_model_and_its_gradients(monkeypatch):
         return estimate.pose.detach(), *torch.autograd.grad(estimate.pose.square().sum(), [*model.parameters()][:8])
 
     assert_fused_equals_plain(monkeypatch, trained, 1e-5)
+
+
+def scattered(x):
+    """The same numbers, two apart in memory, and NaN between them."""
+    room = torch.full((*x.shape, 2), torch.nan)
+    room[..., 0] = x.detach()
+    return room[..., 0]
+
+
+def repeated(x):
+    """The first row for every row, in the memory of one."""
+    return x.detach()[:1].expand_as(x)
+
+
+TREE = [-1, 0, 0]
+ODD = {
+    "bones": (lambda *x: room.pose_bones(*x, room.fronts(TREE)), [(2, 3, 3, 3), (2, 3, 3)]),
+    "skin": (lambda *x: [skinning.skin(*x)], [(2, 4), (2, 3, 4, 3), (15,), (4, 15), (3, 5)]),
+    "gru": (lambda g, m, *w: products.scan(cells.CELLS["gru"], g.clone(), m, products.shared(*w), None),
+            [(2, 3, 6), (1, 3, 2), (6, 2), (6,)]),
+}  # fmt: skip
+
+
+EACH = [(way, i) for way, (_, shapes) in ODD.items() for i in range(len(shapes))]
+
+
+@pytest.mark.parametrize(
+    ("way", "which", "lie"),
+    [*((*each, lie) for each in EACH for lie in (scattered, torch.Tensor.double)), ("skin", 1, repeated)],
+)
+def test_each_argument_may_lie_in_any_way(monkeypatch, way, which, lie):
+    """And of another type it goes the plain way, or is refused as there. Gradients too, of those that have one."""
+    torch.manual_seed(0)
+    function, shapes = ODD[way]
+    tensors = [torch.randn(shape) for shape in shapes]
+    tensors[which] = lie(tensors[which])
+
+    def found():
+        try:
+            given = [x.detach().requires_grad_(i < 2) for i, x in enumerate(tensors)]
+            results = function(*given)
+            return [x.detach() for x in (*results, *torch.autograd.grad([x.sum() for x in results], given[:2]))]
+        except RuntimeError:
+            return [torch.zeros(1)]
+
+    assert_fused_equals_plain(monkeypatch, found)
+
+
+def test_no_kernel_gets_a_tensor_that_is_not_contiguous(monkeypatch):
+    monkeypatch.setattr(kernels, "compiled", lambda _: 1 / 0)
+    for tensors in (
+        (torch.ones(2, 3).T,),
+        (torch.ones(2), torch.ones(1).expand(2)),
+        (torch.ones(2), 1, torch.ones(2, device="meta")),
+    ):
+        with pytest.raises(ValueError, match=r"_halves got a tensor \(.*\) of strides \(.*\) on "):
+            kernels.launch(kernels._halves, (1,), *tensors)
+    with pytest.raises(ZeroDivisionError):
+        kernels.launch(kernels._halves, (1,), torch.ones(2), 1)
 
 
 COMPILED = """

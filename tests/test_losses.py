@@ -84,6 +84,8 @@ def test_equations_by_hand():
     confidence = torch.tensor([[[1.0, 1.0], [1.0, 0.5]]])
     assert torch.isclose(losses.points(prediction[..., :2], truth[..., :2], confidence), torch.tensor(0.2 / 3.5))
     assert torch.isclose(losses.joints(prediction, truth + 5), torch.tensor(0.6 / 4))  # centred on the root
+    assert torch.isclose(losses.joints(prediction.flip(-2), truth.flip(-2) + 5, root=1), torch.tensor(0.6 / 4))
+    assert torch.isclose(losses.joints(prediction.flip(-2), truth.flip(-2) + 5, root=-1), torch.tensor(0.6 / 4))
     norm = losses.parameters_norm(torch.zeros(2, 3, 4), torch.ones(2, 3, 4), torch.tensor([[1.0, 0, 0], [1, 1, 0]]))
     assert norm == 2
     norm = losses.parameters_norm(torch.zeros(2, 2), torch.tensor([[0.3, 0.4], [3.0, 4.0]]))

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engine import assert_gradients_equal_reference, stacked, weighted
 from test_model import assert_equals_reference, clip, lively
+from torch import nn
 
 import kinlmr
 from kinlmr.engine import matmul
@@ -127,6 +129,97 @@ def test_the_table_of_products(size, wanted):
         assert ("contiguous" in found or "unsqueeze" in found) == (way == "l"), (size, rows, found)
 
 
+# ---------------------------------------------------------------------------------------------- layouts, types, devices
+
+LAYOUTS = {  # where in a larger room the numbers lie; what has fewer than asked for is expanded
+    "contiguous": None,
+    "part": lambda shape: [slice(1, n + 1) for n in shape],
+    "strided": lambda shape: [slice(1, 3 * n, 3) for n in shape],
+    "transposed": lambda shape: [slice(n) for n in shape],
+    "negative": lambda shape: [slice(n) for n in shape],
+    "rows expanded": lambda shape: [slice(1), *map(slice, shape[1:])],
+    "columns expanded": lambda shape: [*map(slice, shape[:-1]), slice(1)],
+    "all expanded": lambda shape: [slice(1) for _ in shape],
+}
+
+
+def laid(layout, *shape):
+    """Numbers that lie in memory as the layout says, with NaN all around."""
+    room = torch.full([3 * max(shape) + 1] * len(shape), torch.nan)
+    if layout == "contiguous":
+        part = room.flatten()[1 : math.prod(shape) + 1].view(shape)
+    else:
+        part = (room.mT if layout == "transposed" and len(shape) > 1 else room)[tuple(LAYOUTS[layout](shape))]
+    part.copy_(0.3 * numbers(*part.shape, dtype=torch.float32, seed=sum(shape)))
+    return (torch._neg_view(part) if layout == "negative" else part).expand(shape)
+
+
+def assert_right_or_refused(function, *tensors):
+    """function(x, weight, added) is x weight^T + added, or an error."""
+    try:
+        found = function(*tensors)
+    except (RuntimeError, NotImplementedError):
+        return
+    x, weight, added = (tensor.double() for tensor in tensors)
+    tolerance = 2e-2 if found.dtype == torch.bfloat16 else 1e-4
+    torch.testing.assert_close(found, x @ weight.mT + added, atol=tolerance, rtol=tolerance, check_dtype=False)
+
+
+def operators_alone(x, weight, added):
+    """Without a look at what is given: reads memory that is nobody's."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, added, "none", [], "")
+
+
+def arranged_alone(x, weight, added):
+    """The product of a scan's frame, twice, for the first is apart."""
+    add = matmul.recurrence(weight, 2, {})
+    add(y := torch.zeros(len(x), len(weight)), x)
+    add(z := torch.zeros(len(x), len(weight)), x)
+    torch.testing.assert_close(y, z, atol=1e-4, rtol=1e-4)
+    return y + added
+
+
+WAYS = {"product": matmul.product, "cached": functools.partial(matmul.product, cached=True), "scan": arranged_alone}
+CHANGES = {
+    "float64": lambda x: x.double(), "bfloat16": lambda x: x.bfloat16(), "int64": lambda x: x.long(),
+    "wider": lambda x: torch.cat([x, x], -1), "one number": lambda x: x.flatten()[:1],
+}  # fmt: skip
+layouts = st.one_of(st.just("contiguous"), st.sampled_from(list(LAYOUTS)))
+faults = st.none() | st.tuples(st.integers(0, 2), st.sampled_from(list(CHANGES)))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@settings(max_examples=60)
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 7), st.tuples(layouts, layouts, layouts), faults)
+def test_no_product_reads_what_it_was_not_given(way, rows, out, size, laid_out, fault):
+    """Whatever the layout of x, weight and bias, and where the type or size of one of them does not fit."""
+    shapes = (rows, size), (out, size), (out,)
+    tensors = [laid(layout, *shape) for layout, shape in zip(laid_out, shapes, strict=True)]
+    if fault:
+        tensors[fault[0]] = CHANGES[fault[1]](tensors[fault[0]])
+    with large(), torch.no_grad():
+        assert_right_or_refused(WAYS[way], *tensors)
+
+
+@pytest.mark.skipif(not matmul._onednn(), reason="this torch has no oneDNN")
+def test_that_law_can_fail():
+    for layout in ("strided", "columns expanded"):
+        with pytest.raises(AssertionError):
+            assert_right_or_refused(operators_alone, torch.randn(3, 5), torch.randn(4, 5), laid(layout, 4))
+
+
+@pytest.mark.skipif(not matmul._onednn(), reason="this torch has no oneDNN")
+@pytest.mark.parametrize("which", range(3))
+def test_onednn_gets_plain_numbers_of_the_cpu_only(which):
+    tensors = [torch.ones(3, 5), torch.ones(4, 5), torch.ones(4)]
+    with torch.no_grad():
+        assert matmul._onednn_takes_as_it_is(*tensors)
+        other = tensors[which].as_subclass(type("Other", (torch.Tensor,), {}))
+        for odd in (other, *(getattr(tensors[which], name)() for name in ("double", "half", "to_sparse", "to_mkldnn"))):
+            assert not matmul._onednn_takes_as_it_is(*tensors[:which], odd, *tensors[which + 1 :])
+        assert not matmul._onednn_takes_as_it_is(*tensors[:which], tensors[which].to("meta"), *tensors[which + 1 :])
+
+
 @contextlib.contextmanager
 def arranged(smallest=0, worth=0):
     """Weights of so many numbers, times frames, are arranged by oneDNN; what was, in order: sizes (out, in)."""
@@ -138,6 +231,20 @@ def arranged(smallest=0, worth=0):
         patch.setattr(matmul, "WORTH", worth)
         patch.setattr(matmul, "_arrange", lambda weight: sizes.append(tuple(weight.shape)) or arrange(weight))
         yield sizes
+
+
+@pytest.mark.parametrize("which", ["weight", "bias"])
+def test_a_model_of_odd_parameters_has_their_numbers(which):
+    """Its weights, or its biases, in every layout: no product sees more than their numbers."""
+    model = kinlmr.build("smpl.yaml", features=5, hidden=4, shape_hidden=4, layers=2)
+    for layout in LAYOUTS:
+        for module in model.modules():
+            for name, value in [*module._parameters.items()]:
+                shown = laid(layout if name.startswith(which) else "contiguous", *value.shape)
+                module._parameters[name] = nn.Parameter(shown)
+        for rows in (1, 3):
+            with large(), stacked(False), arranged(), torch.no_grad():
+                assert_equals_reference(model, clip(rows, 3, 5, torch.float32), 1e-4)
 
 
 @settings(max_examples=20)

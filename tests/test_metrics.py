@@ -185,6 +185,16 @@ def test_a_batch_scores_as_its_sequences_one_by_one(sizes):
             assert found == pytest.approx(expected, rel=1e-5, nan_ok=True)
 
 
+@given(st.permutations(range(14)))
+def test_the_root_may_be_any_of_the_joints(order):
+    prediction, truth = pair()
+    expected = metrics.evaluate([prediction], [truth])
+    mine = prediction[:, order], truth[:, order]
+    for root in (order.index(0), order.index(0) - 14):
+        assert metrics.evaluate([mine[0]], [mine[1]], root=root) == pytest.approx(expected)
+        assert torch.allclose(metrics.joint_errors(*mine, root), metrics.joint_errors(prediction, truth)[:, order])
+
+
 def test_a_tensor_is_a_list_of_sequences():
     prediction, truth = torch.randn(2, 3, 6, 14, 3).unbind()
     assert metrics.evaluate(prediction, truth) == pytest.approx(metrics.evaluate([*prediction], [*truth]))

@@ -531,6 +531,8 @@ def test_lengths_and_states_that_do_not_fit():
     for lengths in ([1], [1.0, 2.0], [True, False]):
         with pytest.raises(ValueError, match=r"expected lengths, a tensor \(2\) of whole numbers"):
             model(x, torch.tensor(lengths))
+    for kind in (torch.int8, torch.int16, torch.int32, torch.uint8, torch.uint16, torch.uint32, torch.uint64):
+        assert_same(model(x, torch.tensor([1, 3], dtype=kind)), model(x, torch.tensor([1, 3])), 0.0)
     with pytest.raises(ValueError, match=r"memory \(B, V, M\) = \(2, 3, 28\), not \(3, 3, 28\)"):
         model(x, state=model.initial_state(3))
     with pytest.raises(ValueError, match="not Tensor"):

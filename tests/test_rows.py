@@ -105,7 +105,31 @@ def test_select_and_concat_undo_one_another(rows, cut):
             assert_same(state.select(same), state.select(torch.tensor(sorted(set(rows)), dtype=torch.long)), 0)
 
 
-@pytest.mark.parametrize("rows", [[4], [-1], [0.5], [True], [[0]], 1, torch.ones(5, dtype=torch.bool)])
+WHOLE = [np.dtype(code) for code in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">i4", ">u2")]
+
+
+@given(st.lists(st.integers(0, PEOPLE - 1), max_size=6), st.sampled_from(WHOLE), st.booleans(), st.booleans())
+def test_whole_numbers_of_any_type_are_rows(rows, kind, reverse, tensor):
+    """Of any width and byte order, also as many as there are people, also of a view."""
+    given = np.array(rows[::-1], kind)[::-1] if reverse else np.array(rows, kind)
+    given = torch.from_numpy(given.astype(kind.newbyteorder("="))) if tensor else given
+    for state in states():
+        for same in (given, list(given)):
+            assert_same(state.select(same), state.select(rows), 0)
+
+
+@given(st.lists(st.booleans(), min_size=PEOPLE, max_size=PEOPLE))
+def test_only_bools_are_a_mask(mask):
+    for state in states():
+        for same in (mask, np.array(mask), list(np.array(mask)), torch.tensor(mask)):
+            assert_same(state.select(same), state.select([p for p, here in enumerate(mask) if here]), 0)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[4], [-1], [0.5], [True], [[0]], 1, torch.ones(5, dtype=torch.bool), np.zeros(0, bool), np.array([4], np.uint8),
+     np.array([2**64 - 1], np.uint64), torch.zeros(2, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.complex64)],
+)  # fmt: skip
 def test_rows_that_are_not_there(rows):
     for state in states():
         with pytest.raises(ValueError, match=r"^rows .* 4|^rows .* 0 \.\. 3, the people of the state"):

@@ -32,8 +32,9 @@ WHERE = {
 def assemble(arrays: Mapping[str, Array], file: str, columns: Sequence[int] | None = None) -> Body:
     """A Body, of torch's default floating type, from arrays as body files name and shape them.
 
-    v_template (N, 3), shapedirs (N, 3, S), posedirs (N, 3, 9 (J - 1)) or none, weights (N, J), J_regressor (J, N) or
-    J (J, 3) with J_shapedirs (J, 3, S), kintree_table (2, J) or parents (J), f (F, 3)
+    v_template (N, 3), shapedirs (N, 3, S), posedirs (N, 3, 9 (J - 1)), of the joints but the root in their order, or
+    none, weights (N, J), J_regressor (J, N) or J (J, 3) with J_shapedirs (J, 3, S), kintree_table (2, J) or parents
+    (J), f (F, 3)
     """
 
     def get(key: str, *shape: int | None) -> Array:
@@ -94,9 +95,8 @@ def assemble(arrays: Mapping[str, Array], file: str, columns: Sequence[int] | No
     if "posedirs" in arrays and np.size(arrays["posedirs"]):
         posedirs = get("posedirs", count, 3, 9 * (joints - 1))
     if columns is not None:
-        if bad := [c for c in columns if not 0 <= c < shapedirs.shape[2]]:
-            raise ValueError(f"{file}: columns {bad} asked for, its shape directions are 0 .. {shapedirs.shape[2] - 1}")
-        shapedirs, rest_dirs = shapedirs[..., list(columns)], rest_dirs[..., list(columns)]
+        columns = _columns(columns, shapedirs.shape[2], file)
+        shapedirs, rest_dirs = shapedirs[..., columns], rest_dirs[..., columns]
     hands = [_by_three(get(key, *[None] * np.ndim(arrays[key])), key, file) for key in HANDS if key in arrays]
     basis = np.concatenate([posedirs, shapedirs], 2)
 
@@ -118,6 +118,15 @@ def assemble(arrays: Mapping[str, Array], file: str, columns: Sequence[int] | No
     if body.faces is not None and bool(((body.faces < 0) | (body.faces >= count)).any()):
         raise ValueError(f"{file}: f names vertices {body.faces.min()} .. {body.faces.max()}, there are {count}")
     return _with_saved(body, arrays, get, file, columns) if "points_names" in arrays else body
+
+
+def _columns(columns: Sequence[int], count: int, file: str) -> list[int]:
+    asked = np.asarray(columns)
+    if asked.size and (asked.ndim != 1 or asked.dtype.kind not in "iu"):
+        raise ValueError(f"{file}: columns are numbers of shape directions, not {asked.dtype} of shape {asked.shape}")
+    if bad := [c for c in asked.tolist() if not 0 <= c < count]:
+        raise ValueError(f"{file}: columns {bad} asked for, its shape directions are 0 .. {count - 1}")
+    return [int(c) for c in asked]
 
 
 def _whole(array: Array, key: str, file: str) -> Array:

@@ -46,6 +46,12 @@ def fronts(parents: Sequence[int]) -> Fronts:
     return Fronts(torch.tensor(parents) + 1, order, above, order.argsort())
 
 
+def turn_joint(rotations: Tensor, joint: int, turn: Tensor) -> Tensor:
+    """rotations (..., J, 3, 3) with one joint's turned on by turn (..., 3, 3)."""
+    before, after = rotations[..., :joint, :, :], rotations[..., joint + 1 :, :, :]
+    return torch.cat([before, (turn @ rotations[..., joint, :, :]).unsqueeze(-3), after], -3)
+
+
 def forward_kinematics(rotations: Tensor, offsets: Tensor, tree: Fronts) -> tuple[Tensor, Tensor]:
     """Chain local rotations and offsets along a tree, one batched product per depth.
 
@@ -64,7 +70,7 @@ def forward_kinematics(rotations: Tensor, offsets: Tensor, tree: Fronts) -> tupl
 
 def pose_bones(rotations: Tensor, rest: Tensor, tree: Fronts) -> tuple[Tensor, Tensor]:
     """rotations (B, J, 3, 3), joints at rest (B, J, 3) -> bones A_k as planes (B, 3, 4, J), joints (B, J, 3)"""
-    if not traced() and kernels.serves(rest):
+    if not traced() and kernels.serves(rotations, rest):
         return _Bones.apply(rotations, rest, tree)
     return _pose_bones(rotations, rest, tree)
 
@@ -81,7 +87,7 @@ class _Bones(Function):
 
     @staticmethod
     def forward(ctx: Any, rotations: Tensor, rest: Tensor, tree: Fronts) -> tuple[Tensor, Tensor]:
-        planes, places = chain_kernels.chain(rotations.contiguous(), rest.contiguous(), tree.parents, tree.order)
+        planes, places = chain_kernels.chain(rotations, rest, tree.parents, tree.order)
         ctx.tree = tree
         ctx.save_for_backward(rotations, rest, planes)
         return planes, places
@@ -93,7 +99,5 @@ class _Bones(Function):
             rotations, rest = (x if x.requires_grad else x.detach().requires_grad_() for x in (rotations, rest))
             posed = _pose_bones(rotations, rest, ctx.tree)
             return *torch.autograd.grad(posed, (rotations, rest), (d_planes, d_places), create_graph=True), None
-        d_planes, d_places = (x.clone(memory_format=torch.contiguous_format) for x in (d_planes, d_places))
-        rotations, rest = rotations.contiguous(), rest.contiguous()
         tree = ctx.tree.parents, ctx.tree.order
         return *chain_kernels.chain_backward(d_planes, d_places, rotations, rest, planes, *tree), None

@@ -2,7 +2,7 @@
 
 A body of J joints and N vertices is posed by J rotation matrices and S shape numbers (SMPL, Loper et al. 2015):
 
-    vertices at rest   v = template + shapedirs shape + posedirs (R_1 - I, ..., R_J-1 - I)
+    vertices at rest   v = template + shapedirs shape + posedirs (R_k - I, for every joint k but the root)
     joints at rest     q = J + J_shapedirs shape
     bones              G_k = G_parent(k) [R_k | q_k - q_parent(k)],   A_k = G_k [I | -q_k]
     vertices posed     sum_k weights_nk A_k v_n
@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
-from kinlmr.body.kinematics import Fronts, pose_bones
+from kinlmr.body.kinematics import Fronts, pose_bones, turn_joint
 from kinlmr.body.points import Points, compile_points, pose_points
 from kinlmr.body.skinning import skin
 
@@ -99,13 +99,21 @@ class Body:
         if "joints" in want:
             joints = places
         if "vertices" in want or "points" in want:
-            pose = (rotations[:, 1:] - torch.eye(3, dtype=rotations.dtype, device=rotations.device)).flatten(1)
-            factors = torch.cat([pose, shape], -1) if self.pose_width else shape
+            factors = shape
+            if self.pose_width:
+                others = torch.cat([rotations[:, : self.root], rotations[:, self.root + 1 :]], 1)
+                pose = others - torch.eye(3, dtype=rotations.dtype, device=rotations.device)
+                factors = torch.cat([pose.flatten(1), shape], -1)
             if "vertices" in want:
                 vertices = skin(factors, planes, self.template, self.basis, self.weights).mT
             if "points" in want and self.points is not None:
                 points = pose_points(self.points, factors, planes.permute(0, 3, 1, 2))
         return Mesh(joints, vertices, points)
+
+    @property
+    def root(self) -> int:
+        """The index of the root joint, which need not be the first."""
+        return self.parents.index(-1)
 
     @property
     def shape_width(self) -> int:
@@ -134,11 +142,11 @@ class Body:
         rotations = rotations.expand(*wide, *rotations.shape[-3:])
         rotations, shape, translation, lead = self._flat(rotations, shape, translation)
         with torch.autocast(self.template.device.type, enabled=False):
-            pelvis = self.joints_at_rest(shape)[:, 0]
+            pelvis = self.joints_at_rest(shape)[:, self.root]
             place = pelvis if translation is None else pelvis + translation
             turn = turn.to(rotations).expand(*lead, 3, 3).reshape(-1, 3, 3)
             moved = (turn @ place[..., None])[..., 0] - pelvis
-            turned = torch.cat([(turn @ rotations[:, 0])[:, None], rotations[:, 1:]], 1)
+            turned = turn_joint(rotations, self.root, turn)
         return turned.reshape(*lead, *turned.shape[1:]), moved.reshape(*lead, 3)
 
     def with_points(self, names: Sequence[str], vertices: Tensor | None = None, joints: Tensor | None = None) -> Body:

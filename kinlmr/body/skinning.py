@@ -51,7 +51,7 @@ class _Skin(Function):
     def forward(
         factors: Tensor, planes: Tensor, template: Tensor, basis: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        if skin_kernels.serves(factors, weights):
+        if skin_kernels.serves(weights, factors, planes, template, basis):
             return skin_kernels.blend_and_skin(factors, planes, template, basis, weights), factors.new_empty(0)
         out = factors.new_empty(len(factors), 3, weights.shape[1])
         many, blended, turned = _workspaces(out)
@@ -106,7 +106,7 @@ class _TiledGradients(Function):
     def forward(
         grad: Tensor, factors: Tensor, planes: Tensor, template: Tensor, basis: Tensor, weights: Tensor, kept: Tensor
     ) -> tuple[Tensor, Tensor]:
-        if skin_kernels.serves(grad, weights):
+        if skin_kernels.serves(weights, grad, factors, planes, template, basis):
             return skin_kernels.blend_and_skin_backward(grad, factors, planes, template, basis, weights)
         d_factors, d_planes = torch.empty_like(factors), planes.new_empty(planes.shape)
         many, blended, turned = _workspaces(grad)

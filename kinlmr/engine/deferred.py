@@ -102,11 +102,15 @@ def _gates(shares: list[Tensor] | tuple[Tensor, ...], x: Tensor, weight: Tensor)
     return add_product_(result, x, weight)
 
 
+def _fused(cell: Cell, gates: Tensor, memory: Tensor, w: Weight) -> bool:
+    return bool(cell.kernels) and kernels.serves(gates, memory, w.weight.detach(), w.bias.detach())
+
+
 def _states(cell: Cell, gates: Tensor, memory: Tensor, w: Weight, keep: bool) -> tuple[Tensor, list[Tensor]]:
     """Memories before and after every frame, and what else backward needs."""
     weight, bias = w.weight.detach(), w.bias.detach()
-    if cell.kernels and kernels.serves(gates):
-        return cell.kernels[0](gates, memory, weight, bias, keep, w.layouts)
+    if _fused(cell, gates, memory, w):
+        return cell.kernels[0](gates, memory, weight, bias, keep, w.layouts)  # type: ignore[index]
     add_product = recurrence(weight, gates.shape[-2], w.layouts)
     return cell.scan(gates, memory, bias, add_product, keep)  # type: ignore[misc]
 
@@ -208,6 +212,7 @@ class _Scan(Function):
     def forward(
         ctx: Any, cell: Cell, gates: Tensor, memory: Tensor, w: Weight, token: Tensor, ends: Tensor | None
     ) -> tuple[Tensor, Tensor]:
+        ctx.fused = _fused(cell, gates, memory, w)
         states, kept = _states(cell, gates, memory, w, keep=True)
         ctx.cell, ctx.log, ctx.layouts, ctx.token, ctx.ends = cell, w.log, w.layouts, token.grad_fn, ends
         ctx.save_for_backward(w.weight.detach(), states, *kept)
@@ -223,7 +228,7 @@ class _Scan(Function):
             gradient[..., -1, :, :].add_(after)
         else:
             gradient.scatter_add_(-3, _index(gradient, ctx.ends), after.unsqueeze(-3))
-        if ctx.cell.kernels and kernels.serves(states):
+        if ctx.fused:
             inputs, recurrent, memory = ctx.cell.kernels[1](gradient, states, *kept, weight, ctx.layouts)
         else:
             add_product = recurrence(weight, states.shape[-2], ctx.layouts, backward=True)

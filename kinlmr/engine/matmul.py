@@ -58,24 +58,32 @@ def product(x: Tensor, weight: Tensor, added: Tensor, cached: bool = False) -> T
     numbers = weight.numel()
     if numbers > LARGE and _in_table(weight) and not traced():
         rows = x.shape[0]
-        if rows > 1 and bias and numbers > HUGE[min(rows, FEW + 1) - 2] and _onednn_takes_as_it_is(weight):
-            return torch.ops.mkldnn._linear_pointwise(x, weight, added, "none", [], "")
+        if rows > 1 and bias and numbers > HUGE[min(rows, FEW + 1) - 2] and _onednn_takes_as_it_is(x, weight, added):
+            return _by_onednn(x, weight, added)
         if rows == 1 and not cached and weight.shape[0] % 2 == 0:
             halves = weight.unflatten(0, (2, -1))
-            return torch.baddbmm(added.reshape(2, -1, 1), halves, x.mT.expand(2, -1, -1)).view(1, -1)
+            return torch.baddbmm(added.reshape(2, halves.shape[1], 1), halves, x.mT.expand(2, -1, -1)).view(1, -1)
         if rows <= FEW and not cached:
             return torch.addmm(added.unsqueeze(-1) if bias else added.mT, weight, x.contiguous().mT).mT
     return torch.addmm(added, x, weight.mT)
 
 
-def _in_table(weight: Tensor) -> bool:
-    """Whether the table holds for a weight."""
-    return weight.is_cpu and weight.dtype == torch.float32
+def _in_table(x: Tensor) -> bool:
+    """Whether the table holds for a tensor."""
+    return x.is_cpu and x.dtype == torch.float32 and x.layout == torch.strided
 
 
-def _onednn_takes_as_it_is(weight: Tensor) -> bool:
+def _onednn_takes_as_it_is(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
     """Whether oneDNN multiplies by a weight as it is, by an operator without gradient."""
-    return not torch.is_grad_enabled() and weight.is_contiguous() and _onednn_takes(weight)
+    fits = x.shape[1:] == weight.shape[1:] and bias.shape == weight.shape[:1] and weight.is_contiguous()
+    return fits and not torch.is_grad_enabled() and _onednn_takes(x, weight, bias)
+
+
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (R, in), weight (out, in), contiguous or arranged, bias (out) -> (R, out), all of them checked by the caller:
+    the operator reads memory by their shapes alone."""
+    bias = None if bias is None else bias.contiguous()
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
 def gathered(columns: Tensor, rows: int) -> Tensor:
@@ -104,14 +112,14 @@ def recurrence(weight: Tensor, rows: int, kept: Layouts | None, backward: bool =
     """A function for a scan's frames, that adds to y ([n,] R, G) the product of h ([n,] R, H) by a weight ([n,] G, H);
     for its backward, to y ([n,] R, H) that of a gradient ([n,] R, G)."""
     weight = weight.mT if backward else weight
-    if (layout := _layout(weight, rows, kept, backward)) is not None:
-        return lambda y, x: y.add_(torch.ops.mkldnn._linear_pointwise(x, layout, None, "none", [], ""))
     add_product, right = torch.Tensor.addmm_ if weight.ndim == 2 else torch.Tensor.baddbmm_, weight.mT
-    cached = backward
+    layout, cached = _layout(weight, rows, kept, backward), backward
 
     def add(y: Tensor, x: Tensor) -> None:
         nonlocal cached
-        if cached:
+        if layout is not None and x.shape[1:] == weight.shape[1:] and _onednn_takes(x):
+            y.add_(_by_onednn(x, layout))
+        elif cached:
             add_product(y, x, right)
         else:
             y.copy_(product(x, weight, y))
@@ -135,13 +143,14 @@ def _layout(weight: Tensor, rows: int, kept: Layouts | None, transposed: bool) -
 
 
 def _arrange(weight: Tensor) -> Tensor:
+    weight = weight if weight.mT.is_contiguous() else weight.contiguous()
     return torch.ops.mkldnn._reorder_linear_weight(weight, FEW)  # the same for any number of rows but one
 
 
-def _onednn_takes(weight: Tensor) -> bool:
-    """Whether oneDNN multiplies by a weight; ``torch.backends.mkldnn.set_flags(False)`` turns it off."""
-    fits = type(weight) in (Tensor, nn.Parameter) and _in_table(weight)
-    return fits and torch._C._get_mkldnn_enabled() and _onednn()
+def _onednn_takes(*tensors: Tensor) -> bool:
+    """Whether oneDNN multiplies such tensors; ``torch.backends.mkldnn.set_flags(False)`` turns it off."""
+    fit = all(type(x) in (Tensor, nn.Parameter) and _in_table(x) for x in tensors)
+    return fit and torch._C._get_mkldnn_enabled() and _onednn()
 
 
 @functools.cache
@@ -149,7 +158,7 @@ def _onednn() -> bool:
     """Whether this torch has the two operators and they work; torch.compile uses them, no document promises them."""
     x, weight = (torch.ones(n, 3, dtype=torch.float32, device="cpu") for n in (2, 4))
     try:
-        y = torch.ops.mkldnn._linear_pointwise(x, _arrange(weight), weight.sum(-1), "none", [], "")
+        y = _by_onednn(x, _arrange(weight), weight.sum(-1))
     except (AttributeError, RuntimeError):
         return False
     return bool((y == 6).all())

@@ -32,12 +32,13 @@ from torch import Tensor
 
 from kinlmr.body import Body, normals
 from kinlmr.export import glb
-from kinlmr.files import Array, write_atomic
-from kinlmr.motion import Motion, write_bvh
+from kinlmr.files import Array, nearest, write_atomic
+from kinlmr.motion import Motion, plain_names, write_bvh
 from kinlmr.rotations import matrix_to_axis_angle, matrix_to_quaternion
+from kinlmr.skeleton import load as load_skeleton
 
-# SMPL's families as smplcodec numbers them, by their joints; and how the joints of each are shared out.
-CODEC = {24: 0, 52: 1, 55: 2}
+# SMPL's families, as smplcodec numbers them, by their joints; and how it shares out the joints of each.
+FAMILIES = {24: "smpl.yaml", 52: "smplh.yaml", 55: "smplx.yaml"}
 CODEC_PARTS = {
     24: {"bodyPose": 24},
     52: {"bodyPose": 22, "leftHandPose": 15, "rightHandPose": 15},
@@ -63,6 +64,17 @@ class _Take(NamedTuple):
     def axis_angle(self) -> Array:
         """(T, J, 3)"""
         return matrix_to_axis_angle(self.rotations).numpy()
+
+    def in_family_order(self, path: str | os.PathLike[str]) -> Array:
+        """`axis_angle` in the order of SMPL's family of so many joints, which a file without names goes by."""
+        family = load_skeleton(FAMILIES[len(self.body.joints)])
+        names = plain_names(self.body.joints)
+        if odd := [f"{name!r}{nearest(name, names)}" for name in family.joints if name not in names]:
+            raise ValueError(
+                f"{os.fspath(path)}: {self.body.name!r} has {len(names)} joints, as {family.name} has, but not "
+                f"{', '.join(odd[:5])}; the format goes by their order: rename its joints, or save_json"
+            )
+        return self.axis_angle()[:, [names.index(name) for name in family.joints]]
 
 
 def upright(
@@ -177,7 +189,7 @@ def _person(name: str, given: _Take, start: int, color: tuple[float, float, floa
     return glb.Person(
         name, body.joints, body.parents, rest, vertices, outwards, faces, influences,
         weights / weights.sum(1, keepdims=True), np.roll(turns, -1, -1),
-        given.translation.numpy() + rest[body.parents.index(-1)], (start + np.arange(len(turns))) / given.fps, color,
+        given.translation.numpy() + rest[body.root], (start + np.arange(len(turns))) / given.fps, color,
     )  # fmt: skip
 
 
@@ -203,7 +215,8 @@ def save_amass(
 ) -> None:  # fmt: skip
     """AMASS's .npz: poses (T, 3 J) as axis-angle, trans (T, 3), betas, gender, mocap_framerate; z up, as AMASS is.
 
-    trans moves the model's origin: joints are those of the posed body plus trans.
+    trans moves the model's origin: joints are those of the posed body plus trans. The joints stand in the order of
+    SMPL, SMPL-H or SMPL-X, if the body has as many, else in the body's own.
     smplh: poses (T, 156) as SMPL-H has them, which most readers of AMASS expect, out of a body with SMPL's 24 joints:
     the first 22, and fingers at rest. The turns of SMPL's two hands have no place in it.
     """
@@ -216,7 +229,8 @@ def save_amass(
         )
     z_up = given.rotations.new_tensor([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
     turns, places = given.body.rotate_root(given.rotations, given.shape, given.translation, z_up)
-    poses = given._replace(rotations=turns).axis_angle()
+    given = given._replace(rotations=turns)
+    poses = given.in_family_order(path) if len(body.joints) in FAMILIES else given.axis_angle()
     if smplh:
         poses = np.concatenate([poses[:, :22], np.zeros((len(poses), 30, 3))], 1)
     _write_npz(
@@ -235,13 +249,14 @@ def save_smpl(
     """
     given = _take(path, ".smpl", body, rotations, shape, translation, fps)
     joints = len(body.joints)
-    if joints not in CODEC:
+    if joints not in FAMILIES:
         raise ValueError(f"{os.fspath(path)}: a .smpl file is for 24, 52 or 55 joints, body {body.name!r} has {joints}")
     if gender not in GENDERS:
         raise ValueError(f"{os.fspath(path)}: gender is one of {', '.join(GENDERS)}, not {gender!r}")
-    poses, ends = given.axis_angle().astype(np.float32), np.cumsum(list(CODEC_PARTS[joints].values()))
+    poses, ends = given.in_family_order(path).astype(np.float32), np.cumsum(list(CODEC_PARTS[joints].values()))
     parts = dict(zip(CODEC_PARTS[joints], np.split(poses, ends[:-1], 1), strict=True))
-    whole = {"codecVersion": 2, "smplVersion": CODEC[joints], "gender": GENDERS.index(gender), "frameCount": len(poses)}
+    version = list(FAMILIES).index(joints)
+    whole = {"codecVersion": 2, "smplVersion": version, "gender": GENDERS.index(gender), "frameCount": len(poses)}
     _write_npz(
         path, **{key: np.array(value, np.int32) for key, value in whole.items()}, **parts,
         frameRate=np.array(given.fps, np.float32), shapeParameters=given.shape.numpy().astype(np.float32),

@@ -18,6 +18,7 @@ def chain(rotations: Tensor, rest: Tensor, parents: Tensor, order: Tensor) -> tu
     """Forward kinematics. rotations (B, J, 3, 3), rest (B, J, 3), parents (J) counted from 1, order: from the root on
     -> planes of the bones (B, 3, 4, J), places of the joints (B, J, 3)"""
     count, joints = rest.shape[:2]
+    rotations, rest, parents, order = (x.contiguous() for x in (rotations, rest, parents, order))
     planes, places = rest.new_empty(count, 3, 4, joints), torch.empty_like(rest)
     launch(
         _chain,
@@ -72,8 +73,10 @@ def _chain(rotations, rest, parents, order, planes, places, count, joints, BODIE
 def chain_backward(
     d_planes: Tensor, d_places: Tensor, rotations: Tensor, rest: Tensor, planes: Tensor, parents: Tensor, order: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of `chain`'s rotations and rest, from those of its planes and places, which are overwritten."""
+    """The gradients of `chain`'s rotations and rest, from those of its planes and places."""
     count, joints = rest.shape[:2]
+    d_planes, d_places = (x.clone(memory_format=torch.contiguous_format) for x in (d_planes, d_places))  # overwritten
+    rotations, rest, planes, parents, order = (x.contiguous() for x in (rotations, rest, planes, parents, order))
     d_rotations, d_rest = torch.empty_like(rotations), torch.zeros_like(rest)
     launch(
         _chain_backward, (-(-count // LANES),), d_planes, d_places, rotations, rest, planes, parents, order,

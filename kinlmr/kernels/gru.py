@@ -42,7 +42,7 @@ def gru_scan(
 
 def _split(weight: Tensor, layouts: dict[Any, Any]) -> Halves:
     if "halves" not in layouts:
-        layouts["halves"] = halves(weight.contiguous().view(-1, weight.shape[-1]), 1, STEP)
+        layouts["halves"] = halves(weight.reshape(-1, weight.shape[-1]), 1, STEP)
     found: Halves = layouts["halves"]
     return found
 
@@ -51,6 +51,7 @@ def gru_scan_backward(
     gradient: Tensor, states: Tensor, gates: Tensor, share: Tensor, weight: Tensor, layouts: dict[Any, Any]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`kinlmr.engine.cells.gru_scan_backward` by the recurrent weight ([n,] 3 H, H)."""
+    gradient, states, gates, share = (x.contiguous() for x in (gradient, states, gates, share))
     inputs, recurrent = torch.empty_like(gates), torch.empty_like(gates)
     largest = torch.zeros(gates.shape[:-1], dtype=torch.int32, device=gates.device)
     tensors = gates, states[0], *_split(weight, layouts), gradient[0], share, inputs, recurrent, largest

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 ENABLED = os.environ.get("KINLMR_TRITON")
 LARGE_MEMORY = 160_000  # bytes of shared memory
@@ -32,13 +32,17 @@ def traced() -> bool:
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
-def serves(x: Tensor) -> bool:
-    """Whether the kernels take x."""
-    if ENABLED == "0" or x.dtype != torch.float32:
+def serves(x: Tensor, *others: Tensor) -> bool:
+    """Whether the kernels take x and the others: plain float32 on one device."""
+    interpreted = x.is_cpu and ENABLED == "1" and os.environ.get("TRITON_INTERPRET") == "1"
+    if ENABLED == "0" or not (x.is_cuda or interpreted):
         return False
-    if x.is_cuda:
-        return ENABLED == "1" or _supported(x.device.index)
-    return ENABLED == "1" and os.environ.get("TRITON_INTERPRET") == "1"
+    fit = all(_plain(y) and y.device == x.device for y in (x, *others))
+    return fit and (ENABLED == "1" or _supported(x.device.index))
+
+
+def _plain(x: Tensor) -> bool:
+    return type(x) in (Tensor, nn.Parameter) and x.dtype == torch.float32 and not x.is_neg()
 
 
 @functools.cache
@@ -72,7 +76,10 @@ def compiled(kernel: Callable[..., None]) -> Any:
 
 
 def launch(kernel: Callable[..., None], grid: tuple[int, ...], x: Tensor, *arguments: Any, **options: Any) -> None:
-    """Run a kernel on the GPU that holds x, its first argument."""
+    """Run a kernel on the GPU that holds x, its first argument. It gets addresses alone: all must be contiguous."""
+    for y in (x, *arguments):
+        if isinstance(y, Tensor) and not (y.is_contiguous() and y.device == x.device):
+            raise ValueError(f"{kernel.__name__} got a tensor {tuple(y.shape)} of strides {y.stride()} on {y.device}")
     with torch.cuda.device_of(x):
         compiled(kernel)[grid](x, *arguments, **options)
 
@@ -102,12 +109,13 @@ class Halves(NamedTuple):
 def halves(x: Tensor, groups: int, pad_to: int, rows: int = 1, columns: Tensor | None = None) -> Halves:
     """x (R, groups * width), each column first multiplied by one of ``columns`` (groups * width), if they are given.
     Filled up with zeros: the rows to a multiple of ``rows``, each group's width to one of ``pad_to``."""
+    x = x.contiguous()
     width, count = x.shape[1] // groups, -(-len(x) // rows) * rows
     padded = -(-width // pad_to) * pad_to
     values = torch.empty(2, count, groups, padded, dtype=torch.float16, device=x.device)
     scale = x.new_empty(count)
     launch(
-        _halves, (count,), x, scale if columns is None else columns, values, scale, len(x), width, padded,
+        _halves, (count,), x, scale if columns is None else columns.contiguous(), values, scale, len(x), width, padded,
         values.stride(0), GROUPS=groups, SCALED=columns is not None,
         BLOCK=min(1024, max(32, 1 << (groups * padded - 1).bit_length())),
     )  # fmt: skip

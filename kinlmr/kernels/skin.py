@@ -22,56 +22,55 @@ MOMENT_BODIES, MOMENT_VERTICES, SPLIT, MOMENT_WARPS = 16, 32, 1024, 4  # of `_mo
 tl: Any = None  # triton.language, once a kernel is wanted
 
 
-def serves(x: Tensor, weights: Tensor) -> bool:
-    """Whether `blend_and_skin` takes x, for so many joints as weights (J, N) have."""
-    return kernels.serves(x) and len(weights) <= JOINTS
+def serves(weights: Tensor, *others: Tensor) -> bool:
+    """Whether `blend_and_skin` takes weights (J, N), for so many joints, and the others."""
+    return len(weights) <= JOINTS and kernels.serves(weights, *others)
 
 
 def blend_and_skin(factors: Tensor, planes: Tensor, template: Tensor, basis: Tensor, weights: Tensor) -> Tensor:
     """factors (B, K), planes (B, 3, 4, J), template (3 N), basis (K, 3 N), weights (J, N) -> vertices (B, 3, N), each
     row of which begins at a multiple of ``VERTICES`` numbers, so that they are written four at a time."""
-    count, total = len(factors), weights.shape[1]
-    out = factors.new_empty(count, 3, -(-total // VERTICES) * VERTICES)[..., :total]
-    return _pose(out, _split_blend(factors, template, basis), _split_bones(planes, weights))
+    total = weights.shape[1]
+    out = factors.new_empty(len(factors), 3, -(-total // VERTICES) * VERTICES)
+    return _pose(out, total, _split_blend(factors, template, basis), _split_bones(planes, weights))[..., :total]
 
 
 def blend_and_skin_backward(
     grad: Tensor, factors: Tensor, planes: Tensor, template: Tensor, basis: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of factors and planes from that of the vertices."""
-    grad = grad.contiguous()
-    rest = _pose(torch.empty_like(grad), _split_blend(factors, template, basis), None)
+    grad, total = grad.contiguous(), weights.shape[1]
+    rest = _pose(torch.empty_like(grad), total, _split_blend(factors, template, basis), None)
     d_planes = _sum_moments(grad, rest, weights)
-    d_rest = _pose(rest, grad, _split_bones(planes[:, :, :3].transpose(1, 2), weights))
+    d_rest = _pose(rest, total, grad, _split_bones(planes[:, :, :3].transpose(1, 2), weights))
     return d_rest.flatten(1) @ basis.T, d_planes
 
 
 def _split_blend(factors: Tensor, template: Tensor, basis: Tensor) -> tuple[Halves, Tensor, Halves]:
-    split = halves(basis.contiguous(), 3, VERTICES, STEP)
-    return halves(factors.contiguous(), 1, STEP, columns=split.scale), template, split
+    split = halves(basis, 3, VERTICES, STEP)
+    return halves(factors, 1, STEP, columns=split.scale), template.contiguous(), split
 
 
 def _split_bones(planes: Tensor, weights: Tensor) -> tuple[Halves, Halves, int]:
     """Of planes (B, 3, 4, J), or (B, 3, 3, J) without a shift, and of weights (J, N); and 4 or 3."""
     columns, joints = planes.shape[2], max(16, 1 << (len(weights) - 1).bit_length())  # as `tl.dot` takes them
-    shares = halves(weights.contiguous(), 1, VERTICES, joints)
+    shares = halves(weights, 1, VERTICES, joints)
     folded = shares.scale[: len(weights)].repeat(3 * columns)
     return halves(planes.flatten(1), 3 * columns, 8, columns=folded), shares, columns
 
 
 def _pose(
-    out: Tensor, rest: Tensor | tuple[Halves, Tensor, Halves], skinned: tuple[Halves, Halves, int] | None
+    out: Tensor, total: int, rest: Tensor | tuple[Halves, Tensor, Halves], skinned: tuple[Halves, Halves, int] | None
 ) -> Tensor:
-    """Vertices at rest, given (B, 3, N) or blended, under bones, if there are any, into out (B, 3, N)."""
+    """Vertices at rest, given (B, 3, N) or blended, under bones, if there are any, into out (B, 3, N or more)."""
     nothing, blended = Halves(out[None], out), isinstance(rest, tuple)
-    filled = out.stride(1)  # the gaps between rows too, so that four numbers are written at a time
+    count, _, filled = out.shape  # what follows a row's N numbers is written too, four at a time
     factors, template, basis = rest if isinstance(rest, tuple) else (nothing, out, nothing)
     given = rest if isinstance(rest, Tensor) else out
     bones, shares, columns = skinned or (nothing, nothing, 0)
-    count, _, total = out.shape
     launch(
         _skin, (-(-total // VERTICES), -(-count // BODIES)), *factors, basis.values, template, given, *bones,
-        shares.values, out, count, total, filled, 3, given.stride(1), out.stride(1), -(-total // VERTICES) * VERTICES,
+        shares.values, out, count, total, filled, 3, given.shape[2], filled, -(-total // VERTICES) * VERTICES,
         *(x.values.stride(0) for x in (factors, basis, bones, shares)),
         BLEND=factors.values.shape[-1] if blended else 0, SKIN=columns, EXACT=exact(),
         JOINTS=shares.values.shape[1] if skinned else 16, BONES=bones.values.shape[-1], BODIES=BODIES,

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import pad
 
-from kinlmr.body import Body
-from kinlmr.camera import to_crop
+from kinlmr.body import Body, turn_joint
+from kinlmr.camera import perspective, to_crop
 from kinlmr.keypoints import normalise
 from kinlmr.motion.names import opposite, plain_names, sides
 from kinlmr.motion.noise import OFF, USUAL, WIDE, Noise, Numbers, disturb, numbers, slow
@@ -154,6 +155,7 @@ def draw(
     An action is drawn as often as its places to start to the power of SPREAD, so that what there is much of (standing,
     walking) does not drown the rest; then one of its places, each as often as any other.
     """
+    _check_joints(source.joints, body)
     rand, normal = numbers(generator, source.quaternions)
     action = torch.multinomial((source.count**SPREAD).to(generator.device), batch, True, generator=generator)
     action = action.to(source.count.device)
@@ -166,30 +168,29 @@ def draw(
     if augment:
         mirrored = (rand(batch) < 0.5)[:, None, None, None, None]
         rotations = torch.where(mirrored, mirror(rotations, source.joints), rotations)
-        rotations = varied(rotations, source.joints, source.fps, rand, normal)
+        rotations = varied(rotations, body, source.fps, rand, normal)
     return see(rotations, body, source.fps, generator, noise, augment)._replace(start=start)
 
 
-def varied(rotations: Tensor, joints: Sequence[str], fps: float, rand: Numbers, normal: Numbers) -> Tensor:
+def varied(rotations: Tensor, body: Body, fps: float, rand: Numbers, normal: Numbers) -> Tensor:
     """Limbs mixed between the clips of a batch, joints bent, some clips turned: rotations (B, T, J, 3, 3) -> the same.
 
     The model is local, so the data may be: arms from one recording go with legs from another. rand and normal draw
     uniform and normal numbers of a size. Joints are told by SMPL's names; a limb that is not there is not mixed.
     """
-    (batch, frames), names, whole = rotations.shape[:2], plain_names(joints), rotations
+    (batch, frames), names, whole = rotations.shape[:2], plain_names(body.joints), rotations
     rotations = rotations.clone()
     for limb in LIMBS:
         at = [j for j, name in enumerate(names) if name in limb]
         mixed = (rand(batch) < MIXED)[:, None, None, None, None]
         other = whole[rand(batch).argsort()]
         rotations[:, :, at] = torch.where(mixed, other[:, :, at], whole[:, :, at])
-    bend = BENT * rand(batch, 1, 1, 1) ** 2 * slow((batch, frames, len(joints), 3), fps, rand, normal)
-    bend[:, :, 0] = 0
+    bend = BENT * rand(batch, 1, 1, 1) ** 2 * slow((batch, frames, len(names), 3), fps, rand, normal)
+    bend[:, :, body.root] = 0
     tilt = quaternion_to_matrix(normal(batch, 4))[:, None]
-    tilted = (rand(batch) < TILTED)[:, None, None, None]
+    tilted = (rand(batch) < TILTED)[:, None, None, None, None]
     rotations = rotations @ axis_angle_to_matrix(bend)
-    rotations[:, :, 0] = torch.where(tilted, tilt @ rotations[:, :, 0], rotations[:, :, 0])
-    return rotations
+    return torch.where(tilted, turn_joint(rotations, body.root, tilt), rotations)
 
 
 def whole(motion: Motion, body: Body, yaw: float, generator: Generator, noise: Noise = USUAL) -> Clips:
@@ -197,9 +198,10 @@ def whole(motion: Motion, body: Body, yaw: float, generator: Generator, noise: N
 
     Its cuts are not heeded: give `pieces` of it.
     """
+    _check_joints(motion.joints, body)
     rotations = axis_angle_to_matrix(motion.rotations)[None].to(body.template)
     turn = axis_angle_to_matrix(torch.tensor([0.0, yaw, 0.0], device=rotations.device))
-    rotations = torch.cat([turn @ rotations[:, :, :1], rotations[:, :, 1:]], 2)
+    rotations = turn_joint(rotations, body.root, turn)
     return see(rotations, body, motion.fps, generator, noise, augment=False)
 
 
@@ -239,12 +241,11 @@ def see(rotations: Tensor, body: Body, fps: float, generator: Generator, noise: 
         pitch, roll = 0.1 + 0.15 * normal(batch, 1), 0.05 * normal(batch, 1)
         distance = DISTANCES[0] * (DISTANCES[1] / DISTANCES[0]) ** rand(batch, 1, 1)
     time = torch.arange(frames, device=rotations.device) / fps
-    view = _camera(yaw + turn * time, pitch, roll)[:, :, None]
-    rotations = torch.cat([view @ rotations[:, :, :1], rotations[:, :, 1:]], 2)
+    rotations = turn_joint(rotations, body.root, _camera(yaw + turn * time, pitch, roll))
 
     mesh = body(rotations, shape[:, None], want=("joints", "points"))
-    joints, points = (x - mesh.joints[:, :, :1] for x in (mesh.joints, mesh.points))
-    image = FOCAL * points[..., :2] / (points[..., 2:] + distance[..., None]) + FOCAL
+    joints, points = (x - mesh.joints[:, :, [body.root]] for x in (mesh.joints, mesh.points))
+    image = perspective(points, pad(distance, (2, 0)), FOCAL) + FOCAL
     found, confidence = disturb(image, points, body.points.names, fps, generator, noise)
     features, box, _ = normalise(torch.cat([found, confidence[..., None]], -1))
     somebody = box[..., 2:] > 0
@@ -252,6 +253,14 @@ def see(rotations: Tensor, body: Body, fps: float, generator: Generator, noise: 
     known = somebody[..., None, :].to(truth).expand_as(truth[..., :1])
     place = torch.zeros(batch, dtype=torch.long, device=image.device)
     return Clips(features, rotations, shape, joints, torch.cat([truth, known], -1), place)
+
+
+def _check_joints(joints: Sequence[str], body: Body) -> None:
+    if tuple(joints) != body.joints and plain_names(joints) != plain_names(body.joints):
+        raise ValueError(
+            f"the recordings have joints {', '.join(joints[:3])}, ..., body {body.name!r} has "
+            f"{', '.join(body.joints[:3])}, ...; load them for that body, as load_motion(paths, body) does"
+        )
 
 
 def _camera(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:
