@@ -1,4 +1,4 @@
-"""One recording of motion, and what its readers share: rates, the root's place, and the sides that names tell."""
+"""One recording of motion, and what its readers share: rates, the root's place, which way is up, and names' sides."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from kinlmr.body import Body
+from kinlmr.files import Array
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
 MORE = 100_000  # frames that resampling may add, besides four for each: a small file must not claim days
 CHUNK = 10_000  # frames that are resampled together
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Motion:
     """One recording of T frames: rotations (T, J, 3) as axis-angle, the root's translation (T, 3) in metres.
 
@@ -37,6 +38,9 @@ class Motion:
 
     def __len__(self) -> int:
         return len(self.rotations)
+
+    def __repr__(self) -> str:
+        return f"Motion({self.name}: {len(self)} frames at {self.fps:g} per second, {len(self.joints)} joints)"
 
     def origin(self, body: Body, shape: Tensor | None = None) -> Tensor:
         """The place of the body's origin (T, 3): ``body(matrices, shape, motion.origin(body, shape))`` puts the root
@@ -83,6 +87,57 @@ def resampled(motion: Motion, fps: float) -> Motion:
     first = {int(np.ceil(cut / ratio - 1e-6)) for cut in motion.cuts}
     cuts = tuple(sorted(cut for cut in first if cut < count))
     return replace(motion, fps=fps, rotations=torch.cat(rotations), translation=torch.cat(places), cuts=cuts)
+
+
+# ------------------------------------------------------------------------------------------------------------------ up
+
+UP = {"y": (0, 1, 0), "z": (0, 0, 1), "x": (1, 0, 0), "-y": (0, -1, 0), "-z": (0, 0, -1), "-x": (-1, 0, 0)}
+FLOOR = 0.3  # of a leg's length: how far from zero, and from one frame to others, the lowest joint may be on a floor
+
+
+def upright(up: str) -> Array:
+    """The rotation (3, 3) that turns an axis to y: z up by -90 degrees about x, as AMASS is turned."""
+    if up not in UP:
+        raise ValueError(f"up is {up!r}, expected one of {', '.join(UP)}")
+    about = {"y": (0, 0, 0), "z": (-1, 0, 0), "x": (0, 0, 1), "-y": (2, 0, 0), "-z": (1, 0, 0), "-x": (0, 0, -1)}[up]
+    turn = axis_angle_to_matrix(torch.tensor(about, dtype=torch.float64) * (np.pi / 2))
+    return turn.round().numpy()
+
+
+def find_up(
+    axes: Array, places: Array, leg: float, likely: str | None, where: object, otherwise: str | None = None
+) -> str:
+    """Which axis of a file is up: where the people in it stand, or what its maker's rest pose or format says.
+
+    axes       (T, 3) where the body's own y points in each frame
+    places     (T, J, 3) of the joints
+    leg        how long a leg is, in the unit of places
+    likely     what the rest pose or the format says; None where nothing does
+    otherwise  what to take where it cannot be told; None: a ValueError, which names ``where``
+
+    Who stands along another axis may lie: then up is where a floor is. Along it the lowest joints are at zero, and stay
+    at one height.
+    """
+    stands = next((axis for axis, along in UP.items() if (axes @ along > 0.7).mean() > 0.5), None)
+    if stands == (likely or "y") or (likely and not stands):
+        return stands or likely or "y"
+    choices = dict.fromkeys((likely or "y", stands or "z"))
+    floors = {axis: _floor((places @ UP[axis]).min(1) / leg) for axis in choices}
+    best = [axis for axis in choices if floors[axis] == max(floors.values())]
+    if len(best) > 1 and otherwise:
+        return otherwise
+    if len(best) > 1:
+        seen = f"the trunk is along {stands} in most frames" if stands else "the trunk is along no axis in most frames"
+        said = f", and its rest pose or its format says {likely}" if likely else ""
+        options = " or ".join(f"up={axis!r}" for axis in choices)
+        raise ValueError(f"{where}: which axis is up cannot be told: {seen}{said}; give {options}")
+    return best[0]
+
+
+def _floor(lowest: Array) -> int:
+    """How much speaks for a floor at zero under the lowest joints (T), in lengths of a leg: 0 .. 2."""
+    low, middle, high = np.percentile(lowest, [10, 50, 90])
+    return int(abs(middle) < FLOOR) + int(high - low < FLOOR)
 
 
 # --------------------------------------------------------------------------------------------------------------- sides

@@ -15,7 +15,7 @@ from kinlmr.assembly import assemble
 from kinlmr.bvh import Bvh
 from kinlmr.motion import DIALECTS, Motion, load_motion, read_bvh, save_motion, write_bvh
 from kinlmr.recording import resampled, sides
-from kinlmr.rotations import axis_angle_to_matrix
+from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
 DATA = Path(__file__).parents[1] / "examples/data/motion.npz"
 SHARED = Path(__file__).parents[2] / "shared/motion"
@@ -263,9 +263,11 @@ def tree_body(skeleton, joint_names=None):
 
 
 def amass(path, joints=52, rate=60.0, frames=9, seed=0, **extra):
-    """A file as AMASS writes it, of random poses (T, J, 3), trans (T, 3) and betas (16)."""
+    """A file as AMASS writes it, z up, of random poses (T, J, 3) of somebody upright, trans (T, 3) and betas (16)."""
     rng = np.random.default_rng(seed)
     poses, trans = 0.3 * rng.standard_normal((frames, joints, 3)), rng.standard_normal((frames, 3))
+    root = UPRIGHT.double().mT @ axis_angle_to_matrix(torch.from_numpy(poses[:, 0]))
+    poses[:, 0] = matrix_to_axis_angle(root).numpy()
     betas = rng.standard_normal(16)
     content = {"poses": poses.reshape(frames, -1), "trans": trans, "betas": betas, "mocap_framerate": np.array(rate)}
     np.savez(path, **{**content, "gender": np.array(b"male"), **extra})
