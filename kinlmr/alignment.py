@@ -58,14 +58,18 @@ class Reference(NamedTuple):
 
 def trunk(places: Places) -> Array | None:
     """The trunk's rotations (T, 3, 3) from the body's rest pose; None where too few joints are known to tell."""
-    return _turned(places.motion, places, False)
+    return _turned(places.motion, places)
 
 
 def rest_trunk(places: Places) -> Array | None:
-    """The trunk's rotation (3, 3) in the file's rest pose; None where that is no pose of a person."""
-    rest = _turned(places.rest, places, True)
+    """The trunk's rotation (3, 3) in the file's rest pose; None where that is no pose of a person.
+
+    Rest poses stand along the axes: up to 20 degrees of tilt and 5 of turn are how two skeletons differ, and left out.
+    """
+    rest = _turned(places.rest, places)
     if rest is None:
         return None
+    rest = _frame_of(_snapped(rest[:, 1], 20), _snapped(rest[:, 0], 5))
     known = places.known
     bones = [(a, b, 60) for a, b in pairwise(known[name] for name in _SPINE if name in known)]
     bones += [(known[a], known[b], most) for a, (b, most) in _LIMBS.items() if a in known and b in known]
@@ -150,25 +154,26 @@ def _limb(name: str, turns: Array, places: Places, lies: Array, hinged: bool) ->
 # ------------------------------------------------------------------------------------------------------------ geometry
 
 
-def _turned(spots: Array, places: Places, rest: bool) -> Array | None:
+def _turned(spots: Array, places: Places) -> Array | None:
     """The trunk's rotations (..., 3, 3) from that of the body at rest, by places (..., J, 3)."""
-    theirs, ours = _frame(spots, places.known, rest), _frame(places.own, places.known, rest)
+    theirs, ours = _frame(spots, places.known), _frame(places.own, places.known)
     return None if theirs is None or ours is None else theirs @ ours.T
 
 
-def _frame(spots: Array, known: Mapping[str, int], rest: bool) -> Array | None:
-    """x from right to left, y from the pelvis to the neck, z forward: columns of (..., 3, 3).
-
-    A rest pose stands along the axes, and what is left of them is how two bodies differ: it counts as along them.
-    """
-    low, high = known.get("pelvis"), known.get("neck", known.get("head"))
+def _frame(spots: Array, known: Mapping[str, int]) -> Array | None:
+    """A trunk's axes: y from the pelvis to the neck, x from right to left."""
+    shoulders = [known[name] for name in ("left_shoulder", "right_shoulder") if name in known]
+    high = next(([known[name]] for name in ("neck", "head") if name in known), shoulders)
     pairs = _pairs(known)
-    if not pairs or low is None or high is None:
+    if not pairs or not high or "pelvis" not in known:
         return None
-    up = _unit(spots[..., high, :] - spots[..., low, :])
-    left = _unit(np.sum([spots[..., one, :] - spots[..., two, :] for one, two in pairs], 0))
-    if rest:
-        up, left = _snapped(up, 20), _snapped(left, 5)
+    up = spots[..., high, :].mean(-2) - spots[..., known["pelvis"], :]
+    return _frame_of(up, np.sum([spots[..., one, :] - spots[..., two, :] for one, two in pairs], 0))
+
+
+def _frame_of(up: Array, left: Array) -> Array:
+    """Rotations (..., 3, 3) whose y is up, and whose x is near to left (..., 3)."""
+    up = _unit(up)
     left = _unit(left - (left * up).sum(-1, keepdims=True) * up)
     return np.stack([left, up, np.cross(left, up)], -1)
 

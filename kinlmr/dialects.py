@@ -89,25 +89,33 @@ def _by_words(file: Bvh, bare: Sequence[str]) -> tuple[dict[str, int], list[tupl
             elif joint in _NEEDED:
                 lacking.append(tuple(side.title() + word for word in choices))
     if not lacking:
-        found |= _trunk(file, found, words.get("head"))
+        top = next((i for end in ("head", "neck") for key, i in words.items() if key.endswith(end)), None)
+        found |= _trunk(file, found, top)
     return found, lacking
 
 
-def _trunk(file: Bvh, limbs: Mapping[str, int], head: int | None) -> dict[str, int]:
-    """Pelvis, spine and neck: what lies between the hips, the shoulders and the head, whatever its names."""
+def _trunk(file: Bvh, limbs: Mapping[str, int], top: int | None) -> dict[str, int]:
+    """Pelvis, spine, neck and head: what lies from the hips over the shoulders to the top, whatever its names."""
     pelvis = _common(file.parents, limbs["left_hip"], limbs["right_hip"])
     chest = _common(file.parents, limbs["left_shoulder"], limbs["right_shoulder"])
     below = _upwards(file.parents, pelvis)
-    path = [i for i in reversed(_upwards(file.parents, chest if head is None else head)) if i not in below]
-    path = path if head is None else path[:-1]
-    neck = next((k for k, i in enumerate(path) if "neck" in file.names[i].lower()), len(path))
+    path = [i for i in reversed(_upwards(file.parents, chest if top is None else top)) if i not in below]
+    neck = next((k for k, i in enumerate(path) if re.search("(?i)neck|head", file.names[i])), len(path))
     if chest in path:
         neck = min(neck, path.index(chest) + 1)
-    spine, necks = path[:neck], path[neck:]
-    middle = {} if len(spine) < 3 else {"spine2": spine[round((len(spine) - 1) / 2)]}
-    ends = {} if not spine else {"spine1": spine[0], **({"spine3": spine[-1]} if len(spine) > 1 else {})}
-    top = {"head": head} if head is not None else {}
-    return {"pelvis": pelvis, **ends, **middle, **({"neck": necks[0]} if necks else {}), **top}
+    spine, rest = path[:neck], path[neck:]
+    found = {"pelvis": pelvis}
+    if spine:
+        found["spine1"] = spine[0]
+    if len(spine) > 1:
+        found["spine3"] = spine[-1]
+    if len(spine) > 2:
+        found["spine2"] = spine[round((len(spine) - 1) / 2)]
+    if rest and "head" in file.names[rest[-1]].lower():
+        found["head"] = rest.pop()
+    if rest:
+        found["neck"] = rest[0]
+    return found
 
 
 def _bare(names: Sequence[str]) -> list[str]:

@@ -229,12 +229,13 @@ def _from_amass(arrays: Mapping[str, Array], file: Path, body: Body, fps: float,
 
 def _up(motion: Motion, body: Body, likely: str, file: Path) -> str:
     """The axis that is up in a recording, most of whose frames show somebody upright."""
+    body = body.to("cpu", torch.float32)
     matrices = axis_angle_to_matrix(motion.rotations)
     places = body(matrices, None, motion.origin(body)).joints.numpy()
     own, names = body.J.view(-1, 3), plain_names(body.joints)
     bones = [("left_hip", "left_knee"), ("left_knee", "left_ankle")]
     leg = [float((own[names.index(a)] - own[names.index(b)]).norm()) for a, b in bones if {a, b} <= set(names)]
-    return find_up(matrices[:, body.parents.index(-1), :, 1].numpy(), places, sum(leg), likely, file)
+    return find_up(matrices[:, body.parents.index(-1), :, 1].numpy(), places, sum(leg) or float("nan"), likely, file)
 
 
 def _layout(arrays: Mapping[str, Array], file: Path, width: int) -> Skeleton:

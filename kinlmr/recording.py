@@ -92,7 +92,7 @@ def resampled(motion: Motion, fps: float) -> Motion:
 # ------------------------------------------------------------------------------------------------------------------ up
 
 UP = {"y": (0, 1, 0), "z": (0, 0, 1), "x": (1, 0, 0), "-y": (0, -1, 0), "-z": (0, 0, -1), "-x": (-1, 0, 0)}
-FLOOR = 0.3  # of a leg's length: how far from zero, and from one frame to others, the lowest joint may be on a floor
+FLOOR = 0.3  # of a leg's length: how far from a floor the lowest joint of somebody on it may be
 
 
 def upright(up: str) -> Array:
@@ -115,29 +115,30 @@ def find_up(
     likely     what the rest pose or the format says; None where nothing does
     otherwise  what to take where it cannot be told; None: a ValueError, which names ``where``
 
-    Who stands along another axis may lie: then up is where a floor is. Along it the lowest joints are at zero, and stay
-    at one height.
+    Who seems to stand along another axis than that may lie. They stand if their feet are on a floor at zero; they lie
+    if a floor at zero is under them, and they move along the other axis, as no floor would let them.
     """
     stands = next((axis for axis, along in UP.items() if (axes @ along > 0.7).mean() > 0.5), None)
     if stands == (likely or "y") or (likely and not stands):
         return stands or likely or "y"
-    choices = dict.fromkeys((likely or "y", stands or "z"))
-    floors = {axis: _floor((places @ UP[axis]).min(1) / leg) for axis in choices}
-    best = [axis for axis in choices if floors[axis] == max(floors.values())]
-    if len(best) > 1 and otherwise:
+    other, usual = stands or "z", likely or "y"
+    floor = {axis: _floor((places @ UP[axis]).min(1) / leg) for axis in (other, usual)}
+    if floor[other] == 2 and (stands or floor[usual] < 2):
+        return other
+    if floor[usual] == 2 and floor[other] < (1 if stands else 2):
+        return usual
+    if otherwise:
         return otherwise
-    if len(best) > 1:
-        seen = f"the trunk is along {stands} in most frames" if stands else "the trunk is along no axis in most frames"
-        said = f", and its rest pose or its format says {likely}" if likely else ""
-        options = " or ".join(f"up={axis!r}" for axis in choices)
-        raise ValueError(f"{where}: which axis is up cannot be told: {seen}{said}; give {options}")
-    return best[0]
+    seen = f"the trunk is along {stands} in most frames" if stands else "the trunk is along no axis in most frames"
+    said = f", and the file's rest pose or format says {likely}" if likely else ""
+    raise ValueError(f"{where}: which axis is up cannot be told: {seen}{said}; give up={usual!r} or up={other!r}")
 
 
 def _floor(lowest: Array) -> int:
-    """How much speaks for a floor at zero under the lowest joints (T), in lengths of a leg: 0 .. 2."""
-    low, middle, high = np.percentile(lowest, [10, 50, 90])
-    return int(abs(middle) < FLOOR) + int(high - low < FLOOR)
+    """How much speaks for a floor at zero below the lowest joints (T), in lengths of a leg: they are there in most
+    frames; they are hardly ever below where they mostly are."""
+    low, middle = np.percentile(lowest, [10, 50])
+    return int(abs(middle) < FLOOR) + int(middle - low < FLOOR)
 
 
 # --------------------------------------------------------------------------------------------------------------- sides

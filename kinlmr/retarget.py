@@ -51,6 +51,8 @@ def read_bvh(
     joints = {j: turn @ turns[:, i] for j, i in source.items()}
     local = retargeted(body, joints, places, reference(joints, places))
     scale = _scale(places, file) if scale is None else scale
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"{file.path}: scale is {scale}, expected metres per unit, a number above zero")
     root = places.motion[:, body.parents.index(-1)] * scale
     motion = Motion(
         file.path.stem, body.joints, file.fps, matrix_to_axis_angle(torch.from_numpy(local)).float(),
