@@ -9,7 +9,7 @@ Frames are read, recovered, drawn and written a few at a time, as they come: onl
 recovery.npz has P people in T frames, NaN where somebody is not there: keypoints (P, T, K, 3) of the set ``set``;
 rotations (P, T, J, 3, 3), shape, camera and box as of `kinlmr.Recovery`, translation (P, T, 3) in metres, all in the
 camera's frame, y down; joints (J), their names. body.glb and the .bvh files are y up, the lowest joint at y = 0, with
-depths averaged over half a second.
+depths averaged over half a second. Every .bvh begins with the video: who comes later stands still until then.
 """
 
 import argparse
@@ -239,7 +239,7 @@ def save(
     places = [place - floor for place in places]
     export.save_glb(out / "body.glb", body, turns, shapes, places, video.fps, starts)
     for k in range(len(people)):
-        export.save_bvh(out / f"person{k + 1}.bvh", body, turns[k], shapes[k], places[k], video.fps)
+        export.save_bvh(out / f"person{k + 1}.bvh", body, turns[k], shapes[k], places[k], video.fps, starts[k])
 
     frames = keypoints.shape[1]
     arrays: dict[str, Array] = {"keypoints": keypoints}

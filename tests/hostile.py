@@ -122,6 +122,7 @@ def arrays_of_body():
 def arrays_of_amass(frames=4):
     rng = np.random.default_rng(0)
     poses, trans = 0.3 * rng.standard_normal((frames, 156)), rng.standard_normal((frames, 3))
+    poses[:, 0] += np.pi / 2  # somebody upright, z up
     return {"poses": poses, "trans": trans, "betas": np.zeros(16), "mocap_framerate": np.array(30.0)}
 
 

@@ -232,6 +232,20 @@ def test_bvh_is_read_back(tmp_path, body):
     assert file.fps == pytest.approx(FPS)
 
 
+def test_bvh_holds_the_first_pose_until_somebody_comes(tmp_path, body):
+    motion = motion_of(body)
+    export.save_bvh(tmp_path / "first.bvh", body, *motion, FPS)
+    export.save_bvh(tmp_path / "later.bvh", body, *motion, FPS, start=4)
+    first, later = (kinlmr.motion.read_bvh(tmp_path / f"{name}.bvh", body, FPS) for name in ("first", "later"))
+    for one, two in ((first.rotations, later.rotations), (first.translation, later.translation)):
+        assert len(two) == len(one) + 4
+        assert torch.equal(two[:4], one[:1].expand_as(two[:4]))
+        assert torch.equal(two[4:], one)
+    for start in (-1, 1.5):
+        with pytest.raises(ValueError, match=rf"later\.bvh: start is {start}, expected a number of frames, 0 or more"):
+            export.save_bvh(tmp_path / "later.bvh", body, *motion, FPS, start=start)
+
+
 def test_amass_is_read_back(tmp_path, body):
     motion = motion_of(body)
     export.save_amass(tmp_path / "body.npz", body, *motion, FPS, gender="female")

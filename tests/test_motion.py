@@ -14,10 +14,12 @@ import kinlmr
 from kinlmr.body.assembly import assemble
 from kinlmr.motion.archives import load_motion, save_motion
 from kinlmr.motion.bvh import Bvh
+from kinlmr.motion.dialects import DIALECTS
 from kinlmr.motion.names import sides
 from kinlmr.motion.recording import Motion, resampled
-from kinlmr.motion.retarget import DIALECTS, read_bvh, write_bvh
-from kinlmr.rotations import axis_angle_to_matrix
+from kinlmr.motion.retarget import read_bvh, write_bvh
+from kinlmr.motion.up import upright
+from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
 DATA = Path(__file__).parents[1] / "examples/data/motion.npz"
 SHARED = Path(__file__).parents[2] / "shared/motion"
@@ -146,6 +148,10 @@ def test_sides_are_told_from_names(pair):
         assert_paired(names, [])
 
 
+def test_a_recording_says_what_it_is():
+    assert repr(recording(7, 59.94)) == "Motion(made: 7 frames at 59.94 per second, 24 joints)"
+
+
 def test_the_recordings_that_come_along():
     motions = load_motion(DATA, BODY)
     assert [(m.name, len(m), m.fps) for m in motions] == [("cmu_01_01", 688, 30.0), ("cmu_01_03", 1128, 30.0)]
@@ -265,9 +271,11 @@ def tree_body(skeleton, joint_names=None):
 
 
 def amass(path, joints=52, rate=60.0, frames=9, seed=0, **extra):
-    """A file as AMASS writes it, of random poses (T, J, 3), trans (T, 3) and betas (16)."""
+    """A file as AMASS writes it, z up, of random poses (T, J, 3) of somebody upright, trans (T, 3) and betas (16)."""
     rng = np.random.default_rng(seed)
     poses, trans = 0.3 * rng.standard_normal((frames, joints, 3)), rng.standard_normal((frames, 3))
+    root = UPRIGHT.double().mT @ axis_angle_to_matrix(torch.from_numpy(poses[:, 0]))
+    poses[:, 0] = matrix_to_axis_angle(root).numpy()
     betas = rng.standard_normal(16)
     content = {"poses": poses.reshape(frames, -1), "trans": trans, "betas": betas, "mocap_framerate": np.array(rate)}
     np.savez(path, **{**content, "gender": np.array(b"male"), **extra})
@@ -345,6 +353,45 @@ def test_amass_joints_are_matched_by_name(tmp_path, file, joints, body):
     for j, name in enumerate(body.joints):
         expected = theirs[:, layout.index(name)] if name in layout else torch.eye(3).expand(9, 3, 3)
         assert torch.allclose(found[:, j], expected, atol=1e-5), name
+
+
+def turned_amass(path, up, height=0.95, speed=0.25, lies=False, **extra):
+    """A file of AMASS's layout with another axis up, of somebody who glides along, or lies on their back."""
+    body = axis_angle_to_matrix(torch.tensor([-np.pi / 2 if lies else 0.0, 0, 0]).double())
+    turn = torch.from_numpy(upright(up)).T
+    poses = np.zeros((9, 156))
+    poses[:, :3] = matrix_to_axis_angle(turn @ body).numpy()
+    places = torch.stack([torch.zeros(9), torch.full((9,), height), speed * torch.arange(9)], 1).double()
+    trans = (places @ turn.T - BODY.J.view(-1, 3)[0]).numpy()  # of the model's origin, not of the pelvis
+    np.savez(path, poses=poses, trans=trans, mocap_framerate=np.array(60.0), **extra)
+    return path
+
+
+@pytest.mark.parametrize("up", ["y", "z", "-y", "-z", "x"])
+def test_amass_files_with_another_axis_up_are_found(tmp_path, up):
+    """As GVHMR's, of people before a camera, or turned by hand: the same as the file that is z up."""
+    (plain,) = load_motion(turned_amass(tmp_path / "plain.npz", "z"), BODY)
+    path = turned_amass(tmp_path / "turned.npz", up)
+    for found in (*load_motion(path, BODY), *load_motion(path, BODY, up=up)):
+        assert_same_motion(found, plain, 1e-5)
+
+
+def test_amass_of_beat2_is_y_up_wherever_it_stands(tmp_path):
+    path = turned_amass(tmp_path / "a.npz", "y", height=7.0, speed=0)
+    with pytest.raises(ValueError, match=r"a\.npz: which axis is up cannot be told: .* give up='z' or up='y'"):
+        load_motion(path, BODY)
+    turned_amass(path, "y", height=7.0, speed=0, model=np.array("smplx2020"))
+    assert_same_motion(load_motion(path, BODY)[0], load_motion(path, BODY, up="y")[0], 1e-6)
+
+
+def test_who_lies_in_amass_is_asked_about(tmp_path):
+    """They may as well stand with the pelvis at the origin, y up."""
+    path = turned_amass(tmp_path / "a.npz", "z", height=0.2, speed=0, lies=True)
+    with pytest.raises(ValueError, match=r"a\.npz: which axis is up cannot be told: .* give up='z' or up='y'"):
+        load_motion(path, BODY)
+    (motion,) = load_motion(path, BODY, up="z")
+    assert axis_angle_to_matrix(motion.rotations)[:, 0, 1, 1].abs().max() < 1e-3
+    assert torch.allclose(motion.translation[:, 1], torch.tensor(0.2))
 
 
 def test_amass_knows_the_names_of_other_tools(tmp_path):

@@ -195,13 +195,18 @@ def _person(name: str, given: _Take, start: int, color: tuple[float, float, floa
 
 def save_bvh(
     path: str | os.PathLike[str], body: Body, rotations: Any, shape: Any = None, translation: Any = None,
-    fps: float = 30.0,
+    fps: float = 30.0, start: int = 0,
 ) -> None:  # fmt: skip
     """BVH, in metres, y up: the skeleton with this shape's bones, by `kinlmr.motion.write_bvh`.
 
     The root's channels hold where the root joint is: its place at rest plus the translation.
+    start    the frame of the video that the motion begins with: until then the first pose is held
     """
+    if not (isinstance(start, int | np.integer) and start >= 0):
+        raise ValueError(f"{os.fspath(path)}: start is {start!r}, expected a number of frames, 0 or more")
     given = _take(path, ".bvh", body, rotations, shape, translation, fps)
+    held = [0] * start + list(range(len(given.rotations)))
+    given = given._replace(rotations=given.rotations[held], translation=given.translation[held])
     rest, root = given.rest(), body.parents.index(-1)
     motion = Motion(
         Path(path).stem, body.joints, given.fps, matrix_to_axis_angle(given.rotations), given.translation + rest[root]

@@ -10,6 +10,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,11 @@ from einops import rearrange
 
 from kinlmr.body import Body, load_body
 from kinlmr.files import Array, nearest, read_npz, write_atomic
+from kinlmr.motion.dialects import DIALECTS
 from kinlmr.motion.names import plain_names
 from kinlmr.motion.recording import Motion, resampled, root_at_rest, same_rate
-from kinlmr.motion.retarget import DIALECTS, read_bvh, write_bvh
+from kinlmr.motion.retarget import read_bvh, write_bvh
+from kinlmr.motion.up import find_up, upright
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from kinlmr.skeleton import Skeleton
 from kinlmr.skeleton import load as load_skeleton
@@ -29,17 +32,26 @@ __all__ = ["DIALECTS", "Motion", "load_motion", "read_bvh", "save_motion", "writ
 
 STEP = np.pi / 32767  # radians per unit in an archive
 ARCHIVE = ("rot_delta", "trans_delta_mm", "fps", "joints", "clips")
-AMASS = ("poses", "trans", "betas", "mocap_framerate", "mocap_frame_rate", "surface_model_type")
+AMASS = ("poses", "trans", "betas", "mocap_framerate", "mocap_frame_rate", "surface_model_type", "model")
 LAYOUTS = {"smpl": 24, "smplh": 52, "smplx": 55}  # the joints of `poses`, by the body model that a file was made with
 
 
 def load_motion(
-    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], body: Body | str = "anny24", fps: float = 30.0
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    body: Body | str = "anny24",
+    fps: float = 30.0,
+    up: str | None = None,
+    names: Mapping[str, str] | None = None,
+    scale: float | None = None,
 ) -> list[Motion]:
     """Every recording of files (.bvh, AMASS's .npz, `save_motion`'s .npz) or folders of them, on a body's joints.
 
+    up             the axis that is up in .bvh and AMASS's files: x, y, z, -x, -y or -z; None: found, and a ValueError
+                   where it cannot be told
+    names, scale   of .bvh files, as for `read_bvh`
+
     AMASS's joints are matched by name; what only one of the two trees has is left at rest. Of a folder, AMASS's files
-    of shapes (``shape.npz``, ``..._stagei.npz``) are passed over.
+    of shapes (``shape.npz``, ``..._stagei.npz``) are passed over. `save_motion`'s archives are y up.
     """
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
@@ -54,11 +66,13 @@ def load_motion(
     motions: list[Motion] = []
     for file in files:
         if file.suffix.lower() == ".bvh":
-            motions.append(read_bvh(file, body, fps))
+            motions.append(read_bvh(file, body, fps, names, scale, up=up))
         else:
             arrays = read_npz(file, (*AMASS, *ARCHIVE))
             motions += (
-                _from_amass(arrays, file, body, fps) if "poses" in arrays else _from_archive(arrays, file, body, fps)
+                _from_amass(arrays, file, body, fps, up)
+                if "poses" in arrays
+                else _from_archive(arrays, file, body, fps)
             )
     return motions
 
@@ -172,8 +186,11 @@ def _resampled(motion: Motion, fps: float, file: Path) -> Motion:
 # -------------------------------------------------------------------------------------------------------------- AMASS
 
 
-def _from_amass(arrays: Mapping[str, Array], file: Path, body: Body, fps: float) -> list[Motion]:
-    """AMASS: poses (T, 3 J) of SMPL+H's 52 joints, SMPL-X's 55 or SMPL's 24; trans (T, 3), the model's origin; z up."""
+def _from_amass(arrays: Mapping[str, Array], file: Path, body: Body, fps: float, up: str | None) -> list[Motion]:
+    """AMASS: poses (T, 3 J) of SMPL+H's 52 joints, SMPL-X's 55 or SMPL's 24; trans (T, 3), the model's origin; z up.
+
+    BEAT2's and EMAGE's files, with ``model`` instead of ``surface_model_type``, are y up.
+    """
     given = [arrays.get(key, np.zeros(0)) for key in ("poses", "trans")]
     for key, values in zip(("poses", "trans"), given, strict=True):
         if values.dtype.kind not in "iuf":
@@ -199,16 +216,28 @@ def _from_amass(arrays: Mapping[str, Array], file: Path, body: Body, fps: float)
     places = _shared(layout, body, file)
     vectors = torch.zeros(len(poses), len(body.joints), 3)
     vectors[:, list(places)] = torch.from_numpy(rearrange(poses, "t (j c) -> t j c", c=3))[:, list(places.values())]
-    root = body.parents.index(-1)
-    upright = axis_angle_to_matrix(torch.tensor([-np.pi / 2, 0, 0], dtype=torch.float32))  # z up to y up
-    vectors[:, root] = matrix_to_axis_angle(upright @ axis_angle_to_matrix(vectors[:, root]))
     betas = None
     if layout.joints == plain_names(body.joints) and arrays.get("betas", np.zeros(0)).dtype.kind == "f":
         betas = torch.from_numpy(arrays.get("betas", np.zeros(0)).ravel()[: len(body.J_shapedirs)])
         if not betas.isfinite().all():
             raise ValueError(f"{file}: betas are not finite")
-    world = (torch.from_numpy(trans) + root_at_rest(body, betas).float()) @ upright.T
-    return [_resampled(Motion(file.stem, body.joints, rate, vectors, world), fps, file)]
+    motion = Motion(file.stem, body.joints, rate, vectors, torch.from_numpy(trans) + root_at_rest(body, betas).float())
+    likely = "y" if str(arrays.get("model", "")).startswith("smplx") and "surface_model_type" not in arrays else "z"
+    turn = torch.from_numpy(upright(_up(motion, body, likely, file) if up is None else up)).float()
+    root = body.parents.index(-1)
+    vectors[:, root] = matrix_to_axis_angle(turn @ axis_angle_to_matrix(vectors[:, root]))
+    return [_resampled(replace(motion, translation=motion.translation @ turn.T), fps, file)]
+
+
+def _up(motion: Motion, body: Body, likely: str, file: Path) -> str:
+    """The axis that is up in a recording, most of whose frames show somebody upright."""
+    body = body.to("cpu", torch.float32)
+    matrices = axis_angle_to_matrix(motion.rotations)
+    places = body(matrices, None, motion.origin(body)).joints.numpy()
+    own, names = body.J.view(-1, 3), plain_names(body.joints)
+    bones = [("left_hip", "left_knee"), ("left_knee", "left_ankle")]
+    leg = [float((own[names.index(a)] - own[names.index(b)]).norm()) for a, b in bones if {a, b} <= set(names)]
+    return find_up(matrices[:, body.parents.index(-1), :, 1].numpy(), places, sum(leg) or float("nan"), likely, file)
 
 
 def _layout(arrays: Mapping[str, Array], file: Path, width: int) -> Skeleton:

@@ -32,7 +32,7 @@ class Bvh:
         if not motion:
             raise ValueError(f"{self.path}: no MOTION section; not a BVH file, or cut short")
         self._hierarchy(text[: motion.start()])
-        self._frames(text[motion.end() :])
+        self._frames(text[motion.end() :], text.count("\n", 0, motion.end()) + 1)
 
     def _hierarchy(self, head: str) -> None:
         self.names: list[str] = []
@@ -48,7 +48,7 @@ class Bvh:
                 if not words or words[0] == "HIERARCHY":
                     continue
                 if words[0] in ("ROOT", "JOINT"):
-                    self.names.append("_".join(words[1:]).split(":")[-1])
+                    self.names.append("_".join(words[1:]))
                     self.parents.append(stack[-1] if stack else -1)
                     self.channels.append([])
                     offsets.append([0.0, 0.0, 0.0])
@@ -65,7 +65,7 @@ class Bvh:
                 elif words[0] == "CHANNELS" and stack[-1] != SITE:
                     if len(words) != 2 + int(words[1]):
                         raise ValueError("other channels than promised")
-                    self.channels[stack[-1]] = words[2:]
+                    self.channels[stack[-1]] = [word.capitalize() for word in words[2:]]
                 else:
                     raise ValueError("unknown word")
             except (ValueError, IndexError):
@@ -79,17 +79,17 @@ class Bvh:
             raise ValueError(f"{self.path}: its hierarchy is damaged (an OFFSET is not three finite numbers)")
         self.offsets = np.array(offsets)
 
-    def _frames(self, tail: str) -> None:
+    def _frames(self, tail: str, line: int) -> None:
         times = _TIMES.match(tail)
         try:
             if not times:
                 raise ValueError("no frame time")
             count, self.fps = int(times[1]), _rate(times[2])
-            numbers = np.array(tail[times.end() :].split(), dtype=np.float64)
         except ValueError:
             raise ValueError(
                 f"{self.path}: its MOTION section is damaged; expected Frames:, Frame Time: and then numbers"
             ) from None
+        numbers = self._numbers(tail[times.end() :], line + tail.count("\n", 0, times.end()))
         width = sum(map(len, self.channels))
         have = len(numbers) / max(1, width)
         if len(numbers) > count * width and count:
@@ -102,9 +102,35 @@ class Bvh:
                 f"{self.path}: {count} frames of {width} numbers promised, {have:.2f} there; it is cut short"
             )
         self.values = numbers.reshape(count, width)
-        if not (finite := np.abs(self.values) < FAR).all():
-            frame = int(np.argwhere(~finite)[0, 0])
-            raise ValueError(f"{self.path}: frame {frame} is not finite")
+
+    def _numbers(self, text: str, line: int) -> Array:
+        """All numbers of a text that begins in a line of the file."""
+        words = text.split()
+        try:
+            numbers = np.array(words, dtype=np.float64)
+            if (np.abs(numbers) < FAR).all():
+                return numbers
+        except ValueError:
+            pass
+        bad = next(i for i, word in enumerate(words) if not _is_number(word))
+        place = list(re.finditer(r"\S+", text))[bad]
+        raise ValueError(
+            f"{self.path}:{line + text.count(chr(10), 0, place.start())}: frame "
+            f"{bad // max(1, sum(map(len, self.channels)))} is not finite numbers: {words[bad][:40]!r}; "
+            "leave the frame out, or write what it should be"
+        )
+
+    def rest(self, turns: Array, places: Array) -> Array:
+        """Positions (N, 3) where no joint is turned, of bones as long as in what `posed` found.
+
+        Where channels move a joint, as those of Bandai-Namco's files do, its OFFSET is not used.
+        """
+        rest = np.zeros(places.shape[1:])
+        for j, parent in enumerate(self.parents):
+            if parent >= 0:
+                bone = ((places[:, j] - places[:, parent])[:, None] @ turns[:, parent])[:, 0]
+                rest[j] = rest[parent] + bone.mean(0)
+        return rest
 
     def posed(self) -> tuple[Array, Array]:
         """World rotations (T, N, 3, 3) and positions (T, N, 3), in the file's units."""
@@ -134,6 +160,13 @@ def _rate(text: str) -> float:
     if whole and abs(1 / whole - time) <= min(last_digit, 1.1e-3 * time):
         return float(whole)
     return round(1 / time, 6)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return abs(float(word)) < FAR
+    except ValueError:
+        return False
 
 
 def _about(axis: int, angle: Array) -> Array:

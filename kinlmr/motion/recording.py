@@ -1,4 +1,4 @@
-"""One recording of motion, and what its readers share: rates, the root's place, and the sides that names tell."""
+"""One recording of motion, and what its readers share: rates and the root's place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MORE = 100_000  # frames that resampling may add, besides four for each: a small
 CHUNK = 10_000  # frames that are resampled together
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Motion:
     """One recording of T frames: rotations (T, J, 3) as axis-angle, the root's translation (T, 3) in metres.
 
@@ -35,6 +35,9 @@ class Motion:
 
     def __len__(self) -> int:
         return len(self.rotations)
+
+    def __repr__(self) -> str:
+        return f"Motion({self.name}: {len(self)} frames at {self.fps:g} per second, {len(self.joints)} joints)"
 
     def origin(self, body: Body, shape: Tensor | None = None) -> Tensor:
         """The place of the body's origin (T, 3): ``body(matrices, shape, motion.origin(body, shape))`` puts the root
