@@ -12,7 +12,6 @@ from kinlmr.builder import build
 from kinlmr.camera import project
 from kinlmr.checkpoint import load, save
 from kinlmr.database import read_database
-from kinlmr.inspection import inspect
 from kinlmr.model import LMR, Estimate, State
 from kinlmr.plan import Plan, compile
 from kinlmr.recovery import Recovery, Stream, recover
@@ -45,7 +44,6 @@ __all__ = [
     "concat",
     "draw",
     "export",
-    "inspect",
     "keypoints",
     "load",
     "load_body",

@@ -21,7 +21,7 @@ FLOORS = [
     {"skeleton", "sheets", "gru_kernels", "chain_kernels", "skin_kernels"},
     {"cells"},
     {"plan", "rotations", "camera", "draw", "pickles", "keypoints", "losses", "matmul", "nodes", "rows", "skinning"},
-    {"products", "bvh", "kinematics", "database", "inspection", "metrics", "tracking"},
+    {"products", "bvh", "kinematics", "database", "metrics", "tracking"},
     {"body"},
     {"schedule", "assembly", "recording"},
     {"assets"},
@@ -37,7 +37,7 @@ FLOORS = [
 
 PUBLIC = """
     LMR ROTATIONS Body Estimate Mesh Part Plan Recovery Rotation Skeleton State Stream Tracks
-    build camera clips compile concat draw export inspect keypoints load load_body load_skeleton losses metrics motion
+    build camera clips compile concat draw export keypoints load load_body load_skeleton losses metrics motion
     project read_database recover rotations save save_body track
 """
 
