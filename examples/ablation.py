@@ -33,8 +33,7 @@ from networks import Network
 from runs import Progress, place
 
 import kinlmr
-from kinlmr import metrics, motion
-from kinlmr.files import arrays as files
+from kinlmr import files, metrics, motion
 from kinlmr.motion import clips
 from kinlmr.rotations import nearest_rotation
 

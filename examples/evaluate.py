@@ -31,9 +31,8 @@ from networks import Network, load_network
 from train import NOISES, VIEWS, chosen
 
 import kinlmr
-from kinlmr import metrics, motion
+from kinlmr import files, metrics, motion
 from kinlmr.body.points import keypoint_sets
-from kinlmr.files import arrays as files
 from kinlmr.keypoints import reported
 from kinlmr.motion import clips
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import kinlmr
-from kinlmr.files import arrays as files
+from kinlmr import files
 
 FRAMES, PEOPLE, TOLERANCE = 100, 2, 1e-4  # of the check
 

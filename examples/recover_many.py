@@ -42,8 +42,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import kinlmr
-from kinlmr import keypoints, rotations
-from kinlmr.files import arrays as files
+from kinlmr import files, keypoints, rotations
 
 Array = NDArray[Any]
 MODEL = "anny24-coco17"

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, distributed
 
-from kinlmr.files import arrays as files
+from kinlmr import files
 
 # The exit code of each signal that ends a run. Queues warn with SIGUSR1 or SIGTERM.
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143} | {

@@ -8,29 +8,27 @@ FILE.npz holds one person's parameters of SMPL's 24 joints, one row a frame, und
                                         (T, 165), which are SMPL-H's and SMPL-X's, the 22 joints of the body
     global_orient and body_pose, ...    root and the rest: (T, 3) and (T, 63) or (T, 69); (T, 1, 3, 3) and (T, 23, 3, 3)
     betas, shape, ...                   (T, S): the mean of the frames so far
-    pred_cam, trans, transl, ...        (T, N): a one-euro filter
+    pred_cam, trans, transl, ...        (T, N): a one-euro filter, as of the rotations
+    frame, frame_ids, frame_idx, ...    (T): the frames' numbers. After half a second without frames it starts afresh
 
 Before a name may stand another (smpl_params_incam_body_pose), and after it where the camera is (pose_world). OUT.npz
-has the same arrays, smooth; what was made of them before (vertices, joints) is left out, all else is copied. A one-euro
-filter smooths the rotations, or with --model an LMR of train_smoother.py that corrects a slower filter, see `smooth`.
-Neither knows where the camera stands: roots in the camera's frame and in the world's do alike.
+has the same arrays, smooth; what was made of them before (vertices, joints) is left out, all else is copied. The filter
+does not know where the camera stands: roots in the camera's frame and in the world's do alike.
 """
 
 import argparse
 import io
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import kinlmr
-from kinlmr.files import arrays as files
+from kinlmr import files
 from kinlmr.rotations import (
     axis_angle_to_matrix,
     matrix_to_axis_angle,
@@ -40,12 +38,9 @@ from kinlmr.rotations import (
 )
 
 Array = NDArray[Any]
-Method = Callable[[Tensor], Tensor]  # rotations (B, T, J, 3, 3) -> the same, smooth
-FILTER = 2.0, 0.2  # the one-euro filter: cutoff in Hz at rest, and how much it rises with speed (docs/smoother.md)
-RATES = 20.0, 65.0  # frames per second that the model was trained for
-BASE = 0.5, 0.2  # the filter under a model, at FPS whatever the rate
-FPS = 30.0
+FILTER = 2.0, 0.2  # of rotations: cutoff in Hz at rest, and how much it rises with speed (examples/README.md)
 PLACES = 1.0, 1.0  # the same of cameras and translations
+FPS = 30.0
 GAP = 0.5  # seconds without frames after which a person is smoothed afresh
 JOINTS = 24
 
@@ -53,35 +48,24 @@ JOINTS = 24
 # -------------------------------------------------------------------------------------------------------------- filters
 
 
-class Filter(NamedTuple):
-    """What `one_euro` remembers: the value and its change per second (B, ..., D), both filtered."""
+def one_euro(x: Tensor, fps: float, cutoff: float, beta: float, unit: bool = False) -> Tensor:
+    """The one-euro filter (Casiez et al. 2012), causal: x (B, T, ..., D) -> the same.
 
-    value: Tensor
-    speed: Tensor
-
-
-def one_euro(
-    x: Tensor, fps: float, cutoff: float | Tensor, beta: float, unit: bool = False, memory: Filter | None = None
-) -> tuple[Tensor, Filter]:
-    """The one-euro filter (Casiez et al. 2012), causal: x (B, T, ..., D) -> the same, and the memory for what follows.
-
-    cutoff in Hz (a number, or as x at a frame), plus beta times the speed; with beta = 0 it is exponential smoothing.
+    cutoff in Hz, plus beta times the speed; with beta = 0 it is exponential smoothing.
     unit: x are unit quaternions, q and -q one rotation, and the speed is the angle's, in radians per second.
     """
     speed_gain, found = _gain(1.0, fps), []  # speeds are filtered at 1 Hz
+    value, speed = x[:, 0], torch.zeros_like(x[:, 0])
     for now in x.unbind(1):
-        if memory is None:
-            memory = Filter(now, torch.zeros_like(now))
         if unit:
-            now = torch.where((now * memory.value).sum(-1, keepdim=True) < 0, -now, now)
-        step = now - memory.value
-        speed = memory.speed + speed_gain * (step * fps - memory.speed)
+            now = torch.where((now * value).sum(-1, keepdim=True) < 0, -now, now)
+        step = now - value
+        speed = speed + speed_gain * (step * fps - speed)
         size = speed.norm(dim=-1, keepdim=True) * (2 if unit else 1)
-        value = memory.value + _gain(cutoff + beta * size, fps) * step
-        memory = Filter(value / value.norm(dim=-1, keepdim=True).clamp_min(1e-9) if unit else value, speed)
-        found.append(memory.value)
-    assert memory is not None
-    return torch.stack(found, 1), memory
+        value = value + _gain(cutoff + beta * size, fps) * step
+        value = value / value.norm(dim=-1, keepdim=True).clamp_min(1e-9) if unit else value
+        found.append(value)
+    return torch.stack(found, 1)
 
 
 def _gain(cutoff: Any, fps: float) -> Any:
@@ -90,46 +74,9 @@ def _gain(cutoff: Any, fps: float) -> Any:
     return turn / (turn + 1)
 
 
-# ------------------------------------------------------------------------------------------------------------ the model
-
-
-def built(hidden: int = 72) -> kinlmr.LMR:
-    """An untrained smoother: what it estimates, for each joint, is a turn of the slow filter's answer."""
-    return kinlmr.build(
-        "smpl.yaml", features=3 * JOINTS + 6 * (JOINTS - 1), hidden=hidden, iterations=2, shape=0, camera=0
-    )
-
-
-class Smoother(NamedTuple):
-    """What is remembered of B people: the slow filter's memory, and the model's."""
-
-    base: Filter
-    state: kinlmr.State
-
-
-def smooth(model: kinlmr.LMR, rotations: Tensor, memory: Smoother | None = None) -> tuple[Tensor, Smoother]:
-    """Smooth rotations (B, T, J, 3, 3), causally -> the same, and the memory for the frames that follow.
-
-    Rotations go through a slow filter, which is smooth and late: R. The model sees, for each joint, what the input
-    turns away from it, log(R^T input), and the filtered pose of all but the root; its estimate D, of every joint, makes
-    the answer R D. So it starts as that filter, and where the root looks plays no part.
-    """
-    with torch.no_grad():
-        quaternions, base = one_euro(
-            matrix_to_quaternion(rotations), FPS, *BASE, unit=True, memory=None if memory is None else memory.base
-        )
-    slow = quaternion_to_matrix(quaternions)
-    away = matrix_to_axis_angle(slow.mT @ rotations)
-    pose = kinlmr.ROTATIONS["6d"].from_matrix(slow[:, :, 1:])
-    features = torch.cat([away.flatten(2), pose.flatten(2)], -1)
-    state = model.initial_state(len(rotations)) if memory is None else memory.state
-    estimate, state = model(features, state=state)
-    return slow @ model.matrices(estimate), Smoother(base, state)
-
-
-def filtered(fps: float, cutoff: float | Tensor, beta: float) -> Method:
-    """The one-euro filter of every joint's quaternion."""
-    return lambda x: quaternion_to_matrix(one_euro(matrix_to_quaternion(x), fps, cutoff, beta, unit=True)[0])
+def smooth(rotations: Tensor, fps: float) -> Tensor:
+    """The one-euro filter of every joint's quaternion: rotations (B, T, J, 3, 3) -> the same."""
+    return quaternion_to_matrix(one_euro(matrix_to_quaternion(rotations), fps, *FILTER, unit=True))
 
 
 def running_mean(x: Tensor) -> Tensor:
@@ -149,6 +96,7 @@ NAMES = {
     "made": ("verts", "vertices", "pred_vertices", "joints3d", "joints_3d", "pred_joints", "keypoints_3d",
              "pred_keypoints_3d"),
 }  # fmt: skip
+NUMBERS = re.compile(r"(?:|.*[._/])frames?(_?(?:id|idx|ind|index|indices|indexes|num|number|no)s?)?", re.IGNORECASE)
 COUNTS = {"whole": (24, 52, 55), "root": (1,), "rest": (21, 23)}  # joints
 MHR = "body_pose_params"  # of SAM-3D-Body, whose joints are not SMPL's
 
@@ -208,18 +156,36 @@ def _matrices(path: Path, key: str, x: Array, counts: tuple[int, ...]) -> Tensor
     return axis_angle_to_matrix(flat.reshape(len(x), -1, 3))
 
 
-def smoothed(path: Path, arrays: dict[str, Array], method: Method, fps: float) -> dict[str, Array]:
-    """The arrays of a file, smooth, their rotations by the method; without those that were made of the parameters."""
-    poses = poses_of(path, arrays)
-    frames = len(next(iter(poses.values())))
-    cuts, out = _cuts(path, arrays, frames, fps), {}
+def numbers_of(path: Path, arrays: dict[str, Array], frames: int) -> dict[str, Array]:
+    """The frames' numbers (T), under each name that the file has them by; none where it has none."""
+    found = {}
+    for key, x in arrays.items():
+        name, fits = NUMBERS.fullmatch(key), x.shape in ((frames,), (frames, 1))
+        if name is None or x.dtype.kind not in "iuf":
+            continue
+        if not fits and (name[1] is None or x.ndim != 1 or x.size == 1):  # such as pictures, or how many there are
+            continue
+        numbers = x.astype(float).ravel()
+        if not fits or not (np.diff(numbers) > 0).all():
+            raise ValueError(f"{path}: {key} of shape {x.shape}, expected ({frames},) of rising numbers, one person's")
+        found[key] = numbers
+    return found
+
+
+def cuts_of(numbers: dict[str, Array], fps: float) -> list[int]:
+    """Rows before which more than GAP seconds are missing, by any of the frames' numbers."""
+    return sorted({int(i) + 1 for x in numbers.values() for i in np.flatnonzero(np.diff(x) > GAP * fps)})
+
+
+def smoothed(
+    arrays: dict[str, Array], poses: dict[tuple[str, ...], Tensor], cuts: list[int], fps: float
+) -> dict[str, Array]:
+    """The arrays of a file and its poses, smooth, each run between cuts by itself; without what was made of them."""
+    frames, out = len(next(iter(poses.values()))), {}
     for keys, rotations in poses.items():
         body = JOINTS if rotations.shape[1] == JOINTS else JOINTS - 2  # the hands of others have fingers
-        given = torch.eye(3).repeat(frames, JOINTS, 1, 1)
-        given[:, :body] = rotations[:, :body]
-        with torch.inference_mode():
-            answer = torch.cat([method(piece[None])[0] for piece in given.tensor_split(cuts)])
-        answer = torch.cat([answer[:, :body], rotations[:, body:]], 1)
+        runs = rotations[None, :, :body].tensor_split(cuts, 1)
+        answer = torch.cat([torch.cat([smooth(run, fps)[0] for run in runs]), rotations[:, body:]], 1)
         for key, part in zip(keys, answer.tensor_split([1] if len(keys) == 2 else [], 1), strict=True):
             x = arrays[key]
             part = part if x.ndim > 2 and x.shape[-2:] == (3, 3) else matrix_to_axis_angle(part)
@@ -230,18 +196,8 @@ def smoothed(path: Path, arrays: dict[str, Array], method: Method, fps: float) -
             if matching(key, "shape") is not None:
                 out[key] = torch.cat([running_mean(piece)[0] for piece in pieces]).numpy()
             elif matching(key, "moved") is not None:
-                out[key] = torch.cat([one_euro(piece, fps, *PLACES)[0][0] for piece in pieces]).numpy()
+                out[key] = torch.cat([one_euro(piece, fps, *PLACES)[0] for piece in pieces]).numpy()
     return out | {key: x for key, x in arrays.items() if key not in out and matching(key, "made") is None}
-
-
-def _cuts(path: Path, arrays: dict[str, Array], frames: int, fps: float) -> list[int]:
-    """Rows before which more than GAP seconds are missing, by the file's frame_ids."""
-    ids = arrays.get("frame_ids")
-    if ids is None:
-        return []
-    if ids.shape != (frames,) or (np.diff(ids.astype(float)) <= 0).any():
-        raise ValueError(f"{path}: frame_ids of shape {ids.shape}, expected ({frames},) of rising numbers")
-    return [int(i) + 1 for i in np.flatnonzero(np.diff(ids) > GAP * fps)]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -249,21 +205,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("file", type=Path, help="an .npz of one person's parameters, a row a frame")
     parser.add_argument("--out", type=Path, required=True, help="the .npz to write")
     parser.add_argument("--fps", type=float, default=FPS, help=f"frames per second of the file; {FPS:g} without it")
-    parser.add_argument("--model", help="a checkpoint of train_smoother.py; without it, rotations are filtered")
     args = parser.parse_args(argv)
     if args.out.suffix != ".npz":
         raise ValueError(f"--out {args.out}: the name must end in .npz")
-    low, high = RATES if args.model else (1.0, 1000.0)
-    if not low <= args.fps <= high:
-        raise ValueError(f"--fps {args.fps:g}: expected {low:g} to {high:g} frames per second")
-    method = filtered(args.fps, *FILTER)
-    if args.model:
-        model = kinlmr.load(args.model).eval()
-        if model.options["features"] != built(1).options["features"]:
-            raise ValueError(f"{args.model}: not a checkpoint of train_smoother.py, its features are others")
-        method = lambda x: smooth(model, x)[0]  # noqa: E731
+    if not 1 <= args.fps <= 1000:
+        raise ValueError(f"--fps {args.fps:g}: expected 1 to 1000 frames per second")
     arrays = files.read_npz(args.file)
-    out = smoothed(args.file, arrays, method, args.fps)
+    poses = poses_of(args.file, arrays)
+    numbers = numbers_of(args.file, arrays, len(next(iter(poses.values()))))
+    cuts = cuts_of(numbers, args.fps)
+    out = smoothed(arrays, poses, cuts, args.fps)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **out)  # type: ignore[arg-type]
     files.write_atomic(args.out, buffer.getvalue())
@@ -271,6 +222,10 @@ def main(argv: list[str] | None = None) -> None:
     for what, keys in (("smoothed", out.keys() - same), ("copied", same), ("left out", arrays.keys() - out.keys())):
         if keys:
             print(f"{what}: {', '.join(sorted(keys))}")
+    if numbers:
+        print(f"gaps of more than {GAP:g} s by {', '.join(sorted(numbers))}: {len(cuts)}")
+    else:
+        print("no frame numbers were found (frame, frame_ids, frame_idx, ...), so the rows are taken to have no gaps")
 
 
 if __name__ == "__main__":

@@ -39,8 +39,7 @@ from networks import Network, PerFrame, begin_with, loss_of, model_of, optimizer
 from torch import Tensor, nn
 
 import kinlmr
-from kinlmr import metrics, motion
-from kinlmr.files import arrays as files
+from kinlmr import files, metrics, motion
 from kinlmr.motion import clips
 
 VIEWS = (0.0, math.pi / 2, math.pi, -math.pi / 2)

@@ -32,8 +32,7 @@ from numpy.typing import NDArray
 from pictures import Scene, Sheet, scene
 
 import kinlmr
-from kinlmr import export
-from kinlmr.files import arrays as files
+from kinlmr import export, files
 from kinlmr.video import draw
 
 Array = NDArray[Any]

@@ -12,7 +12,6 @@ from kinlmr.body import Body, Mesh, load_body, save_body
 from kinlmr.build import build
 from kinlmr.camera import project
 from kinlmr.checkpoint import load, save
-from kinlmr.inspection import inspect
 from kinlmr.model import LMR, Estimate, State
 from kinlmr.motion import read_database
 from kinlmr.plan import Plan, compile
@@ -43,7 +42,6 @@ __all__ = [
     "compile",
     "concat",
     "export",
-    "inspect",
     "keypoints",
     "load",
     "load_body",

@@ -54,7 +54,6 @@ READERS = {
     "start": lambda path: kinlmr.build("smpl.yaml", start=path, features=5, hidden=4),
     "motion": lambda path: load_motion(path, BODY),
     "database": kinlmr.read_database,
-    "inspect": kinlmr.inspect,
     "keypoints": lambda path: readers.read(path, SIZE),
     "video": read_video,
 }
@@ -170,9 +169,6 @@ def sound():
     yield "motion", ".npz", npz(**arrays_of_amass())
     yield "database", ".pt", pickle.dumps(columns_of_database(), 4)
     yield "database", ".pt", zlib.compress(pickle.dumps(columns_of_database(), 2))
-    yield "inspect", ".pkl", pickle.dumps(columns_of_database(), 4)
-    yield "inspect", ".npz", npz(a=np.array(["a", {}], dtype=object), b=np.zeros(3))
-    yield "inspect", ".pt", written(".pt", lambda path: torch.save({"a": torch.zeros(2)}, path))
     yield "keypoints", ".json", json.dumps(coco()).encode()
     yield "keypoints", ".json", json.dumps(landmarks()).encode()
     yield "keypoints", ".npz", npz(keypoints=people, set=np.array("coco17"), size=np.array(SIZE))
@@ -181,8 +177,7 @@ def sound():
     except ModuleNotFoundError:
         pass
     else:
-        data = written(".pt", lambda path: joblib.dump(columns_of_database(), path))
-        yield from (("database", ".pt", data), ("inspect", ".pt", data))
+        yield "database", ".pt", written(".pt", lambda path: joblib.dump(columns_of_database(), path))
     try:
         import safetensors  # noqa: F401
     except ModuleNotFoundError:
@@ -428,25 +423,6 @@ def cases(folder):
         if len(data) < 100_000:
             yield Case(f"{what}, packed", "database", ".pt", zlib.compress(data), f"{refused}|no vid_name")
     yield Case("a bomb", "database", ".pt", zlib.compress(bytes(60_000_000)), "would unpack to more than")
-    for what, claim in (
-        ("100 GB of bytes", b"\x80\x04\x8e"),
-        ("100 GB of text", b"\x80\x04\x8d"),
-        ("a bytearray", b"\x80\x05\x96"),
-    ):
-        yield Case(what, "inspect", ".pkl", claim + (10**11).to_bytes(8, "little") + b".", "not a pickle, or a damaged")
-    for what, data in (
-        ("a mark", b"(K\x01."),
-        ("a frame", b"\x80\x04\x95" + bytes(8)),
-        ("a stack", b"R."),
-        ("UTF-8", b"c\xff\n\xff\n."),
-    ):
-        yield Case(
-            f"without {what}", "inspect", ".pkl", data[: 3 if what == "a mark" else 99], "not a pickle, or a damaged"
-        )
-    for what, data, says in archives():
-        if what == "a bomb" or "directory" in what:
-            yield Case(what, "inspect", ".npz", data, says)
-    yield Case("a bomb", "inspect", ".pt", zlib.compress(bytes(60_000_000)), "would unpack to more than")
     otherwise = "missing|no numbers|unknown|neither AMASS|not a kinlmr|refused"  # what is wrong was not even read
     for what, data, says in archives():
         for reader in ("body", "start", "motion", "keypoints", "checkpoint"):

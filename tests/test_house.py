@@ -32,7 +32,7 @@ OWN = {"torch", "numpy", "networkx", "einops", "yaml", "kinlmr", "__future__"}
 
 PUBLIC = """
     LMR ROTATIONS Body Estimate Mesh Part Plan Recovery Rotation Skeleton State Stream Tracks
-    build camera compile concat export inspect keypoints load load_body load_skeleton losses metrics motion
+    build camera compile concat export keypoints load load_body load_skeleton losses metrics motion
     project read_database recover rotations save save_body track video
 """
 
