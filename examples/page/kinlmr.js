@@ -1,5 +1,5 @@
 // kinlmr's recovery of one person in plain JavaScript: the same numbers as kinlmr.keypoints, kinlmr.gating, kinlmr.camera
-// and kinlmr.recovery, which say why things are as they are. tests/test_page.py holds both sides together.
+// and kinlmr.recovery, which say why things are as they are. tests/apps/test_page.py holds both sides together.
 //
 // Keypoints are K rows [x, y, confidence] in pixels, a box is [cx, cy, side] in pixels, a camera [s, tx, ty] in units of
 // the box. Nothing here knows a browser: what comes in as `step` runs the network.

@@ -13,7 +13,7 @@ import torch
 import kinlmr
 from kinlmr import rotations
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 import recover_many  # noqa: E402
 

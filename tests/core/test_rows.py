@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_same
-from test_recovery import MODEL, small, walker
+from models import MODEL, small, walker
 
 import kinlmr
 from kinlmr import State, Stream, concat, recover

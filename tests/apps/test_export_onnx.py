@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_model import lively
+from models import lively
 
 import kinlmr
 from kinlmr.skeleton import Part, Skeleton
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import export_onnx
 
 ARM = Skeleton(

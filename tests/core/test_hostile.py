@@ -73,7 +73,7 @@ def test_the_sound_files_are_sound(tmp_path):
     for number, (reader, suffix, data) in enumerate(hostile.sound()):
         path = tmp_path / f"{number}{suffix}"
         path.write_bytes(data)
-        if reader != "video":  # tests/test_video.py reads it
+        if reader != "video":  # tests/apps/test_video.py reads it
             hostile.READERS[reader](path)
         kinds.add(reader)
     assert kinds >= set(hostile.READERS) - {"plan", "video"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle, quaternion_to_matrix
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 import smooth as room  # noqa: E402
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_causal, assert_same
+from models import SMALL, Step, assert_equals_reference, clip, lively
 from strategies import skeletons
 from torch import nn
 
@@ -18,34 +19,6 @@ from kinlmr import Estimate, State, load_skeleton
 from kinlmr.skeleton import Part, Skeleton, installed
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
-SMALL = dict(features=5, hidden=4, shape=2)
-
-
-def lively(model, dtype=torch.float64, seed=0):
-    """The model with every number drawn anew, so that no term is too small to matter."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            scale = 0.01 if name.startswith("shape") else 0.3
-            value.copy_(scale * torch.randn(value.shape, generator=generator))
-    return model.to(dtype)
-
-
-def clip(batch=2, frames=4, features=5, dtype=torch.float64, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, frames, features, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def reference_of(model, features, tensors=None):
-    """What the plain loop makes of a model's tensors, or of others in their place."""
-    o = model.options
-    settings = o["iterations"], o["cell"], o["camera_input"], o["shape_input"]
-    return reference.lmr(tensors or model.state_dict(), model.plan.skeleton, features, *settings)
-
-
-def assert_equals_reference(model, features, tolerance):
-    """The model computes what the plain loop computes from its checkpoint."""
-    assert_same(model(features), reference_of(model, features), tolerance)
 
 
 @settings(max_examples=25)
@@ -332,16 +305,6 @@ def test_pickles_copies_and_threads():
     with ThreadPoolExecutor(4) as pool:
         for i, estimate in enumerate(pool.map(lambda seed: model(clip(seed=seed % 4)), range(12))):
             assert_same(estimate, model(clip(seed=i % 4)), 1e-12)
-
-
-class Step(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, frame, memory):
-        estimate, state = self.model.step(frame, State(memory))
-        return (*estimate, *state)
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_model import lively
+from models import lively
 
 import kinlmr
 from kinlmr.body.points import keypoint_sets, read_sets
 from kinlmr.keypoints import convert, normalise
 
-PAGE = Path(__file__).parents[1] / "examples/page"
+PAGE = Path(__file__).parents[2] / "examples/page"
 sys.path.insert(0, str(PAGE))
 for module in ("flatbuffers", "onnxruntime"):
     pytest.importorskip(module)

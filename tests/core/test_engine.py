@@ -1,57 +1,24 @@
 """The engine's laws: equal to the paper's loop in values and gradients, however it is cut, packed or interrupted."""
 
-import contextlib
 import copy
 import gc
-from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_same
+from models import SMALL, Step, assert_gradients_equal_reference, clip, lively, reference_of, stacked, weighted
 from strategies import models
-from test_model import SMALL, Step, clip, lively, reference_of
 
 import kinlmr
-from kinlmr import Estimate, State
+from kinlmr import State
 from kinlmr.engine import deferred as products
-from kinlmr.engine import sweep as engine
 from kinlmr.engine.cells import CELLS, Cell
-from kinlmr.reference import estimate
 from kinlmr.skeleton import installed
 
 GRU = CELLS["gru"]
 RNN = Cell("rnn", gates=1, vectors=1, step=lambda inputs, recurrent, memory: (inputs + recurrent).tanh()[None])
-
-
-def weighted(tensors, seed=0):
-    """A scalar that every number has its own share in."""
-    generator = torch.Generator().manual_seed(seed)
-    return sum((x * torch.randn(x.shape, generator=generator).to(x)).sum() for x in tensors)
-
-
-def assert_gradients_equal_reference(model, features, tolerance, **call):
-    """Estimates, states, and the gradients of all parameters and features are those of the paper's loop, relative to
-    the largest."""
-    x = features.clone().requires_grad_()
-    names, inputs = zip(("features", x), *model.named_parameters(), strict=True)
-    found = []
-    for run in (model, partial(estimate, model)):
-        out = run(x, **call)
-        out = (*out[0], *out[1]) if "state" in call else out
-        found.append([*torch.autograd.grad(weighted(out), inputs, allow_unused=True), *out])
-    for name, one, two in zip((*names, *Estimate._fields, "memory"), *found, strict=False):
-        one, two = (torch.zeros(1) if g is None or not g.numel() else g for g in (one, two))
-        assert (one - two).abs().max() <= tolerance * (1 + two.abs().max()), name
-
-
-@contextlib.contextmanager
-def stacked(together):
-    """Nodes of one level as one, their weights stacked, as on a GPU, or each with its own, as large ones on a CPU."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "_stacked", lambda *_: together)
-        yield
 
 
 @settings(max_examples=25)

@@ -2,7 +2,7 @@
 
 Numbers are in tests/data/frozen.json. After new weights were shipped, this renews theirs, and theirs alone:
 
-    python tests/test_frozen.py
+    python tests/core/test_frozen.py
 """
 
 import json
@@ -14,7 +14,7 @@ import torch
 import kinlmr
 from kinlmr import checkpoint
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 FROZEN = DATA / "frozen.json"
 TINY = "tiny.npz", "tiny.safetensors"
 
@@ -29,7 +29,7 @@ def numbers(model):
 
 def assert_frozen(name, model):
     wanted = json.loads(FROZEN.read_text())
-    assert name in wanted, f"{name} has no frozen numbers; run python tests/test_frozen.py"
+    assert name in wanted, f"{name} has no frozen numbers; run python tests/core/test_frozen.py"
     assert torch.allclose(numbers(model), torch.tensor(wanted[name]), atol=1e-4, rtol=0), name
 
 

@@ -5,9 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_same
+from models import SMALL, clip, lively, reference_of, weighted
 from strategies import models
-from test_engine import weighted
-from test_model import SMALL, clip, lively, reference_of
 
 import kinlmr
 from kinlmr.reference import estimate

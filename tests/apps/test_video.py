@@ -19,7 +19,7 @@ from kinlmr.body.points import keypoint_sets
 from kinlmr.checkpoint import shipped
 from kinlmr.keypoints import convert
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 import readers  # noqa: E402
 

@@ -22,7 +22,7 @@ from kinlmr.body.points import keypoint_sets
 from kinlmr.motion import clips
 from kinlmr.motion.archives import load_motion, save_motion
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 import evaluate  # noqa: E402
 import networks  # noqa: E402

@@ -8,47 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_rotations, assert_same
+from models import BODY, MODEL, small, walker
 
 import kinlmr
 from kinlmr.body.points import keypoint_sets
 from kinlmr.checkpoint import shipped
 
-DEMO = Path(__file__).parents[1] / "examples" / "data" / "demo.npz"
+DEMO = Path(__file__).parents[2] / "examples" / "data" / "demo.npz"
 RATES = (12, 24, 25, 29.97, 30, 50, 60, 120, 240)
 room = importlib.import_module("kinlmr.recovery.recover")  # the package has a function of that name
 recover, Recovery, Stream = room.recover, room.Recovery, room.Stream
-
-
-def small(keypoints="coco17", **options):
-    """A random model of the small free body, upright before the camera, that answers to what it sees."""
-    torch.manual_seed(0)
-    pose = torch.eye(3).repeat(24, 1, 1)
-    pose[0] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
-    camera = (0.9, 0.0, 0.0)[: options.get("camera", 3)]
-    options["start"] = kinlmr.ROTATIONS["6d"].from_matrix(pose), torch.zeros(10), torch.tensor(camera)
-    model = kinlmr.build(
-        "smpl.yaml", keypoints=keypoints, body="anny24_lo369", hidden=8, shape_hidden=8, iterations=2, **options
-    )
-    for node in model.nodes().values():
-        node.head.weight.data.mul_(3)
-    return model.eval()
-
-
-MODEL = small()
-BODY = kinlmr.load_body("anny24_lo369", points="coco17")
-
-
-def walker(frames, fps=30.0, people=1, seed=0):
-    """Keypoints (B, T, 17, 3) in pixels of bodies that swing their limbs and drift to the right."""
-    generator = torch.Generator().manual_seed(seed)
-    time = (torch.arange(frames) / fps)[:, None, None]
-    swing, phase = torch.rand(2, people, 1, 24, 3, generator=generator)
-    turns = 0.5 * swing * (6 * phase + 4 * time).sin()
-    turns[:, :, 0] = torch.tensor([torch.pi, 0.0, 0.0])
-    points = BODY(kinlmr.rotations.axis_angle_to_matrix(turns), want=("points",)).points[..., :2]
-    drift = torch.stack([60 * time[..., 0], 0 * time[..., 0]], -1)
-    confidence = 0.5 + 0.5 * torch.rand(people, frames, 17, 1, generator=generator)
-    return torch.cat([300 + 150 * points + drift, confidence], -1)
 
 
 def pieces(model, keypoints, fps, cuts):

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from laws import assert_same
-from test_engine import stacked, weighted
-from test_model import SMALL, clip, lively, reference_of
+from models import SMALL, clip, lively, reference_of, stacked, weighted
 from torch import nn
 from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engine import assert_gradients_equal_reference, stacked, weighted
-from test_model import assert_equals_reference, clip, lively
+from models import assert_equals_reference, assert_gradients_equal_reference, clip, lively, stacked, weighted
 from torch import nn
 
 import kinlmr

@@ -12,7 +12,7 @@ import kinlmr
 from kinlmr.motion import clips
 from kinlmr.motion.archives import load_motion, save_motion
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 import ablation  # noqa: E402
 import limbs  # noqa: E402

@@ -15,7 +15,7 @@ from kinlmr.motion import clips
 from kinlmr.motion.archives import load_motion
 from kinlmr.rotations import axis_angle_to_matrix
 
-DATA = Path(__file__).parents[1] / "examples/data/motion.npz"
+DATA = Path(__file__).parents[2] / "examples/data/motion.npz"
 BODY = kinlmr.load_body("anny24_lo369", points="coco17")
 
 

@@ -20,7 +20,7 @@ from kinlmr.motion.recording import Motion
 from kinlmr.rotations import axis_angle_to_matrix
 
 BODY = kinlmr.load_body("anny24_lo369", points="coco17")
-MOTIONS = load_motion(Path(__file__).parents[1] / "examples/data/motion.npz", BODY)
+MOTIONS = load_motion(Path(__file__).parents[2] / "examples/data/motion.npz", BODY)
 
 
 NAMES = BODY.points.names

@@ -21,7 +21,7 @@ from kinlmr.motion.retarget import read_bvh, write_bvh
 from kinlmr.motion.up import upright
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
-DATA = Path(__file__).parents[1] / "examples/data/motion.npz"
+DATA = Path(__file__).parents[2] / "examples/data/motion.npz"
 SHARED = Path(__file__).parents[2] / "shared/motion"
 BODY = kinlmr.load_body("anny24_lo369")
 
