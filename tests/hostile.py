@@ -152,6 +152,23 @@ def landmarks(frames=3):
     }
 
 
+def mmpose(frames=3):
+    points = [{"keypoints": [[9.0 * k, 7 + 5 * k] for k in range(17)], "keypoint_scores": [0.9] * 17}]
+    return {"meta_info": {}, "instance_info": [{"frame_id": t + 1, "instances": points} for t in range(frames)]}
+
+
+def ultralytics(frames=3):
+    columns = {"x": [9.0 * k for k in range(17)], "y": [7.0 + 5 * k for k in range(17)], "visible": [0.9] * 17}
+    return [[{"name": "person", "class": 0, "box": {}, "keypoints": columns, "track_id": 1}]] * frames
+
+
+def trc(frames=3):
+    names = readers.points.LIMBS
+    rows = [[str(t), "0.1", *(str(9.0 * k) for k in range(3 * len(names)))] for t in range(frames)]
+    head = ["PathFileType\t4", "DataRate\tUnits", "30\tpx", "Frame#\tTime\t" + "\t\t\t".join(names), "\t\tX1"]
+    return "\n".join([*head, *("\t".join(row) for row in rows)])
+
+
 def sound():
     """(reader, suffix, bytes) of a small sound file of every kind that is read."""
     means = {"pose": np.tile([1.0, 0, 0, 1, 0, 0], 24), "shape": np.zeros(10), "cam": np.array([0.9, 0, 0])}
@@ -173,6 +190,10 @@ def sound():
     yield "inspect", ".pt", written(".pt", lambda path: torch.save({"a": torch.zeros(2)}, path))
     yield "keypoints", ".json", json.dumps(coco()).encode()
     yield "keypoints", ".json", json.dumps(landmarks()).encode()
+    yield "keypoints", ".json", json.dumps(mmpose()).encode()
+    yield "keypoints", ".json", json.dumps(ultralytics()).encode()
+    yield "keypoints", ".trc", trc().encode()
+    yield "keypoints", ".npy", npy(people)
     yield "keypoints", ".npz", npz(keypoints=people, set=np.array("coco17"), size=np.array(SIZE))
     try:
         import joblib
