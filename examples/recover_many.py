@@ -5,7 +5,7 @@
 
 A line of the manifest is one JSON object; paths are relative to the manifest's folder:
 
-    keypoints   a file or folder in a format that `readers` knows
+    keypoints   a file or folder of another detector, in a format of examples/README.md
     fps         frames per second
     name        of the result, NAME.npz; else the name of the keypoints' file
     set         one of kinlmr's keypoint sets, or body25b, where the number of points does not tell
@@ -86,13 +86,18 @@ class Done(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------- the work
 
 
+def tell(job: Job, text: str) -> None:
+    """Print what is to be said of a job, whatever letters its name has."""
+    print(f"{job.name}: {text}".encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
+
+
 def opened(job: Job, target: str) -> Sequence:
     """Read the keypoints of a job, as tracks of the set ``target``. ValueError, OSError: they are not good."""
     if job.wrong:
         raise ValueError(job.wrong)
     found = readers.read(job.keypoints, job.size, target, job.fps, job.frames, job.set)
     for note in found.notes:
-        print(f"{job.name}: {note}", file=sys.stderr, flush=True)
+        tell(job, note)
     x = found.keypoints
     keypoints.check_keypoints(torch.from_numpy(x))
     tracks = []
@@ -178,7 +183,7 @@ class Worker:
         text = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(ValueError):
             self.write(error_of(job), f"{text}\n".encode(errors="backslashreplace"))
-        print(f"{job.name}: {text}", file=sys.stderr, flush=True)
+        tell(job, text)
         self.done = self.done._replace(failed=self.done.failed + 1)
 
     def write(self, name: str, data: bytes) -> None:

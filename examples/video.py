@@ -1,7 +1,7 @@
 """A video in, bodies out: who is seen in every frame, as an overlay, a GLB, BVH files and arrays.
 
 Without arguments it runs on a clip of two people that comes with kinlmr. With a video or a camera it needs a detector
-of keypoints (mediapipe, or --detector), or --keypoints from any other (readers.py says which formats). Everybody whom
+of keypoints (mediapipe, or --detector), or --keypoints from any other (examples/README.md says which). Everybody whom
 the detector sees for a few frames is followed, at most --people at once; who is away for over a second is somebody new.
 Frames are read, recovered, drawn and written a few at a time, as they come: only a person's numbers are kept, about
 1 kB a frame. Ctrl-C ends the video there, and finishes the files.
@@ -206,7 +206,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("video", nargs="?", type=Path, help="a video file; without it, the clip of kinlmr")
     parser.add_argument("--camera", help="a camera instead: its number, or its name")
-    parser.add_argument("--keypoints", type=Path, help="a file or folder of another detector's keypoints")
+    parser.add_argument(
+        "--keypoints", type=Path, help="a file or folder of another detector's keypoints, of the stored picture"
+    )
     parser.add_argument("--keypoints-size", type=size, metavar="WxH", help="of the picture that they were found in")
     parser.add_argument(
         "--keypoints-set", metavar="SET", help="their set, such as body25b or h36m17, if their number does not tell"

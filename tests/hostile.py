@@ -625,6 +625,17 @@ def cases(folder):
         ("no frames", {"keypoints": people[:, :0]}, "without a person"),
     ):
         yield Case(what, "keypoints", ".npz", npz(**{"keypoints": people, **change}), says)
+    yield Case("80 GB claimed", "keypoints", ".npy", npy(shape=(10**10,)), "not a .npy file of numbers")
+    for what, text, says in (
+        ("no markers", "PathFileType\n" * 9, "lack some of|its rows"),
+        ("frame 10^15", trc().replace("\n2\t", f"\n{10**15}\t"), "numbered 0 to 1000000000000000"),
+        ("frame 10^400", trc().replace("\n2\t", f"\n{10**400}\t"), "its rows are not a frame"),
+        ("numbers beyond float32", trc().replace("\t9.0\t", "\t1e300\t"), "points in space|not finite"),
+        ("a frame twice", trc().replace("\n2\t", "\n1\t"), "numbered 0 to 1"),
+        ("markers of text", trc().replace("9.0", "a"), "its rows are not a frame"),
+        ("another file", "HIERARCHY", "does not begin with PathFileType"),
+    ):
+        yield Case(what, "keypoints", ".trc", text.encode(), says)
 
     data = columns_of_database()
     for what, change, says in (

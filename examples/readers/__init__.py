@@ -132,8 +132,7 @@ def _listed(
     form, names = everybody[0][1].format, everybody[0][1].names or listing.names
     raw = _stacked([person for _, person in everybody])
     x = cleaned(raw, lambda place: f"a person of {where(everybody[place[0]][0])}")
-    points, name = named(x, source, names)
-    there = np.flatnonzero((points[..., 2] > 0).any(1)).tolist()
+    there = np.flatnonzero((x[..., 2] > 0).any(1)).tolist()
     if not there:
         raise ValueError(f"{form} without a person")
     listed = places if listing.whole else [places[everybody[k][0]] for k in there]
@@ -142,6 +141,7 @@ def _listed(
         raise ValueError(
             f"pictures up to number {max(listed)} for {len(there)} people; expected are a video's frames from 0"
         )
+    points, name = named(x, source, names)
     check_picture(points, name)
     points = _pixels(points, form, size)
     found = [Detection(places[everybody[k][0]] - first, points[k], everybody[k][1].id) for k in there]
@@ -182,7 +182,9 @@ def _folder(path: Path) -> Listing:
     frames: list[tuple[Label, list[Person]]] = []
     for file in files:
         content = None if text else _json(file)
-        found = arrays.labels(file) if text else frame(content, str(file))
+        found = (
+            arrays.labels(file.read_text("utf-8", errors="replace"), str(file)) if text else frame(content, str(file))
+        )
         if found is None:
             raise ValueError(f"{file}: unknown keypoint format, {describe(content)}; {KNOWN}")
         frames.append((file.name, found))

@@ -118,22 +118,22 @@ def _table(cells: list[list[str]], count: int) -> tuple[list[int], Array]:
     return numbers, table[:, 2:].reshape(len(table), -1, 3)
 
 
-def labels(path: Path) -> list[Person]:
+def labels(text: str, where: str) -> list[Person]:
     """The people of one of Ultralytics' label files: lines of class, box and points, all as shares of the picture.
 
     class x y w h, then x y visible for each point, or x y; then a confidence of the box and a track's id, if asked for.
     """
     people = []
-    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines()):
+    for number, line in enumerate(text.splitlines()):
         try:
             values = list(map(float, line.split()))
         except ValueError:
-            raise ValueError(f"line {number + 1} is no label: it is {line[:80]!r}") from None
+            raise ValueError(f"{where}: line {number + 1} is no label: it is {line[:80]!r}") from None
         fits = [(k, n) for n in (3, 2) for k in SETS if 0 <= len(values) - 5 - n * k <= 2]
         if values and not fits:
             raise ValueError(
-                f"line {number + 1} has {len(values)} numbers; expected are class, x, y, w, h and x, y, visible of "
-                f"{' or '.join(map(str, SETS))} points"
+                f"{where}: line {number + 1} has {len(values)} numbers; expected are class, x, y, w, h, and x, y, "
+                f"visible of {' or '.join(map(str, SETS))} points"
             )
         if values:
             count, n = fits[0]

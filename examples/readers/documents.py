@@ -59,8 +59,8 @@ def document(content: Any) -> Listing | None:
 
 def frame(content: Any, where: str) -> list[Person] | None:
     """The people of a file that is one frame; None if it is none. ValueError: it is a whole video's."""
-    parts = content if isinstance(content, list) else []
-    if key_of(content, ("frames", "instanceinfo")) or any(key_of(part, NUMBER) for part in parts):
+    numbers = {str(_label(part)) for part in content if key_of(part, NUMBER)} if isinstance(content, list) else {}
+    if key_of(content, ("frames", "instanceinfo")) or len(numbers) > 1:
         raise ValueError(f"{where} is of a whole video, {describe(content)}; give that file by itself")
     return people(content, where)
 
@@ -117,7 +117,7 @@ def _is_person(item: Any) -> bool:
 def _usual(items: Sequence[Item]) -> int | None:
     """0 of an index, and of N.jpg, as AlphaPose calls a video's frames; else unknown."""
     numbered = [(label, item) for label, item in items if label is not None]
-    index = all(key_of(item, NUMBER) == key_of(item, INDEX) for _, item in numbered)
+    index = all(key_of(item, INDEX) and key_of(item, INDEX) == key_of(item, NUMBER) for _, item in numbered)
     plain = all(re.fullmatch(r"(0|[1-9][0-9]*)\.\w+", str(label)) for label, _ in numbered)
     return 0 if index or plain else None
 

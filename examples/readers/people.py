@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from readers.keys import FRAME, ID, MARKS, PEOPLE, POINTS, SCORES, SURE, TIME, WORLD, at, key_of, plain
+from readers.keys import ID, MARKS, NUMBER, PEOPLE, POINTS, SCORES, SURE, TIME, WORLD, at, key_of, plain
 from readers.points import floats
 
 Array = NDArray[Any]
@@ -66,7 +66,8 @@ def _people(content: Any) -> list[Any] | None:
     if is_mark(next(iter(content.values()))):
         return [{"landmarks": content}]
     bare = not any(isinstance(value, dict | list) and value for value in content.values())
-    return [] if bare and key_of(content, (*FRAME, *TIME)) else None  # no more than its number
+    numbered = key_of(content, (*NUMBER, *TIME)) and not key_of(content, ("imageid",))  # COCO's entries are people
+    return [] if bare and numbered else None
 
 
 def _may_be_person(part: Any) -> bool:
@@ -131,7 +132,7 @@ def _points(value: Any, scores: list[Any] | None) -> Array:
     points = floats(value)
     if points.ndim == 1:
         width = 2 if scores is not None and len(points) == 2 * len(scores) else 3
-        points = points[: len(points) // width * width].reshape(-1, width) if len(points) % width == 0 else points
+        points = points.reshape(-1, width) if len(points) % width == 0 else points
     if points.ndim != 2 or points.shape[1] not in (2, 3):
         raise ValueError(f"points of shape {points.shape}; expected are x, y, confidence of each")
     if points.shape[1] == 3:
