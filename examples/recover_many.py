@@ -37,7 +37,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import readers
 import runs
 import torch
 from manifest import Job, error_of, jobs, left
@@ -46,6 +45,7 @@ from torch import Tensor
 
 import kinlmr
 from kinlmr import files, keypoints, rotations
+from kinlmr.video import readers
 
 Array = NDArray[Any]
 MODEL = "anny24-coco17"

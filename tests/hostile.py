@@ -29,7 +29,7 @@ from kinlmr.motion.retarget import write_bvh
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
-import readers  # noqa: E402
+from kinlmr.video import readers
 
 SECONDS, MEMORY = 5.0, 512 * 2**20
 SIZE = (200.0, 100.0)

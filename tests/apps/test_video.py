@@ -22,7 +22,7 @@ from kinlmr.keypoints import convert
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
-import readers  # noqa: E402
+from kinlmr.video import readers
 
 # --------------------------------------------------------------------------------------------------------------- videos
 

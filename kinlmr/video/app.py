@@ -23,17 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import readers
 import torch
-from crowd import Crowd, Take
-from detectors import detected, find_detector, looked_up
-from frames import Video, Writer, alike, open_video, steady
 from numpy.typing import NDArray
-from pictures import Scene, Sheet, scene
 
 import kinlmr
 from kinlmr import export, files
-from kinlmr.video import draw
+from kinlmr.video import draw, readers
+from kinlmr.video.crowd import Crowd, Take
+from kinlmr.video.detectors import detected, find_detector, looked_up
+from kinlmr.video.frames import Video, Writer, alike, open_video, steady
+from kinlmr.video.pictures import Scene, Sheet, scene
 
 Array = NDArray[Any]
 DATA = Path(__file__).parent / "data"

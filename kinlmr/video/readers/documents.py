@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from readers.keys import FRAMES, INDEX, MARKS, NUMBER, PEOPLE, POINTS, TIME, VIDEO, WORLD, at, key_of
-from readers.numbering import check_times
-from readers.people import Person, is_mark, people
+from kinlmr.video.readers.keys import FRAMES, INDEX, MARKS, NUMBER, PEOPLE, POINTS, TIME, VIDEO, WORLD, at, key_of
+from kinlmr.video.readers.numbering import check_times
+from kinlmr.video.readers.people import Person, is_mark, people
 
 Label = int | float | str
 Item = tuple[Label | None, Any]

@@ -13,7 +13,7 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-from kinlmr.files.arrays import beside
+from kinlmr.files import beside
 
 Array = NDArray[Any]
 Size = tuple[float, float]  # width, height

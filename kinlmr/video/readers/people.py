@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from readers.keys import ID, MARKS, NUMBER, PEOPLE, POINTS, SCORES, SURE, TIME, WORLD, at, key_of, plain
-from readers.points import floats
+from kinlmr.video.readers.keys import ID, MARKS, NUMBER, PEOPLE, POINTS, SCORES, SURE, TIME, WORLD, at, key_of, plain
+from kinlmr.video.readers.points import floats
 
 Array = NDArray[Any]
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import readers
-from frames import Shot
 from numpy.typing import NDArray
 
 import kinlmr
+from kinlmr.video import readers
+from kinlmr.video.frames import Shot
 
 Array = NDArray[Any]
 VERSION, LATEST = sys.version_info[:2], (3, 12)  # Python's; the latest that mediapipe with a model inside is for

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kinlmr.files.arrays import read_npy, read_npz
-from readers.people import Person, without_zeros
-from readers.points import LIMBS, SETS, by_names, floats, sizes
-from readers.rows import CROWD
+from kinlmr.files import read_npy, read_npz
+from kinlmr.video.readers.people import Person, without_zeros
+from kinlmr.video.readers.points import LIMBS, SETS, by_names, floats, sizes
+from kinlmr.video.readers.rows import CROWD
 
 Array = NDArray[Any]
 

@@ -25,12 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinlmr.keypoints import convert
-from readers import arrays
-from readers.documents import Label, Listing, describe, document, frame
-from readers.numbering import first_frame, numbers
-from readers.people import Person
-from readers.points import COCO18, check_confidence, check_picture, check_pixels, cleaned, named, other_set
-from readers.rows import LEAST, Detection, follow, rows
+from kinlmr.video.readers import arrays
+from kinlmr.video.readers.documents import Label, Listing, describe, document, frame
+from kinlmr.video.readers.numbering import first_frame, numbers
+from kinlmr.video.readers.people import Person
+from kinlmr.video.readers.points import COCO18, check_confidence, check_picture, check_pixels, cleaned, named, other_set
+from kinlmr.video.readers.rows import LEAST, Detection, follow, rows
 
 __all__ = ["COCO18", "LEAST", "Found", "check_confidence", "follow", "named", "read"]
 

@@ -18,7 +18,7 @@ from kinlmr.keypoints import convert
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
-import readers  # noqa: E402
+from kinlmr.video import readers
 
 SIZE = (200.0, 100.0)
 WALK, REST = np.array([4.0, 0.0, 0.0]), np.zeros(3)

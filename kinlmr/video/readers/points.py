@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinlmr.body.points import keypoint_sets
-from readers.keys import plain
+from kinlmr.body import keypoint_sets
+from kinlmr.video.readers.keys import plain
 
 Array = NDArray[Any]
 # OpenPose's 18 points, as coco17's order picks them; point 1, the neck, is left out.
