@@ -193,7 +193,9 @@ MATRIX = torch.tensor([[900.0, 0, 960], [0, 900, 540], [0, 0, 1]], dtype=torch.f
 
 def write_leaving_one_out(clip, folder, **other):
     good = clip.truth.isfinite().all(-1).numpy()
-    arrays = {"kp2d": clip.keypoints, "joints3d_loo": clip.truth.nan_to_num(), "good_loo": good, "R": clip.rotation,
+    unseen = clip.keypoints.new_tensor((7, 7, 0))  # a place that means nothing
+    arrays = {"kp2d": torch.where(clip.keypoints[..., 2:] > 0, clip.keypoints, unseen),
+              "joints3d_loo": clip.truth.nan_to_num(), "good_loo": good, "R": clip.rotation,
               "t": clip.translation, "fps": np.float64(clip.fps)}  # fmt: skip
     np.savez(folder / f"{clip.name}.npz", **{**{k: np.asarray(x) for k, x in arrays.items()}, **other})
 
@@ -325,6 +327,14 @@ def test_a_network_without_memory_sees_every_frame_by_itself(model):
             torch.testing.assert_close(mine[:, first::2], right)
 
 
+def test_a_confidence_is_set_where_a_point_was_found(model):
+    points = clip_of().keypoints
+    sure = torch.cat([points[..., :2], torch.where(points[..., 2:] > 0, 0.3, 0)], -1)
+    found = real.answers({"a": model}, points, 30, confidence=0.3)
+    torch.testing.assert_close(found["a"], real.answers({"a": model}, sure, 30, None)["a"], atol=0, rtol=0)
+    assert not torch.equal(found["a"].rotations, real.answers({"a": model}, points, 30, None)["a"].rotations)
+
+
 def test_the_results_are_means_over_frames_and_clips_apart(model):
     sums, clips = {}, [clip_of(0), clip_of(1, 60)]
     lying = axis_angle_to_matrix(torch.tensor([0, 0, 1.5], dtype=torch.float64))
@@ -363,6 +373,7 @@ def test_the_command_prints_tables_and_keeps_the_figures(tmp_path, model, monkey
                "--fps", 30, "--confidence", 0.9, "--out", out)  # fmt: skip
     for part in ("every confidence set to 0.9", "### By view", "full, upright", "against baseline, upright", "c02"):
         assert part in told
+    assert "mean pose: MPJPE" not in told
     found = json.loads(out.read_text(), parse_constant=pytest.fail)["aist"]
     assert set(found["results"]) == {"full", "against baseline", "mean pose"}
     assert found["results"]["full"]["all"]["overall"][""]["frames"] == VIEWS * FRAMES // 2
@@ -468,6 +479,16 @@ def test_the_14_points_of_papers_whichever_leg_a_regressor_begins_with(tmp_path,
         kept.append(json.loads((tmp_path / "out.json").read_text())["3dpw"]["small"]["all"])
     assert kept[0]["pa_mpjpe"] > 1
     assert kept[1] == pytest.approx(kept[0], rel=1e-4)
+
+
+def test_the_right_ankle_is_the_first_of_the_14_points():
+    body = kinlmr.load_body("anny24_lo369")
+    rows = kinlmr.keypoints.set_rows("h36m17", body.name, body.joints, body.weights.shape[1])
+    pose = torch.eye(3).expand(1, 24, 3, 3), torch.zeros(1, 10)
+    ankle = body(*pose).joints[0, body.joints.index("right_ankle")]
+    for order in (range(17), [0, 4, 5, 6, 1, 2, 3, *range(7, 17)]):
+        named = body.with_points([f"point{i}" for i in range(17)], *(x[list(order)] for x in rows))
+        assert (threedpw.fourteen(named, *pose)[0, 0] - ankle).norm() < 0.05
 
 
 @pytest.mark.parametrize(
