@@ -16,7 +16,7 @@ import kinlmr
 from kinlmr.body.points import keypoint_sets
 from kinlmr.keypoints import convert
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 from kinlmr.video import readers
 
