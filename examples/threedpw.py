@@ -115,7 +115,7 @@ def _person(name: str, content: dict[str, Any], i: int, camera: Array, lens: Arr
         return _check(f"{key}[{i}]", numbers(key, content[key][i]), shape)
 
     frames = len(camera)
-    flat, _ = named(np.moveaxis(own("poses2d", frames, 3, 18), 1, 2), name)
+    flat, _ = named(np.moveaxis(own("poses2d", frames, 3, 18), 1, 2))
     keypoints = seen(flat)
     if scored.truth is None:
         points = torch.from_numpy(own("jointPositions", frames, 72).astype(np.float64)).unflatten(1, (24, 3))[:, JOINTS]
