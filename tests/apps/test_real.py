@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kinlmr
+from kinlmr.body.points import set_rows
 from kinlmr.rotations import axis_angle_to_matrix
 
 ROOT = Path(__file__).parents[2]
@@ -483,7 +484,7 @@ def test_the_14_points_of_papers_whichever_leg_a_regressor_begins_with(tmp_path,
 
 def test_the_right_ankle_is_the_first_of_the_14_points():
     body = kinlmr.load_body("anny24_lo369")
-    rows = kinlmr.keypoints.set_rows("h36m17", body.name, body.joints, body.weights.shape[1])
+    rows = set_rows("h36m17", body.name, body.joints, body.weights.shape[1])
     pose = torch.eye(3).expand(1, 24, 3, 3), torch.zeros(1, 10)
     ankle = body(*pose).joints[0, body.joints.index("right_ankle")]
     for order in (range(17), [0, 4, 5, 6, 1, 2, 3, *range(7, 17)]):
