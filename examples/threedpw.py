@@ -25,7 +25,7 @@ from kinlmr.files.arrays import Array
 from kinlmr.files.pickles import Unpickler, as_dict, numbers, refusal
 from kinlmr.metrics import H36M_TO_14
 from kinlmr.rotations import axis_angle_to_matrix
-from kinlmr.video.readers import named
+from kinlmr.video.readers.points import named
 
 FPS = 30.0
 SETS = keypoint_sets()

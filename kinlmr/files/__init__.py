@@ -11,7 +11,7 @@ from kinlmr.files.arrays import (
     short_name,
     write_atomic,
 )
-from kinlmr.files.messages import nearest, short
+from kinlmr.files.messages import about, nearest, short
 from kinlmr.files.pickles import (
     KNOWN,
     Record,
@@ -45,6 +45,7 @@ __all__ = [
     "Record",
     "Text",
     "Unpickler",
+    "about",
     "as_dict",
     "beside",
     "check_members",

@@ -38,7 +38,7 @@ class Crowd:
 
     def __init__(self, model: kinlmr.LMR, fps: float) -> None:
         self.model, self.fps = model, fps
-        self.here, self.stream = list[int](), kinlmr.Stream.initial(model, 0)
+        self.here, self.stream = list[int](), kinlmr.RecoveryState.initial(model, 0)
         self.last = np.zeros(0, int)
         self.pieces: list[tuple[int, Piece]] = []
 
@@ -62,7 +62,7 @@ class Crowd:
             stay = [row for row, p in enumerate(self.here) if there[p, low] and not fresh[p, low]]
             new = np.flatnonzero(fresh[:, low]).tolist()
             self.here = [*(self.here[row] for row in stay), *new]
-            self.stream = kinlmr.concat([self.stream.select(stay), kinlmr.Stream.initial(self.model, len(new))])
+            self.stream = kinlmr.concat([self.stream.select(stay), kinlmr.RecoveryState.initial(self.model, len(new))])
             if self.here:
                 points = torch.from_numpy(keypoints[self.here, low:high])
                 recovery, self.stream = kinlmr.recover(self.model, points, self.fps, self.stream)
