@@ -158,7 +158,7 @@ def test_rows_that_are_not_there(rows):
         (
             lambda s, t: [t, RecoveryState.initial(small("mediapipe33"), 1)],
             ValueError,
-            r"the points of states\[1\] is \(B, 33",
+            r"the keypoints of states\[1\] is \(B, 33",
         ),
     ],
 )
