@@ -1,6 +1,17 @@
 """Files of strangers, read without running anything in them, and every write. Imports nothing of kinlmr."""
 
-from kinlmr.files.arrays import MAX_BYTES, Array, check_members, from_bytes, read_npy, read_npz, write_atomic
+from kinlmr.files.arrays import (
+    MAX_BYTES,
+    Array,
+    beside,
+    check_members,
+    from_bytes,
+    read_npy,
+    read_npz,
+    short_name,
+    write_atomic,
+    write_npz,
+)
 from kinlmr.files.messages import nearest, short
 from kinlmr.files.pickles import (
     KNOWN,
@@ -36,6 +47,7 @@ __all__ = [
     "Text",
     "Unpickler",
     "as_dict",
+    "beside",
     "check_members",
     "from_bytes",
     "mapping",
@@ -55,6 +67,8 @@ __all__ = [
     "repeated",
     "scalar",
     "short",
+    "short_name",
     "unpacked",
     "write_atomic",
+    "write_npz",
 ]
