@@ -106,7 +106,9 @@ def score_aist(networks: dict[str, Network], args: argparse.Namespace) -> dict[s
         clip = at_rate(aist.read(path), args.fps)
         with torch.no_grad():
             found = answers(networks, clip.keypoints, clip.fps, args.confidence)
-            points = {who: body(x.rotations, x.shape, want=("keypoints",)).keypoints.double() for who, x in found.items()}
+            points = {
+                who: body(x.rotations, x.shape, want=("keypoints",)).keypoints.double() for who, x in found.items()
+            }
         tally(sums, clip, points)
     told = "" if args.confidence is None else f", every confidence set to {args.confidence:g}"
     print(f"{len(paths)} clips of AIST++, {args.fps:g} frames a second{told}. Truth: {truth}.\n")

@@ -79,7 +79,9 @@ def protocol(body: str, smpl: tuple[str, str] | None = None, regressor: str | No
 def fourteen(body: kinlmr.Body, rotations: Tensor, shape: Tensor, translation: Tensor | None = None) -> Tensor:
     """Of a body with Human3.6M's 17 points, VIBE's 14, right ankle first. Regressors that go about differ in which leg
     is the first; the body at rest, its left at x > 0, tells."""
-    rest = body(torch.eye(3).expand(len(body.joints), 3, 3), torch.zeros(body.shape_width), want=("keypoints",)).keypoints
+    rest = body(
+        torch.eye(3).expand(len(body.joints), 3, 3), torch.zeros(body.shape_width), want=("keypoints",)
+    ).keypoints
     order = RIGHT_FIRST if rest[1, 0] < rest[4, 0] else H36M_TO_14
     return body(rotations, shape, translation, want=("keypoints",)).keypoints[:, list(order)]
 
