@@ -107,7 +107,7 @@ def tallness(body: kinlmr.Body, shape: Tensor) -> float:
 def scaled(body: kinlmr.Body, scale: float) -> kinlmr.Body:
     """The body with all lengths so many times as long, without keypoints."""
     lengths = {name: scale * getattr(body, name) for name in ("J", "J_shapedirs", "template", "basis")}
-    return replace(body, keykeypoints=None, **lengths)
+    return replace(body, keypoints=None, **lengths)
 
 
 def settled(one: Placed, shape: Tensor, fps: float) -> Tensor:
