@@ -203,6 +203,29 @@ def test_a_bare_checkout_finds_its_skeletons_and_a_broken_wheel_no_strangers(tmp
     assert ("smpl.yaml" in " ".join(names)) == checkout
 
 
+def assert_pinned(pins, requirements, version):
+    """On a Python, every requirement but kinlmr itself has one pin, and that fits it."""
+    requirement = pytest.importorskip("packaging.requirements").Requirement
+    here = lambda texts: [r for r in map(requirement, texts) if not r.marker or r.marker.evaluate(version)]  # noqa: E731
+    pinned = here(pins)
+    for wanted in here(requirements):
+        found = [pin for pin in pinned if pin.name.lower() == wanted.name.lower()]
+        assert len(found) == (wanted.name != "kinlmr"), (wanted.name, version)
+        assert all(wanted.specifier.contains(str(pin.specifier).removeprefix("==")) for pin in found), wanted
+
+
+@pytest.mark.parametrize("minor", range(10, 15))
+def test_every_python_has_one_pin_of_every_requirement(minor):
+    project = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = sum(project["optional-dependencies"].values(), project["dependencies"])
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    version = {"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.0", "sys_platform": "linux"}
+    assert_pinned(pins, requirements, version)
+    for broken in (pins[1:], [*pins, pins[0]], ["torch==2.0", *pins[1:]]):
+        with pytest.raises(AssertionError):
+            assert_pinned(broken, requirements, version)
+
+
 # ---------------------------------------------------------------------------------------------------- the tree of files
 
 HEAVY = ("kinlmr/bodies", "kinlmr/weights")
