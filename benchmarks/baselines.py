@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 import kinlmr
-from kinlmr.reference import start_slots
 
 
 class Naive(nn.Module):
@@ -18,8 +17,8 @@ class Naive(nn.Module):
 
     def __init__(self, model: kinlmr.LMR) -> None:
         super().__init__()
-        self.plan, self.iterations = model.plan, model.options["iterations"]
-        self.start = [slot.detach().clone() for slot in start_slots(model)]
+        self.plan, self.iterations = model.plan, model.options.iterations
+        self.start = model.initial_estimate().detach().split(model.widths)
         cells = [*model.parts.values(), model.camera]
         self.rnns, self.heads = nn.ModuleList(), nn.ModuleList(copy.deepcopy(cell.head) for cell in cells)
         for cell in cells:

@@ -133,8 +133,8 @@ def work(model: kinlmr.LMR) -> tuple[int, int]:
     """Multiply-adds of a frame, and the bytes of all weights: what features say counts once, the rest V times."""
     weights = [p for p in model.parameters() if p.ndim == 2]
     seen = sum(p.shape[0] for name, p in model.named_parameters() if name.endswith(("weight_ih_l0", "fc1.weight")))
-    once, whole = seen * model.options["features"], sum(p.numel() for p in weights)
-    return once + model.options["iterations"] * (whole - once), 4 * whole
+    once, whole = seen * model.options.features, sum(p.numel() for p in weights)
+    return once + model.options.iterations * (whole - once), 4 * whole
 
 
 def saved(network: nn.Module, x: Tensor) -> float:

@@ -40,7 +40,7 @@ def load(name: str, device: str) -> kinlmr.LMR:
 
 def seen(model: kinlmr.LMR, people: int, frames: int, device: str) -> torch.Tensor:
     """Keypoints (B, T, K, 3) of people who stand, with noise of a few pixels."""
-    points = model.options["features"] // 3
+    points = model.options.features // 3
     places = torch.rand(people, 1, points, 2) * torch.tensor([60, 180]) + 3 * torch.randn(people, frames, points, 2)
     return torch.cat([places + 200, torch.full((people, frames, points, 1), 0.9)], -1).to(device)
 

@@ -12,14 +12,14 @@ from kinlmr.body import Body, Mesh, load_body, save_body
 from kinlmr.build import build
 from kinlmr.camera import project
 from kinlmr.checkpoint import load, save
-from kinlmr.model import LMR, Estimate, State
+from kinlmr.model import LMR
 from kinlmr.motion import read_database
 from kinlmr.plan import Plan, compile
 from kinlmr.recovery import Recovery, RecoveryState, Tracks, recover, track
 from kinlmr.rotations import ROTATIONS, Rotation
 from kinlmr.skeleton import Part, Skeleton
 from kinlmr.skeleton import load as load_skeleton
-from kinlmr.state import concat
+from kinlmr.state import Estimate, State, concat
 
 __version__ = "0.1.0"
 

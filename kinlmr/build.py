@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,15 +14,14 @@ from kinlmr.body import keypoint_sets
 from kinlmr.engine import CELLS, Cell
 from kinlmr.files import nearest, read_npz
 from kinlmr.keypoints import FPS
-from kinlmr.model import LMR, Estimate
+from kinlmr.model import LMR
+from kinlmr.options import Options, whole
 from kinlmr.plan import compile
 from kinlmr.rotations import ROTATIONS, Rotation
 from kinlmr.skeleton import Skeleton, load
+from kinlmr.state import Estimate
 
 T = TypeVar("T")
-MOST = {"iterations": 100, "layers": 100}  # and of all other sizes:
-LARGEST = 2**24
-RATES = 0.1, 1000.0  # frames a second
 
 
 def build(
@@ -79,57 +77,38 @@ def build(
     torch.Size([2, 16, 24, 6])
     """
     plan = compile(load(skeleton))
-    if not isinstance(rotation, Rotation):
-        rotation = _named("rotation", rotation, ROTATIONS)
-    if not isinstance(cell, Cell):
-        cell = _named("cell", cell, CELLS)
-    _named("camera_input", camera_input, {"previous": 0, "initial": 0})
-    _named("shape_input", shape_input, {"previous": 0, "mean": 0})
-    features = _features(features, keypoints)
-    positive = {"features": features, "iterations": iterations, "layers": layers, "shape_hidden": shape_hidden}
-    for name, number, least in (*((*item, 1) for item in positive.items()), ("shape", shape, 0), ("camera", camera, 0)):
-        _whole(name, number, least)
-    for name, flag in (("learn_start", learn_start), ("allow_nan", allow_nan)):
-        if not isinstance(flag, bool):
-            raise ValueError(f"{name} must be True or False, not {flag!r}")
-    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise ValueError(f"dropout must lie in [0, 1), not {dropout!r}")
+    rotation = rotation if isinstance(rotation, Rotation) else _named("rotation", rotation, ROTATIONS)
+    cell = cell if isinstance(cell, Cell) else _named("cell", cell, CELLS)
+    seen: dict[str, Any] = dict(keypoints=keypoints, fps=fps, body=body, confidence=confidence)
+    options = Options(
+        features=_features(features, keypoints), hidden=_sizes(hidden, plan.parts), iterations=iterations,
+        cell=cell.name, layers=layers, shape=shape, shape_hidden=shape_hidden, camera=camera, camera_input=camera_input,
+        shape_input=shape_input, learn_start=learn_start, dropout=dropout, allow_nan=allow_nan,
+        **(seen if keypoints is not None else {}),
+    )  # fmt: skip
+    return LMR(plan, rotation, cell, _start(start, len(plan.order), rotation, options), options)
 
-    joints = len(plan.skeleton.joints)
-    path = None if start is None or isinstance(start, tuple) else start
-    if start is None:
-        place = torch.tensor((0.9, 0.0, 0.0)) if camera == 3 else torch.zeros(camera)
-        start = Estimate(torch.tensor(rotation.identity).expand(joints, -1).clone(), torch.zeros(shape), place)
-    elif isinstance(start, tuple):
-        start = Estimate(*(torch.as_tensor(value).detach() for value in start))
+
+def _start(
+    given: str | os.PathLike[str] | Estimate | tuple[Any, Any, Any] | None, joints: int, rotation: Rotation,
+    options: Options,
+) -> Estimate:  # fmt: skip
+    """The start estimate, in torch's default type."""
+    where = ""
+    if given is None:
+        camera = torch.tensor((0.9, 0.0, 0.0)) if options.camera == 3 else torch.zeros(options.camera)
+        start = Estimate(torch.tensor(rotation.identity).expand(joints, -1), torch.zeros(options.shape), camera)
+    elif isinstance(given, tuple):
+        start = Estimate(*(torch.as_tensor(value).detach() for value in given))
     else:
-        start = _mean_parameters(start, rotation)
-    where = f"{os.fspath(path)}: " if path is not None else ""
-    for what, value, expected in zip(
-        Estimate._fields, start, ((joints, rotation.dimension), (shape,), (camera,)), strict=True
-    ):
-        if value.shape != expected:
-            raise ValueError(f"{where}start.{what} has shape {tuple(value.shape)}, this model needs {expected}")
+        start, where = _mean_parameters(given, rotation), f"{os.fspath(given)}: "
+    expected = (joints, rotation.dimension), (options.shape,), (options.camera,)
+    for what, value, shape in zip(Estimate._fields, start, expected, strict=True):
+        if value.shape != shape:
+            raise ValueError(f"{where}start.{what} has shape {tuple(value.shape)}, this model needs {shape}")
         if not value.is_meta and not value.isfinite().all():
             raise ValueError(f"{where}start.{what} is not finite")
-
-    options: dict[str, Any] = dict(
-        features=features, hidden=_sizes(hidden, plan.parts), iterations=iterations, cell=cell.name, layers=layers,
-        shape=shape, shape_hidden=shape_hidden, camera=camera, camera_input=camera_input, shape_input=shape_input,
-        learn_start=learn_start, dropout=dropout, allow_nan=allow_nan,
-    )  # fmt: skip
-    if keypoints is not None:
-        low, high = RATES
-        if isinstance(fps, bool) or not isinstance(fps, int | float) or not low <= fps <= high:
-            raise ValueError(
-                f"fps must be a positive number of frames a second, not {fps!r:.80}; expected {low:g} to {high:,g}"
-            )
-        if not isinstance(body, str | os.PathLike):
-            raise ValueError(f"body must be the name or the path of one, not {body!r:.80}")
-        options |= {"keypoints": keypoints, "fps": float(fps), "body": os.fspath(body)}
-        if confidence is not None:
-            options["confidence"] = _confidence(confidence)
-    return LMR(plan, rotation, cell, Estimate(*(value.to(torch.get_default_dtype()) for value in start)), options)
+    return Estimate(*(value.to(torch.get_default_dtype()) for value in start))
 
 
 def _features(features: int | None, keypoints: str | None) -> int:
@@ -142,17 +121,6 @@ def _features(features: int | None, keypoints: str | None) -> int:
             f"{keypoints} has {len(points)} points, so {3 * len(points)} features, not {features!r}; leave features out"
         )
     return 3 * len(points)
-
-
-def _confidence(given: Sequence[float]) -> tuple[float, float]:
-    """(a, b) with 0 < a + b c <= 1 for every confidence c above 0 and up to 1, and never less for more of it."""
-    try:
-        a, b = map(float, given)
-    except (TypeError, ValueError):
-        a = b = math.nan
-    if not (a >= 0 and b >= 0 and 0 < a + b <= 1):
-        raise ValueError(f"confidence is {given!r}, expected (a, b) of a + b c, both 0 or more and together 1 at most")
-    return a, b
 
 
 def _sizes(hidden: int | Mapping[str, int], parts: Iterable[str]) -> dict[str, int]:
@@ -169,7 +137,7 @@ def _sizes(hidden: int | Mapping[str, int], parts: Iterable[str]) -> dict[str, i
     if missing := [name for name in parts if name not in hidden]:
         raise ValueError(f"hidden lacks {', '.join(missing)}; give one number, or one for every part")
     for name, size in hidden.items():
-        _whole(f"hidden of {name}", size, 1)
+        whole(1)(f"hidden of {name}", size)
     return {"camera": max(hidden[name] for name in parts), **hidden}
 
 
@@ -188,14 +156,6 @@ def _mean_parameters(path: str | os.PathLike[str], rotation: Rotation) -> Estima
         raise ValueError(f"{os.fspath(path)}: pose has {pose.numel()} numbers, expected 6 per joint")
     matrices = rotations.six_d_to_matrix(pose.view(-1, 6))
     return Estimate(rotation.from_matrix(matrices), shape, camera)
-
-
-def _whole(name: str, number: int, least: int) -> None:
-    most = MOST.get(name, LARGEST)
-    if isinstance(number, bool) or not isinstance(number, int) or number < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, not {number!r}")
-    if number > most:
-        raise ValueError(f"{name} must be at most {most:,}, not {number:,}")
 
 
 def _named(what: str, name: str, things: Mapping[str, T]) -> T:

@@ -57,7 +57,7 @@ def save(model: LMR, path: str | os.PathLike[str], half: bool = False) -> None:
         "format": FORMAT,
         "skeleton": model.plan.skeleton.to_yaml(),
         "rotation": model.rotation.name,
-        "options": model.options,
+        "options": model.options.as_json(),
     }
     _check_loads(name, model, state, meta)
     tensors = {key: value.cpu().resolve_neg().clone(memory_format=torch.contiguous_format)
@@ -224,7 +224,7 @@ def _differences(model: LMR, claim: _Claim) -> list[str]:
         return [f"joints {', '.join(moved)} hang elsewhere"]
     if here.order != there.order or here.parts != there.parts:
         return ["joints or parts stand in another order"]
-    settings = {"rotation": model.rotation.name, **model.options}
+    settings = {"rotation": model.rotation.name, **model.options.as_json()}
     return [
         f"{key} is {value!r} there, {settings.get(key)!r} here"
         for key, value in {"rotation": rotation, **options}.items()

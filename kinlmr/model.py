@@ -3,50 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, overload
+from collections.abc import Callable, Iterator
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from kinlmr import engine
-from kinlmr.engine import Cell, Node, RecurrentNode, Schedule, ShapeNode, parameters
+from kinlmr.engine import Cell, Node, RecurrentNode, ShapeNode
 from kinlmr.kernels import traced
+from kinlmr.options import Options
 from kinlmr.plan import Plan
 from kinlmr.rotations import Rotation
-from kinlmr.state import Rows, select
-
-
-class Estimate(NamedTuple):
-    """What LMR says of a frame: pose (..., J, R) in skeleton order, shape (..., S), camera (..., 3) as (s, tx, ty).
-
-    The camera is in units of the crop (see `kinlmr.camera`) and for the body about its root joint:
-    ``project(points - joints[..., [body.root], :], camera)``. `Recovery`'s is for the body as it is posed;
-    ``kinlmr.camera.from_root(camera, joints[..., body.root, :])`` makes it of this one.
-    """
-
-    pose: Tensor
-    shape: Tensor
-    camera: Tensor
-
-
-class State(NamedTuple):
-    """What LMR remembers between frames: memory (B, V, M), every iteration's own hidden vectors side by side.
-
-    A row, ``memory[b]``, is one person (one clip of a batch), and knows nothing of the others: people may be picked
-    with `select`, joined with `kinlmr.concat`, and new ones come with ``model.initial_state(people)``. A state is a
-    plain tuple of tensors that nothing writes to: two streams may go on from one state.
-    """
-
-    memory: Tensor
-
-    def select(self, rows: Rows) -> State:
-        """The state of these people, in this order. rows: numbers (n), which may repeat, or a mask (B) of bools."""
-        return select(self, rows)
-
-    def to(self, *args: Any, **kwargs: Any) -> State:
-        """On another device or of another type; arguments as of `torch.Tensor.to`."""
-        return State(*(x.to(*args, **kwargs) for x in self))
+from kinlmr.state import Estimate as Estimate
+from kinlmr.state import State as State
 
 
 class Start(nn.Module):
@@ -70,8 +40,8 @@ class LMR(nn.Module):
     """Local recurrent models for human mesh recovery (Li et al. 2021, section 3.2), for any plan.
 
     `kinlmr.build` makes one from names and numbers, and says what the options mean. Parameters are named as in
-    ``parts.left_arm.rnn.weight_ih_l0`` and have torch.nn's own shapes and gate order. ``options`` holds what `build`
-    was told, as plain JSON. Forward writes nothing to the module: state goes in and comes out.
+    ``parts.left_arm.rnn.weight_ih_l0`` and have torch.nn's own shapes and gate order. ``options`` is what `build` was
+    told, ``schedule`` what is computed once. Forward writes nothing to the module: state goes in and comes out.
 
     The engine reads the parameters of the nodes' modules and never calls these modules: hooks and wrappers belong on
     the whole LMR (on a part they are refused). Live loops run under `torch.inference_mode()`; otherwise autograd keeps
@@ -84,44 +54,18 @@ class LMR(nn.Module):
     camera: RecurrentNode | None
     block: int | None = None
 
-    def __init__(self, plan: Plan, rotation: Rotation, cell: Cell, start: Estimate, options: Mapping[str, Any]) -> None:
+    def __init__(self, plan: Plan, rotation: Rotation, cell: Cell, start: Estimate, options: Options) -> None:
         super().__init__()
-        self.plan, self.rotation, self.cell, self.options = plan, rotation, cell, dict(options)
-        self.allow_nan: bool = options["allow_nan"]
-        hidden, layers = options["hidden"], options["layers"]
-        parts, shape, camera = len(plan.parts), len(plan.parts), len(plan.parts) + 1
-        self.widths = (*(len(j) * rotation.dimension for j in plan.joints), start.shape.numel(), start.camera.numel())
-        restarted = [shape] * (options["shape_input"] == "mean") + [camera] * (options["camera_input"] == "initial")
-        names = [*(f"parts.{name}" for name in _carried(plan)), "shape", "camera"]
-        sizes = [*(hidden[name] for name in plan.parts), options["shape_hidden"], hidden["camera"]]
-        inputs = [options["features"] + sum(self.widths[slot] for slot in read) for read in plan.reads]
-        kinds = [None if slot == shape else cell for slot in range(len(names))]
-        nodes = [
-            Node(name, kind, size, layers, parameters(kind, size, layers, *widths), read, slot, slot in restarted)
-            for slot, (name, kind, size, *widths, read) in enumerate(
-                zip(names, kinds, sizes, inputs, self.widths, plan.reads, strict=True)
-            )
-        ]
-        cells = [
-            RecurrentNode(cell, inputs[node.slot], node.hidden, layers, self.widths[node.slot])
-            if node.cell and self.widths[node.slot]
-            else None
-            for node in nodes
-        ]
-        self.parts = nn.ModuleDict(zip(plan.parts, cells, strict=False))  # type: ignore[arg-type]
-        self.shape = (
-            ShapeNode(inputs[shape], options["shape_hidden"], self.widths[shape], options["dropout"])
-            if self.widths[shape]
-            else None
-        )
-        self.camera = cells[camera]
-        self.start = Start(start, options["learn_start"])
-        levels = (
-            *(tuple(nodes[i] for i in level) for level in plan.levels),
-            *((n,) for n in nodes[parts:] if self.widths[n.slot]),
-        )
-        self.schedule = Schedule(levels, self.widths, options["iterations"])
-        self.state_size = (options["iterations"], sum(self.schedule.memory_sizes()))
+        self.plan, self.rotation, self.cell, self.options = plan, rotation, cell, options
+        self.widths = (*(len(joints) * rotation.dimension for joints in plan.joints), options.shape, options.camera)
+        nodes = _nodes(plan, cell, options, self.widths)
+        cells = {node.name: RecurrentNode(node) for node in nodes if node.cell}
+        self.parts = nn.ModuleDict({part: cells[f"parts.{part}"] for part in plan.parts})
+        self.shape = next((ShapeNode(node, options.dropout) for node in nodes if node.cell is None), None)
+        self.camera = cells.get("camera")
+        self.start = Start(start, options.learn_start)
+        self.schedule = engine.compile_schedule(nodes, self.widths, options.iterations, options.features)
+        self.state_size = (options.iterations, sum(self.schedule.memory_sizes))
         self.register_buffer("order", torch.empty(0), persistent=False)
         self.register_buffer("restore", torch.empty(0), persistent=False)
         self._index()
@@ -155,6 +99,10 @@ class LMR(nn.Module):
         """The state before the first frame of ``batch`` people: zeros (B, V, M). `kinlmr.concat` adds it to others."""
         return State(self.start.pose.new_zeros(batch, *self.state_size))
 
+    def initial_estimate(self) -> Tensor:
+        """What the first iteration starts from (D): the slots of the parts in plan order, of shape, of camera."""
+        return torch.cat([self.start.pose[self.order].flatten(), self.start.shape, self.start.camera])
+
     @overload
     def forward(
         self, features: Tensor, lengths: Tensor | None = None, state: None = None, every: bool = False
@@ -177,7 +125,7 @@ class LMR(nn.Module):
         state    from `initial_state` or an earlier chunk: then (estimate, state after each clip's last frame) returns
         every    with True, each tensor of the estimate has a leading axis V: all iterations, for their supervision
         """
-        self._check_features(features, ("B", "T", "F"))
+        self._check_features(features, "B, T, F")
         lengths = self._check_lengths(lengths, features, least=1 if state is None else 0)
         inside = None
         if lengths is not None:
@@ -195,7 +143,7 @@ class LMR(nn.Module):
 
         Equal, but for rounding, to `forward` over all frames so far.
         """
-        self._check_features(frame, ("B", "F"))
+        self._check_features(frame, "B, F")
         self._check_finite(frame[:, None])
         estimate, after = self._run(frame[:, None], None, state, False)
         return Estimate(*(x[:, 0] for x in estimate)), after
@@ -220,7 +168,7 @@ class LMR(nn.Module):
         state = self.initial_state(features.shape[0]) if state is None else self._check_state(state, features)
         if self.block is not None and not (type(self.block) is int and self.block > 0):
             raise ValueError(f"block is {self.block!r}, expected a number of frames above zero (an int), or None")
-        start = torch.cat([self.start.pose[self.order].flatten(), self.start.shape, self.start.camera])
+        start = self.initial_estimate()
         out, after = engine.run(
             self.schedule, self.nodes(), features, start, state.memory, lengths, every=every, block=self.block
         )
@@ -228,25 +176,27 @@ class LMR(nn.Module):
         pose = pose.unflatten(-1, (-1, self.rotation.dimension))[..., self.restore, :]
         return Estimate(pose, shape, camera), State(after)
 
-    def _check_features(self, features: Tensor, axes: tuple[str, ...]) -> None:
-        form = f"features ({', '.join(axes)}) with F = {self.options['features']}"
+    def _check_features(self, features: Tensor, axes: str) -> None:
+        own, width = self.start.pose, self.options.features
+        form = f"features ({axes}) with F = {width}"
         if not isinstance(features, Tensor):
             raise TypeError(f"expected {form}, a torch.Tensor, not {type(features).__name__}; use torch.as_tensor")
-        if features.ndim != len(axes) or features.shape[-1] != self.options["features"]:
+        if features.ndim != len(axes.split()) or features.shape[-1] != width:
             raise ValueError(f"expected {form}, not shape {tuple(features.shape)}")
         if 0 in features.shape[1:]:
             raise ValueError(f"expected {form} and at least one frame, not shape {tuple(features.shape)}")
-        own = self.start.pose
         if features.device != own.device:
             raise ValueError(f"features are on {features.device}, the model on {own.device}; move one of them")
-        kind = features.device.type
-        cast = torch.is_autocast_enabled(kind) and features.dtype == torch.get_autocast_dtype(kind)
-        if features.dtype != own.dtype and not cast:
-            raise ValueError(f"features are {features.dtype}, the model is {own.dtype}; use features.to({own.dtype})")
+        if features.dtype != own.dtype:
+            kind = features.device.type
+            if not (torch.is_autocast_enabled(kind) and features.dtype == torch.get_autocast_dtype(kind)):
+                raise ValueError(
+                    f"features are {features.dtype}, the model is {own.dtype}; use features.to({own.dtype})"
+                )
 
     def _check_finite(self, features: Tensor) -> None:
         """A NaN would stay in the state for ever; it is named here, while one still knows which frame brought it."""
-        if self.allow_nan or traced() or _capturing(features):
+        if self.options.allow_nan or traced() or _capturing(features):
             return
         if not math.isfinite(features.sum().item()) and not (finite := features.isfinite().all(-1)).all():
             clip, frame = (~finite).nonzero()[0].tolist()
@@ -278,30 +228,49 @@ class LMR(nn.Module):
         memory = state.memory if isinstance(state, State) else None
         if not isinstance(memory, Tensor) or memory.shape != expected:
             seen = tuple(memory.shape) if isinstance(memory, Tensor) else type(state).__name__
-            raise ValueError(f"expected a State with memory (B, V, M) = {expected}, not {seen}; start with state None")
+            mend = "start with state None"
+            if isinstance(memory, Tensor) and memory.shape[1:] == expected[1:]:
+                mend = "state.select(rows) picks people, kinlmr.concat([state, model.initial_state(n)]) adds new ones"
+            raise ValueError(f"expected a State with memory (B, V, M) = {expected}, not {seen}; {mend}")
         if memory.device != own.device or memory.dtype != own.dtype:
             raise ValueError(f"the state is {memory.dtype} on {memory.device}, the model {own.dtype} on {own.device}")
         return state
 
     def __repr__(self) -> str:
-        o = self.options
-        sizes = sorted(set(o["hidden"].values()))
+        o, sizes = self.options, sorted(set(self.options.hidden.values()))
         numbers = sum(p.numel() for p in self.parameters())
         return (
-            f"LMR({o['cell']}, hidden {', '.join(map(str, sizes))}, {o['iterations']} iterations, "
-            f"{o['features']} features, rotation {self.rotation.name}, {numbers:,} parameters)\n{self.plan}"
+            f"LMR({o.cell}, hidden {', '.join(map(str, sizes))}, {o.iterations} iterations, "
+            f"{o.features} features, rotation {self.rotation.name}, {numbers:,} parameters)\n{self.plan}"
         )
 
 
-def _carried(plan: Plan) -> tuple[str, ...]:
-    """The parts' names, if a module can carry them all."""
-    for part in plan.parts:
-        if hasattr(nn.ModuleDict, part) or part in nn.ModuleDict().__dict__:
-            raise ValueError(
-                f"skeleton {plan.skeleton.name!r}: part {part!r} has the name of an attribute of torch.nn.ModuleDict; "
-                f"rename it, for example {part}_part"
-            )
-    return plan.parts
+def _nodes(plan: Plan, cell: Cell, options: Options, widths: tuple[int, ...]) -> list[Node]:
+    """The nodes in the order they run: the parts in plan order, shape, camera; without those that have no numbers."""
+    end = len(plan.levels)
+    kinds = [
+        *((f"parts.{part}", level, cell, options.hidden[part], False) for part, level in _levels(plan)),
+        ("shape", end, None, options.shape_hidden, options.shape_input == "mean"),
+        ("camera", end + 1, cell, options.hidden["camera"], options.camera_input == "initial"),
+    ]
+    inputs = [options.features + sum(widths[slot] for slot in reads) for reads in plan.reads]
+    return [
+        Node(name, level, kind, hidden, options.layers, inputs[slot], plan.reads[slot], slot, widths[slot], restarted)
+        for slot, (name, level, kind, hidden, restarted) in enumerate(kinds)
+        if widths[slot]
+    ]
+
+
+def _levels(plan: Plan) -> Iterator[tuple[str, int]]:
+    """The parts in plan order, each with its level, if a module can carry their names."""
+    for level, parts in enumerate(plan.levels):
+        for part in (plan.parts[index] for index in parts):
+            if hasattr(nn.ModuleDict, part) or part in nn.ModuleDict().__dict__:
+                raise ValueError(
+                    f"skeleton {plan.skeleton.name!r}: part {part!r} has the name of an attribute of "
+                    f"torch.nn.ModuleDict; rename it, for example {part}_part"
+                )
+            yield part, level
 
 
 def _whole(dtype: torch.dtype) -> bool:

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from kinlmr.engine import Cell, RecurrentNode, ShapeNode
-from kinlmr.model import LMR, Estimate, State
+from kinlmr.model import LMR
+from kinlmr.state import Estimate, State
 
 
 def estimate(
@@ -38,12 +39,13 @@ def estimate(
     inside = [(t < ends)[:, None] for t in range(frames)]  # of each frame, which clips (B, 1) have it
     phi = [torch.where(there, features[:, t], 0) for t, there in enumerate(inside)]
 
-    start = [value.expand(batch, -1) for value in start_slots(model)]
+    start = [slot.expand(batch, -1) for slot in model.initial_estimate().split(model.widths)]
     slots = [list(start) for _ in range(frames)]  # the estimate of each frame
     estimates, after = [], []
     for v in range(schedule.iterations):
-        remembered = dict(zip(schedule.recurrent(), memory[:, v].split(schedule.memory_sizes(), -1), strict=True))
-        for node in (node for level in schedule.levels for node in level):
+        recurrent = (node.name for node in schedule.nodes if node.cell)
+        remembered = dict(zip(recurrent, memory[:, v].split(schedule.memory_sizes, -1), strict=True))
+        for node in schedule.nodes:
             module: Any = modules[node.name]
             for t in range(frames):
                 if node.restarted:
@@ -52,8 +54,8 @@ def estimate(
                 if node.cell is None:
                     residual = _shape_network(module, x)
                 else:
-                    residual, new = _recurrent(node.cell, module, x, remembered[node])
-                    remembered[node] = torch.where(inside[t], new, remembered[node])
+                    residual, new = _recurrent(node.cell, module, x, remembered[node.name])
+                    remembered[node.name] = torch.where(inside[t], new, remembered[node.name])
                 slots[t][node.slot] = slots[t][node.slot] + residual
         estimates.append(
             torch.stack([torch.cat(slot, -1) * there for slot, there in zip(slots, inside, strict=True)], 1)
@@ -65,12 +67,6 @@ def estimate(
     pose = pose.unflatten(-1, (-1, model.rotation.dimension))[..., list(model.plan.restore), :]
     found = Estimate(pose, shape, camera)
     return found if state is None else (found, State(torch.stack(after, 1)))
-
-
-def start_slots(model: LMR) -> list[Tensor]:
-    """What refinement starts from: the pose of each part in plan order, as one vector; the shape; the camera."""
-    pose, shape, camera = model.start.pose, model.start.shape, model.start.camera
-    return [*(pose[list(joints)].flatten() for joints in model.plan.joints), shape, camera]
 
 
 def _recurrent(cell: Cell, module: RecurrentNode, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,9 @@
-"""People as rows: states are NamedTuples of tensors with one row per person; they are taken apart and joined here."""
+"""What flows: estimates and states, NamedTuples of tensors. A state has one row per person, to select and concat."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,38 @@ from kinlmr.files import Array
 
 Rows = Tensor | Array | Sequence[int] | Sequence[bool]
 S = TypeVar("S", bound=tuple[Any, ...])
+
+
+class Estimate(NamedTuple):
+    """What LMR says of a frame: pose (..., J, R) in skeleton order, shape (..., S), camera (..., 3) as (s, tx, ty).
+
+    The camera is in units of the crop (see `kinlmr.camera`) and for the body about its root joint:
+    ``project(points - joints[..., [body.root], :], camera)``. `Recovery`'s is for the body as it is posed;
+    ``kinlmr.camera.from_root(camera, joints[..., body.root, :])`` makes it of this one.
+    """
+
+    pose: Tensor
+    shape: Tensor
+    camera: Tensor
+
+
+class State(NamedTuple):
+    """What LMR remembers between frames: memory (B, V, M), every iteration's own hidden vectors side by side.
+
+    A row, ``memory[b]``, is one person (one clip of a batch), and knows nothing of the others: people may be picked
+    with `select`, joined with `kinlmr.concat`, and new ones come with ``model.initial_state(people)``. A state is a
+    plain tuple of tensors that nothing writes to: two streams may go on from one state.
+    """
+
+    memory: Tensor
+
+    def select(self, rows: Rows) -> State:
+        """The state of these people, in this order. rows: numbers (n), which may repeat, or a mask (B) of bools."""
+        return select(self, rows)
+
+    def to(self, *args: Any, **kwargs: Any) -> State:
+        """On another device or of another type; arguments as of `torch.Tensor.to`."""
+        return State(*(x.to(*args, **kwargs) for x in self))
 
 
 def select(state: S, rows: Rows) -> S:

@@ -35,7 +35,7 @@ def clip(batch=2, frames=4, features=5, dtype=torch.float64, seed=0):
 def reference_of(model, features, tensors=None):
     """What the plain loop makes of a model's tensors, or of others in their place."""
     o = model.options
-    settings = o["iterations"], o["cell"], o["camera_input"], o["shape_input"]
+    settings = o.iterations, o.cell, o.camera_input, o.shape_input
     return reference.lmr(tensors or model.state_dict(), model.plan.skeleton, features, *settings)
 
 

@@ -1,8 +1,18 @@
 """How the model is fast: it computes what `kinlmr.reference` computes. Imports the kernels, nothing else of kinlmr."""
 
 from kinlmr.engine.cells import CELLS, Cell
-from kinlmr.engine.nodes import Node, RecurrentNode, ShapeNode, parameters
-from kinlmr.engine.schedule import Schedule
+from kinlmr.engine.nodes import Node, RecurrentNode, ShapeNode
+from kinlmr.engine.schedule import Schedule, compile_schedule
 from kinlmr.engine.sweep import choose_block, run
 
-__all__ = ["CELLS", "Cell", "Node", "RecurrentNode", "Schedule", "ShapeNode", "choose_block", "parameters", "run"]
+__all__ = [
+    "CELLS",
+    "Cell",
+    "Node",
+    "RecurrentNode",
+    "Schedule",
+    "ShapeNode",
+    "choose_block",
+    "compile_schedule",
+    "run",
+]

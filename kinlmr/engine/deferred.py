@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from kinlmr.engine.autograd import call_of_backward, deferring, reaches
 from kinlmr.engine.cells import Cell
 from kinlmr.engine.matmul import Layouts, add_product_, cast, layouts, product, recurrence
 from kinlmr.kernels import halves as kernels
@@ -54,39 +55,40 @@ def columns(weight: Tensor, bias: Tensor, first: Tensor, others: Tensor) -> tupl
 
 
 def _token(logs: list[Log], weight: Tensor, bias: Tensor) -> Tensor:
-    return _Gradients.apply(logs, weight, bias) if torch.is_grad_enabled() and not traced() else weight
+    return _Gradients.apply(logs, weight, bias) if deferring() else weight
 
 
 def linear(x: Tensor, w: Weight, cached: bool = False) -> Tensor:
     """x ([n,] R, in) -> ([n,] R, out), in the weight's type. cached: whether the weight has just been used."""
     x = cast(x, w.weight.dtype)
-    if not torch.is_grad_enabled() or traced():
-        return product(x, w.weight, w.bias, cached)
-    return _Linear.apply(x, w.weight.detach(), w.bias.detach(), w.token, w.log, cached)
+    if deferring():
+        return _Linear.apply(x, w.weight.detach(), w.bias.detach(), w.token, w.log, cached)
+    return product(x, w.weight, w.bias, cached)
 
 
-def gates(shares: list[Tensor], x: Tensor, w: Weight) -> Tensor:
-    """The inputs' share of a tick's gates: of A blocks the features' shares ([n,] C, B, G), plus x ([n,] C A B, K)
-    times the weight ([n,] G, K) -> ([n,] C A B, G), a tensor that nothing else refers to."""
+def gates(projections: list[Tensor], x: Tensor, w: Weight) -> Tensor:
+    """A tick's input projection: of A blocks the features' part ([n,] C, B, G), plus x ([n,] C A B, K) times the weight
+    ([n,] G, K) -> ([n,] C A B, G), a tensor that nothing else refers to."""
     x = cast(x, w.weight.dtype)
-    if traced():
-        return product(x, w.weight, torch.stack(shares, -3).flatten(-4, -2))
-    if not torch.is_grad_enabled():
-        return _gates(shares, x, w.weight)
-    return _Gates.apply(x, w.weight.detach(), w.token, w.log, *shares)
+    if deferring():
+        return _Gates.apply(x, w.weight.detach(), w.token, w.log, *projections)
+    if torch.is_grad_enabled() or traced():
+        return product(x, w.weight, torch.stack(projections, -3).flatten(-4, -2))
+    return _gates(projections, x, w.weight)
 
 
 def scan(cell: Cell, gates: Tensor, memory: Tensor, w: Weight, ends: Tensor | None) -> tuple[Tensor, Tensor]:
     """A cell over C frames of R rows, each row a clip in an iteration.
 
-    gates ([n,] C, R, G), the input's share, is overwritten; memory (vectors, [n,] R, H); ends (R): after how many
+    gates ([n,] C, R, G), the input projection, is overwritten; memory (vectors, [n,] R, H); ends (R): after how many
     frames each row's memory is wanted, None: after all
     -> outputs h ([n,] C, R, H), memory (vectors, [n,] R, H)
     """
-    if cell.scan and gates.shape[-3] > 1 and not traced() and w.weight.dtype == gates.dtype:
-        if not torch.is_grad_enabled():
+    if cell.scan and gates.shape[-3] > 1 and w.weight.dtype == gates.dtype:
+        if deferring():
+            return _Scan.apply(cell, gates, memory, w, w.token, ends)
+        if not (torch.is_grad_enabled() or traced()):
             return _outputs(_states(cell, gates, memory, w, keep=False)[0], ends)
-        return _Scan.apply(cell, gates, memory, w, w.token, ends)
     states = [memory]
     for t, frame in enumerate(gates.unbind(-3)):
         states.append(cell.step(frame, cast(linear(states[-1][0], w, cached=t > 0), gates.dtype), states[-1]))
@@ -95,10 +97,10 @@ def scan(cell: Cell, gates: Tensor, memory: Tensor, w: Weight, ends: Tensor | No
     return _outputs(torch.stack(states, -3), ends)
 
 
-def _gates(shares: list[Tensor] | tuple[Tensor, ...], x: Tensor, weight: Tensor) -> Tensor:
+def _gates(projections: Sequence[Tensor], x: Tensor, weight: Tensor) -> Tensor:
     """`gates`, written into one new tensor."""
     result = x.new_empty(*x.shape[:-1], weight.shape[-2])
-    torch.stack(shares, -3, out=result.unflatten(-2, (shares[0].shape[-3], len(shares), -1)))
+    torch.stack(projections, -3, out=result.unflatten(-2, (projections[0].shape[-3], len(projections), -1)))  # type: ignore[arg-type]
     return add_product_(result, x, weight)
 
 
@@ -138,7 +140,7 @@ class _Gradients(Function):
 
     @staticmethod
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
-        call = torch._C._current_graph_task_id()
+        call = call_of_backward()
         gradients, inputs = zip(
             *([torch.cat(parts, -2) for parts in zip(*log.pop(call), strict=True)] for log in ctx.logs), strict=True
         )
@@ -161,9 +163,9 @@ def _side_by_side(gradients: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tens
 
 def _logged(ctx: Any, gradient: Tensor, x: Tensor) -> Tensor | None:
     """Log a product, and return its token's gradient; None where this call of backward does not reach the weight."""
-    if ctx.token is None or not torch._C._will_engine_execute_node(ctx.token):
+    if not reaches(ctx.token):
         return None
-    ctx.log.setdefault(torch._C._current_graph_task_id(), []).append((gradient, x))
+    ctx.log.setdefault(call_of_backward(), []).append((gradient, x))
     return gradient.new_empty(0)
 
 
@@ -192,10 +194,10 @@ class _Linear(Function):
 
 class _Gates(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, token: Tensor, log: Log, *shares: Tensor) -> Tensor:
-        ctx.log, ctx.token, ctx.blocks = log, token.grad_fn, (shares[0].shape[-3], len(shares), -1)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, token: Tensor, log: Log, *projections: Tensor) -> Tensor:
+        ctx.log, ctx.token, ctx.blocks = log, token.grad_fn, (projections[0].shape[-3], len(projections), -1)
         ctx.save_for_backward(x, weight)
-        return _gates(shares, x, weight)
+        return _gates(projections, x, weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

@@ -25,11 +25,12 @@ Shapes: R rows; a leading axis n where the weights of n nodes are packed into on
 from __future__ import annotations
 
 import functools
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from kinlmr.engine.autograd import call_of_backward
 from kinlmr.engine.cells import AddProduct
 from kinlmr.kernels import halves as kernels
 from kinlmr.kernels import traced
@@ -39,7 +40,18 @@ HUGE = 2**20, 7 * 2**17, 7 * 2**17, 2**19  # numbers in a weight above which one
 APART = 256  # columns of a weight between those of one row and the next
 ARRANGED, WORTH = 2**18, 3 * 2**22  # numbers in a weight, and times frames: arranging fewer takes longer than it saves
 
-Layouts = dict[Any, Any]  # of a weight, once a scan has asked: as oneDNN arranges it, or the kernels' halves
+
+@dataclass
+class Layouts:
+    """A recurrent weight in other layouts, each made when a scan first asks for it.
+
+    forward, backward   the weight, and its transpose, as oneDNN arranges them, after the call of backward they are for
+    halves              as the GPU's kernels take it
+    """
+
+    forward: tuple[int, Tensor] | None = None
+    backward: tuple[int, Tensor] | None = None
+    halves: kernels.Halves | None = None
 
 
 def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -103,9 +115,9 @@ def layouts(weight: Tensor, frames: int) -> Layouts | None:
     if traced():
         return None
     if kernels.serves(weight):
-        return {}
+        return Layouts()
     many = weight.numel() >= ARRANGED and weight.numel() * frames >= WORTH
-    return {} if many and weight.ndim == 2 and _onednn_takes(weight) else None
+    return Layouts() if many and weight.ndim == 2 and _onednn_takes(weight) else None
 
 
 def recurrence(weight: Tensor, rows: int, kept: Layouts | None, backward: bool = False) -> AddProduct:
@@ -128,18 +140,19 @@ def recurrence(weight: Tensor, rows: int, kept: Layouts | None, backward: bool =
     return add
 
 
-def _layout(weight: Tensor, rows: int, kept: Layouts | None, transposed: bool) -> Tensor | None:
+def _layout(weight: Tensor, rows: int, kept: Layouts | None, backward: bool) -> Tensor | None:
     """A weight (out, in) as oneDNN arranges it; None where it is not arranged, or has one row to multiply.
 
     It is arranged once in a forward pass, and once in a call of backward.
     """
     if kept is None or rows == 1:
         return None
-    call = torch._C._current_graph_task_id()
-    if kept.get(transposed, (None,))[0] != call:
-        kept[transposed] = call, _arrange(weight)
-    layout: Tensor = kept[transposed][1]
-    return layout
+    call, name = call_of_backward(), "backward" if backward else "forward"
+    found: tuple[int, Tensor] | None = getattr(kept, name)
+    if found is None or found[0] != call:
+        found = call, _arrange(weight)
+        setattr(kept, name, found)
+    return found[1]
 
 
 def _arrange(weight: Tensor) -> Tensor:

@@ -6,7 +6,9 @@ What does not fit is refused, and so is what would be ignored, as far as a modul
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -25,32 +27,55 @@ ONLY = (
 RECOMPUTES = BasePruningMethod, WeightNorm, SpectralNorm  # hooks that make a weight before a module's forward
 
 
-class Parameter(NamedTuple):
-    """A parameter of a node: the module of the node that holds it, its name there, and its shape."""
+class Parameters(NamedTuple):
+    """The weights and biases that a child of a node's module holds: their names and shapes."""
 
-    module: str
-    name: str
-    shape: tuple[int, ...]
+    child: str
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
 
 
-class Node(NamedTuple):
+@dataclass(frozen=True)
+class Node:
     """A node of the graph: a recurrent cell with a head, or (``cell`` None) the shape network.
 
     name        its module's, from the model
-    parameters  its module's, in the engine's order (`parameters`)
-    reads       the slots that it reads after the features
-    slot        the slot that it adds a residual to
+    level       nodes of one level do not read one another
+    inputs      F + K, how many numbers it reads: the features, and the slots ``reads``
+    slot        the slot that it adds a residual to, of so many ``outputs``
     restarted   whether it reads, and adds to, the start estimate in every iteration
+    parameters  its module's, in the engine's order: first layer, recurrent of every layer, input of every further
+                layer, head
     """
 
     name: str
+    level: int
     cell: Cell | None
     hidden: int
     layers: int
-    parameters: tuple[Parameter, ...]
+    inputs: int
     reads: tuple[int, ...]
     slot: int
+    outputs: int
     restarted: bool
+    parameters: tuple[Parameters, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", _parameters(self))
+
+
+def _parameters(node: Node) -> tuple[Parameters, ...]:
+    head = Parameters("head", _pair("", node.outputs, node.hidden))
+    if node.cell is None:
+        fc1, fc2 = _pair("", node.hidden, node.inputs), _pair("", node.hidden, node.hidden)
+        return Parameters("fc1", fc1), Parameters("fc2", fc2), head
+    gates = node.cell.gates * node.hidden
+    further = [*(f"_hh_l{i}" for i in range(node.layers)), *(f"_ih_l{i}" for i in range(1, node.layers))]
+    pairs = [_pair("_ih_l0", gates, node.inputs), *(_pair(end, gates, node.hidden) for end in further)]
+    return Parameters("rnn", tuple(itertools.chain(*pairs))), head
+
+
+def _pair(end: str, rows: int, columns: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return (f"weight{end}", (rows, columns)), (f"bias{end}", (rows,))
 
 
 class RecurrentNode(nn.Module):
@@ -58,29 +83,25 @@ class RecurrentNode(nn.Module):
     the residual. ``rnn`` is a ParameterDict because torch.compile refuses models that hold an nn.GRU.
     """
 
-    def __init__(self, cell: Cell, reads: int, hidden: int, layers: int, writes: int) -> None:
+    def __init__(self, node: Node) -> None:
         super().__init__()
-        bound, parameters = hidden**-0.5, OrderedDict()  # nn.ParameterDict would sort a plain dict
-        for layer in range(layers):
-            for name, *size in (
-                ("weight_ih", hidden if layer else reads),
-                ("weight_hh", hidden),
-                ("bias_ih",),
-                ("bias_hh",),
-            ):
-                value = torch.empty(cell.gates * hidden, *size)
+        bound, parameters = node.hidden**-0.5, OrderedDict()  # nn.ParameterDict would sort a plain dict
+        shapes = dict(node.parameters[0].shapes)
+        for layer in range(node.layers):  # in torch's order
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+                value = torch.empty(shapes[f"{name}_l{layer}"])
                 parameters[f"{name}_l{layer}"] = nn.Parameter(nn.init.uniform_(value, -bound, bound))
         self.rnn = nn.ParameterDict(parameters)
-        self.head = _small(nn.Linear(hidden, writes))
+        self.head = _small(nn.Linear(node.hidden, node.outputs))
 
 
 class ShapeNode(nn.Module):
     """The shape node, without memory: two layers, ReLU and dropout between, and a head."""
 
-    def __init__(self, reads: int, hidden: int, writes: int, dropout: float) -> None:
+    def __init__(self, node: Node, dropout: float) -> None:
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(reads, hidden), nn.Linear(hidden, hidden)
-        self.head = _small(nn.Linear(hidden, writes))
+        self.fc1, self.fc2 = nn.Linear(node.inputs, node.hidden), nn.Linear(node.hidden, node.hidden)
+        self.head = _small(nn.Linear(node.hidden, node.outputs))
         self.dropout = nn.Dropout(dropout)
 
 
@@ -91,37 +112,23 @@ def _small(head: nn.Linear) -> nn.Linear:
     return head
 
 
-def parameters(cell: Cell | None, hidden: int, layers: int, inputs: int, writes: int) -> tuple[Parameter, ...]:
-    """A node's weights and biases: first layer, recurrent of every layer, input of every further layer, head."""
-    width, places = hidden, [("fc1", ""), ("fc2", "")]
-    if cell:
-        names = ["_ih_l0", *(f"_hh_l{i}" for i in range(layers)), *(f"_ih_l{i}" for i in range(1, layers))]
-        width, places = cell.gates * hidden, [("rnn", name) for name in names]
-    shapes = [(width, inputs), *[(width, hidden)] * (len(places) - 1), (writes, hidden)]
-    return tuple(
-        Parameter(module, kind + name, size)
-        for (module, name), shape in zip([*places, ("head", "")], shapes, strict=True)
-        for kind, size in (("weight", shape), ("bias", shape[:1]))
-    )
-
-
 def read(node: Node, module: nn.Module | None) -> list[Tensor]:
     """A node's parameters as they are now."""
     if module is None:
         raise ValueError(f"{node.name} is gone; {ONLY}")
     _prepare(module, node.name)
-    modules: dict[str, nn.Module] = {}
     found: list[Tensor] = []
-    for child, name, shape in node.parameters:
-        if child not in modules:
-            modules[child] = _rnn(node, module) if child == "rnn" else _layer(module, child, node.name, nn.Linear)
-        tensor = modules[child]._parameters.get(name)
-        if tensor is None:  # it is computed, as by a parametrization
-            tensor = getattr(modules[child], name, None)
-        if tensor is None or tensor.shape != shape:
-            seen = "is not there" if tensor is None else f"has shape {tuple(tensor.shape)}"
-            raise ValueError(f"{node.name}.{child}.{name} {seen}, expected {shape}; {ONLY}")
-        found.append(tensor)
+    for name, shapes in node.parameters:
+        child = _rnn(node, module) if name == "rnn" else _layer(module, name, node.name, nn.Linear)
+        held = child._parameters
+        for key, shape in shapes:
+            tensor = held.get(key)
+            if tensor is None:  # it is computed, as by a parametrization
+                tensor = getattr(child, key, None)
+            if tensor is None or tensor.shape != shape:
+                seen = "is not there" if tensor is None else f"has shape {tuple(tensor.shape)}"
+                raise ValueError(f"{node.name}.{name}.{key} {seen}, expected {shape}; {ONLY}")
+            found.append(tensor)
     if type(module).forward is not nn.Module.forward:
         raise ValueError(f"{node.name} is a {type(module).__name__} with a forward, which would not run; {ONLY}")
     return found
@@ -129,7 +136,7 @@ def read(node: Node, module: nn.Module | None) -> list[Tensor]:
 
 def _rnn(node: Node, module: nn.Module) -> nn.Module:
     rnn = _child(module, "rnn", node.name)
-    _prepare(rnn, f"{node.name}.rnn")
+    _prepare(rnn, node.name, "rnn")
     more = f"weight_hh_l{node.layers}", "weight_hh_l0_reverse"
     for name in rnn._parameters:
         if name.startswith(more):
@@ -157,26 +164,25 @@ def _layer(module: nn.Module, name: str, parent: str, kind: type[T]) -> T:
             f"{parent}.{name} is a {type(child).__name__}; the engine reads the numbers of a torch.nn.{kind.__name__} "
             "and never calls the module, so what it does would be ignored"
         )
-    _prepare(child, f"{parent}.{name}")
+    _prepare(child, parent, name)
     return child
 
 
-def _prepare(module: nn.Module, name: str) -> None:
+def _prepare(module: nn.Module, *path: str) -> None:
     """Run the hooks that make weights; refuse those that would be ignored, and a ``forward`` put in its place."""
     if "forward" in module.__dict__:
         raise ValueError(
-            f"{name} has a forward of its own; the engine reads the parameters and never calls the module, so it would "
-            "not run: wrap the whole LMR"
+            f"{'.'.join(path)} has a forward of its own; the engine reads the parameters and never calls the module, "
+            "so it would not run: wrap the whole LMR"
         )
-    for hook in (
-        *module._forward_pre_hooks.values(),
-        *module._forward_hooks.values(),
-        *module._backward_pre_hooks.values(),
-        *module._backward_hooks.values(),
-    ):
+    kinds = module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks
+    if not any(kinds):
+        return
+    for hook in itertools.chain(*(hooks.values() for hooks in kinds)):
         if not isinstance(hook, RECOMPUTES):
             raise ValueError(
-                f"{name} has a hook ({getattr(hook, '__qualname__', type(hook).__name__)}); the engine reads the "
-                "parameters and never calls the module, so it would not run: put the hook (or wrapper) on the whole LMR"
+                f"{'.'.join(path)} has a hook ({getattr(hook, '__qualname__', type(hook).__name__)}); the engine reads "
+                "the parameters and never calls the module, so it would not run: put the hook (or wrapper) on the "
+                "whole LMR"
             )
         hook(module, ())

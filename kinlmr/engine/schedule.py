@@ -1,4 +1,4 @@
-"""The schedule: the order in which a model's nodes run, and their weights as the engine reads them.
+"""The schedule: what of a model's nodes is known at build, and their weights as the engine reads them at every call.
 
 Nodes of one level do not read one another, and those of equal kind and size form a group that can run as one. On a
 GPU, and where they are small, their weights are stacked at every call; else each keeps its own as they are, so that
@@ -8,7 +8,8 @@ they stay in the cache and nothing is copied. Parameters are looked up in the mo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -16,12 +17,96 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from kinlmr.engine.cells import Cell
 from kinlmr.engine.deferred import Weight, columns, shared
 from kinlmr.engine.nodes import Node, dropout_rate, read
 
 
+@dataclass(frozen=True)
+class Group:
+    """Nodes that run as one: a single one, or n of one level that are alike in kind and sizes.
+
+    gaps     by how many numbers each reads less than the one that reads most
+    memory   of each its place among the nodes that have memory; none in the shape network
+    members  its nodes as groups of one
+    """
+
+    cell: Cell | None
+    nodes: tuple[Node, ...]
+    gaps: tuple[int, ...]
+    memory: tuple[int, ...]
+    members: tuple[Group, ...] = ()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The nodes in the order they run, the widths of the estimate's slots, V, and F; the rest follows from these.
+
+    single, alike   the groups: each node by itself; of each level, the nodes that are alike together
+    memory_sizes    numbers in the memory of each node that has one; their sum is M
+    hidden          the largest hidden size of these nodes
+    largest         the most numbers in the weights of one of them, by which features and its memory are multiplied
+    """
+
+    nodes: tuple[Node, ...]
+    widths: tuple[int, ...]
+    iterations: int
+    features: int
+    single: tuple[Group, ...]
+    alike: tuple[Group, ...]
+    memory_sizes: tuple[int, ...]
+    hidden: int
+    largest: int
+
+    def split_memory(self, groups: Sequence[Group], memory: Tensor) -> list[Tensor]:
+        """memory (B, V, M) -> of each group (vectors, layers, [n,] V, B, H)."""
+        shares, found = memory.split(self.memory_sizes, -1), []
+        for group in groups:
+            cell, n = group.cell, len(group.nodes)
+            if cell is None:
+                found.append(memory.new_empty(1, 0, 0, 0, 0))
+                continue
+            rows = shares[group.memory[0]] if n == 1 else torch.cat([shares[place] for place in group.memory], -1)
+            rows = rearrange(rows, "b v (n l k h) -> k l n v b h", n=n, l=group.nodes[0].layers, k=cell.vectors)
+            found.append(rows.squeeze(2) if n == 1 else rows)
+        return found
+
+    def concat_memory(self, groups: Sequence[Group], memory: Sequence[Tensor]) -> Tensor:
+        """The inverse of `split_memory`."""
+        shares: dict[int, Tensor] = {}
+        for group, rows in zip(groups, memory, strict=True):
+            if n := len(group.memory):
+                rows = rearrange(rows.unsqueeze(2) if n == 1 else rows, "k l n v b h -> b v (n l k h)")
+                shares.update(zip(group.memory, rows.chunk(n, -1), strict=True))
+        return torch.cat([shares[place] for place in range(len(shares))], -1)
+
+
+def compile_schedule(nodes: Sequence[Node], widths: Sequence[int], iterations: int, features: int) -> Schedule:
+    """The schedule of nodes in the order they run, for F features and slots of these widths."""
+    recurrent = [(node, node.cell) for node in nodes if node.cell]
+    places = {node.name: place for place, (node, _) in enumerate(recurrent)}
+
+    def group(nodes: Sequence[Node], members: tuple[Group, ...] = ()) -> Group:
+        most = max(node.inputs for node in nodes)
+        memory = tuple(places[node.name] for node in nodes if node.cell)
+        return Group(nodes[0].cell, tuple(nodes), tuple(most - node.inputs for node in nodes), memory, members)
+
+    single = [group([node]) for node in nodes]
+    together: dict[Any, list[Group]] = {}
+    for one in single:
+        (node,) = one.nodes
+        together.setdefault((node.level, node.cell, node.hidden, node.layers), []).append(one)
+    alike = [group([one.nodes[0] for one in members], tuple(members)) for members in together.values()]
+    return Schedule(
+        tuple(nodes), tuple(widths), iterations, features, tuple(single), tuple(alike),
+        memory_sizes=tuple(node.layers * cell.vectors * node.hidden for node, cell in recurrent),
+        hidden=max(node.hidden for node, _ in recurrent),
+        largest=max(cell.gates * node.hidden * (features + node.hidden) for node, cell in recurrent),
+    )  # fmt: skip
+
+
 class Packed(NamedTuple):
-    """The weights of one node, or of n nodes with a leading axis n; F features and K other input numbers.
+    """The weights of a group: of one node, or of n nodes with a leading axis n; F features, K other input numbers.
 
     input (G, F + K), bias (G)   of the first layer
     recurrent                    of each layer, the recurrent weight (G, H); none in the shape network
@@ -30,8 +115,7 @@ class Packed(NamedTuple):
     dropout                      rate after each layer of the shape network; 0 in a cell, and unless it trains
     """
 
-    nodes: tuple[Node, ...]
-    features: int
+    group: Group
     input: Tensor
     bias: Tensor
     recurrent: list[Weight]
@@ -39,83 +123,30 @@ class Packed(NamedTuple):
     head: Weight
     dropout: float
 
-    def columns(self) -> tuple[Weight, Weight]:
+    def columns(self, features: int) -> tuple[Weight, Weight]:
         """The input weight's columns that read the features (G, F), with the bias, and those that read the slots."""
-        return columns(self.input, self.bias, self.input[..., : self.features], self.input[..., self.features :])
+        return columns(self.input, self.bias, self.input[..., :features], self.input[..., features:])
 
 
-class Schedule(NamedTuple):
-    """Nodes by level, in the order they run; the widths of the estimate's slots; V."""
-
-    levels: tuple[tuple[Node, ...], ...]
-    widths: tuple[int, ...]
-    iterations: int
-
-    def groups(self, together: bool) -> list[list[Node]]:
-        """Nodes that run as one: each alone, or ``together`` those of a level with equal kind and sizes."""
-        found: list[list[Node]] = []
-        for level in self.levels:
-            alike: dict[Any, list[Node]] = {}
-            for node in level:
-                key = (node.cell, node.hidden, node.layers) if together else node.name
-                alike.setdefault(key, []).append(node)
-            found += alike.values()
-        return found
-
-    def recurrent(self) -> list[Node]:
-        """The nodes that have memory, in order."""
-        return [node for level in self.levels for node in level if node.cell]
-
-    def memory_sizes(self) -> list[int]:
-        """Numbers in each recurrent node's memory; their sum is M."""
-        return [n.layers * n.cell.vectors * n.hidden for n in self.recurrent() if n.cell]
-
-    def split_memory(self, groups: list[list[Node]], memory: Tensor) -> list[Tensor]:
-        """memory (B, V, M) -> of each group (vectors, layers, [n,] V, B, H)."""
-        shares = dict(zip(self.recurrent(), memory.split(self.memory_sizes(), -1), strict=True))
-        found = []
-        for nodes in groups:
-            cell, layers, n = nodes[0].cell, nodes[0].layers, len(nodes)
-            if cell is None:
-                found.append(memory.new_empty(1, 0, 0, 0, 0))
-                continue
-            rows = shares[nodes[0]] if n == 1 else torch.cat([shares[node] for node in nodes], -1)
-            rows = rearrange(rows, "b v (n l k h) -> k l n v b h", n=n, l=layers, k=cell.vectors)
-            found.append(rows.squeeze(2) if n == 1 else rows)
-        return found
-
-    def join_memory(self, groups: list[list[Node]], memory: list[Tensor]) -> Tensor:
-        """The inverse of `split_memory`."""
-        shares: dict[Node, Tensor] = {}
-        for nodes, rows in zip(groups, memory, strict=True):
-            if nodes[0].cell:
-                rows = rearrange(rows.unsqueeze(2) if len(nodes) == 1 else rows, "k l n v b h -> b v (n l k h)")
-                shares.update(zip(nodes, rows.chunk(len(nodes), -1), strict=True))
-        return torch.cat([shares[node] for node in self.recurrent()], -1)
-
-
-def pack(
-    nodes: Sequence[Node], modules: Sequence[nn.Module | None], features: int, frames: int, dtype: torch.dtype | None
-) -> Packed:
-    """The current weights of nodes for so many frames of F features, cast to ``dtype`` if it is given: one node's as
-    they are, several stacked."""
-    rows = [read(node, module) for node, module in zip(nodes, modules, strict=True)]
-    parameters = list(zip(*rows, strict=True))
+def pack(group: Group, modules: Mapping[str, nn.Module], frames: int, dtype: torch.dtype | None) -> Packed:
+    """The current weights of a group for so many frames, cast to ``dtype`` if it is given: one node's as they are,
+    several stacked. modules: by node name"""
+    node, rows = group.nodes[0], [read(node, modules.get(node.name)) for node in group.nodes]
     if len(rows) == 1:
         tensors = rows[0]
     elif torch.is_grad_enabled():  # each by itself, so that no gradient is made for those that are frozen
-        tensors = [tensor for parameter in parameters for tensor in _stack([parameter])]
+        tensors = [tensor for parameter in zip(*rows, strict=True) for tensor in _stack([parameter])]
     else:
-        tensors = _stack(parameters)
+        tensors = _stack(list(zip(*rows, strict=True)))
     if dtype is not None:
         tensors = [tensor.to(dtype) for tensor in tensors]
     weight, bias, *rest = tensors
     pairs = list(zip(rest[::2], rest[1::2], strict=True))
-    layers = nodes[0].layers if nodes[0].cell else 0
+    layers = node.layers if node.cell else 0
     recurrent = [shared(*pair, frames) for pair in pairs[:layers]]
     *inputs, head = [shared(*pair) for pair in pairs[layers:]]
-    rate = 0.0 if nodes[0].cell else dropout_rate(modules[0], nodes[0].name)  # type: ignore[arg-type]
-    return Packed(tuple(nodes), features, weight, bias, recurrent, inputs, head, rate)
+    rate = 0.0 if node.cell else dropout_rate(modules[node.name], node.name)
+    return Packed(group, weight, bias, recurrent, inputs, head, rate)
 
 
 def _stack(parameters: Sequence[Sequence[Tensor]]) -> list[Tensor]:

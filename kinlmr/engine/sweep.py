@@ -22,7 +22,9 @@ Rows of a tick lie as (C, A, B), the highest iteration, which works on the oldes
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -33,7 +35,7 @@ from kinlmr.engine.cells import Cell
 from kinlmr.engine.deferred import Weight, gates, linear, scan
 from kinlmr.engine.matmul import cast, gathered, product
 from kinlmr.engine.nodes import Node
-from kinlmr.engine.schedule import Packed, Schedule, pack
+from kinlmr.engine.schedule import Group, Packed, Schedule, pack
 from kinlmr.kernels import traced
 
 ROWS = 64  # rows of a block (frames times clips) above which its products get no faster
@@ -66,7 +68,7 @@ def choose_block(batch: int, frames: int, hidden: int, training: bool = False, c
 
 
 def run(
-    schedule: Schedule, modules: dict[str, nn.Module], features: Tensor, start: Tensor, memory: Tensor,
+    schedule: Schedule, modules: Mapping[str, nn.Module], features: Tensor, start: Tensor, memory: Tensor,
     lengths: Tensor | None, every: bool = False, block: int | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Refine the start estimate of every frame, V times.
@@ -78,36 +80,32 @@ def run(
     Products are computed in the weights' type, or in autocast's; the estimate and memory in float32 at least. Results
     have the start estimate's type.
     """
-    (_, frames, width), device = features.shape, features.device.type
-    wide = torch.promote_types(start.dtype, torch.float32)
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    alone, stacked = frames == 1 and lengths is None, _stacked(features, schedule.recurrent())
-    groups = schedule.groups(together=alone or stacked)
+    frames, device = features.shape[1], features.device.type
+    wide, casts = torch.promote_types(start.dtype, torch.float32), torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if casts else None
+    alone, stacked = frames == 1 and lengths is None, _stacked(features, schedule.largest)
+    groups = schedule.alike if alone or stacked else schedule.single
     packs = [
-        [
-            pack(nodes, [modules.get(node.name) for node in nodes], width, frames, dtype)
-            for nodes in ([g] if stacked else [[n] for n in g])
-        ]
-        for g in groups
+        [pack(one, modules, frames, dtype) for one in (group.members if alone and not stacked else (group,))]
+        for group in groups
     ]
-    before = schedule.split_memory(groups, memory.to(wide))
-    with torch.autocast(device, enabled=False):
+    before = schedule.split_memory(groups, cast(memory, wide))
+    with torch.autocast(device, enabled=False) if casts else nullcontext():
         if alone:
-            out, after = _frame(schedule, packs, features[:, 0], start.to(wide), before, every)
+            out, after = _frame(schedule, packs, features[:, 0], cast(start, wide), before, every)
         else:
-            single = [weights for (weights,) in packs]
-            out, after = _sweep(schedule, single, features, start.to(wide), before, lengths, every, block)
-    return out.to(start.dtype), schedule.join_memory(groups, after).to(start.dtype)
+            whole = [w for (w,) in packs]
+            out, after = _sweep(schedule, whole, features, cast(start, wide), before, lengths, every, block)
+    return cast(out, start.dtype), cast(schedule.concat_memory(groups, after), start.dtype)
 
 
-def _stacked(features: Tensor, nodes: Sequence[Node]) -> bool:
+def _stacked(features: Tensor, largest: int) -> bool:
     """Whether nodes of one level that are alike run as one, their weights stacked: on a GPU, for larger products; on a
     CPU where so little is computed that the number of calls counts more than the copies."""
-    batch, frames, width = features.shape
+    batch, frames, _ = features.shape
     if features.is_cuda or frames == 1:
         return features.is_cuda
-    numbers = max(node.cell.gates * node.hidden * (width + node.hidden) for node in nodes if node.cell)
-    return numbers * (4 if traced() else max(4, batch)) <= SMALL  # a traced batch may be a symbol
+    return largest * (4 if traced() else max(4, batch)) <= SMALL  # a traced batch may be a symbol
 
 
 def _frame(
@@ -115,46 +113,35 @@ def _frame(
 ) -> tuple[Tensor, list[Tensor]]:
     """One frame (B, F), as the paper writes it; results as of `_sweep`. packs: of each group, one or one of each node.
 
-    Every weight is read from main memory once. The memories' share of the gates does not depend on the estimate, so it
-    is one product for all iterations. The first iteration multiplies by the whole input weight. The others multiply
-    only the change of the slots since then, by the slots' columns, which are in the cache.
+    Every weight is read from main memory once. The recurrent projections do not depend on the estimate, so each is one
+    product for all iterations. The first iteration multiplies by the whole input weight. The others multiply only the
+    change of the slots since then, by the slots' columns, which are in the cache.
     """
-    wide, first, last = start.dtype, start.split(schedule.widths), schedule.iterations - 1
+    wide, last, first = start.dtype, schedule.iterations - 1, start.split(schedule.widths)
     slots = [slot.expand(phi.shape[0], -1) for slot in first]
     memories = [[list(layer.unbind(-3)) for layer in m.unbind(1)] for m in before]  # by group, layer and iteration
-    recurrent = [
-        [
-            _join([linear(row, w.recurrent[layer]) for w, row in _apart(group, rows.flatten(-3, -2))])
-            .to(wide).unflatten(-2, rows.shape[-3:-1]).unbind(-3)
-            for layer, rows in enumerate(m[0])
-        ]
-        for group, m in zip(packs, before, strict=True)
-    ]  # fmt: skip
-    firsts: dict[str, tuple[Tensor, Tensor, Tensor]] = {}  # the first iteration's gates and slots, the slots' columns
+    recurrent = [_recurrent_projections(packed, m) for packed, m in zip(packs, before, strict=True)]
+    kept: list[list[_Kept]] = []
     estimates = []
     for v in range(schedule.iterations):
-        for group, shares, memory in zip(packs, recurrent, memories, strict=True):
-            parts = []
-            for w in group:
-                x, dtype = _inputs(slots, first, w, (phi,) if v == 0 else ()), w.input.dtype
-                if v == 0:
-                    parts.append(product(cast(x, dtype), w.input, w.bias))
-                    if last > 0:
-                        columns = gathered(w.input[..., w.features :], phi.shape[0])
-                        firsts[w.nodes[0].name] = parts[-1], x[..., w.features :], columns
-                else:
-                    y_first, x_first, columns = firsts[w.nodes[0].name]
-                    parts.append(product(cast(x - x_first, dtype), columns, y_first))
-            y, cell = _join(parts), group[0].nodes[0].cell
+        for i, packed in enumerate(packs):
+            if v == 0:
+                rows = [_inputs(slots, first, w.group, (phi,)) for w in packed]
+                kept.append([_project(w, x, schedule.features, last > 0) for w, x in zip(packed, rows, strict=True)])
+                y = _stack([one.projection for one in kept[i]])
+            else:
+                rows = [_inputs(slots, first, w.group) for w in packed]
+                y = _stack([_project_change(one, x) for one, x in zip(kept[i], rows, strict=True)])
+            cell = packed[0].group.cell
             if cell is None:
-                y = _shape_network(y, group[0])
-            for layer, states in enumerate(memory):
+                y = _shape_network(y, packed[0])
+            for layer, states in enumerate(memories[i]):
                 if layer:
-                    y = _join([linear(row, w.inputs[layer - 1]) for w, row in _apart(group, y)])
-                states[v] = cell.step(cast(y, wide), shares[layer][v], states[v])  # type: ignore[union-attr]
+                    y = _stack([linear(x, w.inputs[layer - 1]) for w, x in _unstack(packed, y)])
+                states[v] = cell.step(cast(y, wide), recurrent[i][layer][v], states[v])  # type: ignore[union-attr]
                 y = states[v][0]
-            for w, row in _apart(group, y):
-                _add(cast(linear(row, w.head), wide), slots, w.nodes)
+            for w, x in _unstack(packed, y):
+                _add(cast(linear(x, w.head), wide), slots, first, w.group)
         if every or v == last:
             estimates.append(torch.cat(slots, -1))
     after = [
@@ -164,14 +151,45 @@ def _frame(
     return torch.stack(estimates)[:, :, None], after
 
 
-def _join(parts: list[Tensor]) -> Tensor:
+def _recurrent_projections(packed: list[Packed], memory: Tensor) -> list[tuple[Tensor, ...]]:
+    """Of a group's memory (vectors, layers, [n,] V, B, H), by layer and iteration: the recurrent weight times h, plus
+    its bias ([n,] B, G)."""
+    found = []
+    for layer, h in enumerate(memory[0]):
+        rows = _unstack(packed, h.flatten(-3, -2))
+        y = cast(_stack([linear(x, w.recurrent[layer]) for w, x in rows]), memory.dtype)
+        found.append(y.unflatten(-2, h.shape[-3:-1]).unbind(-3))
+    return found
+
+
+class _Kept(NamedTuple):
+    """Of the first iteration: the input projection ([n,] B, G), the slots that were read ([n,] B, K), and the input
+    weight's columns that read them ([n,] G, K)."""
+
+    projection: Tensor
+    slots: Tensor
+    columns: Tensor
+
+
+def _project(w: Packed, x: Tensor, features: int, again: bool) -> _Kept:
+    """The input projection of x ([n,] B, F + K), in the first iteration; again: whether others follow."""
+    projection, columns = product(cast(x, w.input.dtype), w.input, w.bias), w.input[..., features:]
+    return _Kept(projection, x[..., features:], gathered(columns, x.shape[-2]) if again else columns)
+
+
+def _project_change(kept: _Kept, x: Tensor) -> Tensor:
+    """The input projection ([n,] B, G) in a further iteration, which reads x ([n,] B, K) in the slots."""
+    return product(cast(x - kept.slots, kept.columns.dtype), kept.columns, kept.projection)
+
+
+def _stack(parts: list[Tensor]) -> Tensor:
     """The results of a group's n weights as one (n, rows, ...); that of one as it is."""
     return parts[0] if len(parts) == 1 else torch.stack(parts)
 
 
-def _apart(group: list[Packed], rows: Tensor) -> Iterator[tuple[Packed, Tensor]]:
-    """Each of a group's weights with its rows: the inverse of `_join`."""
-    return zip(group, [rows] if len(group) == 1 else rows.unbind(0), strict=True)
+def _unstack(packed: list[Packed], rows: Tensor) -> Iterator[tuple[Packed, Tensor]]:
+    """Each of a group's weights with its rows: the inverse of `_stack`."""
+    return zip(packed, [rows] if len(packed) == 1 else rows.unbind(0), strict=True)
 
 
 def _sweep(
@@ -179,30 +197,27 @@ def _sweep(
     lengths: Tensor | None, every: bool, block: int | None,
 ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
     """before: each pack's memory (vectors, layers, [n,] V, B, H) -> estimates (V or 1, B, T, D), memory after."""
-    batch, frames, _ = features.shape
-    last = schedule.iterations - 1
-    hidden = max(node.hidden for node in schedule.recurrent())
+    (batch, frames, _), last, first = features.shape, schedule.iterations - 1, start.split(schedule.widths)
     clips = 1 if traced() else batch  # which may be a symbol
-    block = block or choose_block(clips, frames, hidden, torch.is_grad_enabled(), features.is_cuda)
+    block = block or choose_block(clips, frames, schedule.hidden, torch.is_grad_enabled(), features.is_cuda)
     block = min(block, frames)
     blocks = -(-frames // block)
     phi = rearrange(features, "b t f -> t b f")
     if blocks * block > frames:
         phi = pad(phi, (0, 0, 0, 0, 0, blocks * block - frames))
-    first, first_slots = start.expand(block, 1, batch, -1), start.split(schedule.widths)
-    seen, columns = zip(*(w.columns() for w in packs), strict=True)  # of the input weights, by features and by slots
-    entering = _shares(seen, phi, block)
+    seen, columns = zip(*(w.columns(schedule.features) for w in packs), strict=True)
+    entering, fresh = _projections(seen, phi, block), start.expand(block, 1, batch, -1)
 
     limits = features.new_full((batch,), frames, dtype=torch.int64) if lengths is None else lengths
-    estimate = first[:, :0]  # of the blocks at work (C, A, B, D)
-    shares: list[list[Tensor]] = []  # of the blocks at work, by pack: the features' share ([n,] C, B, G)
+    estimate = fresh[:, :0]  # of the blocks at work (C, A, B, D)
+    projections: list[list[Tensor]] = []  # of the features, of the blocks at work, by pack ([n,] C, B, G)
     memory = [m[..., :0, :, :] for m in before]  # of the iterations at work (vectors, layers, [n,] A, B, H)
     ended: list[list[Tensor]] = [[] for _ in packs]
     out: list[list[Tensor]] = [[] for _ in range(schedule.iterations)]
     for tick in range(blocks + last):
         if tick < blocks:  # a block enters, for iteration 0
-            estimate = torch.cat([estimate, first], 1)
-            shares.append(next(entering))
+            estimate = torch.cat([estimate, fresh], 1)
+            projections.append(next(entering))
         high, low = min(last, tick), max(0, tick - blocks + 1)
         active = range(high, low - 1, -1)
         if tick <= last:  # iteration `tick` starts
@@ -213,19 +228,18 @@ def _sweep(
 
         slots = [slot.flatten(0, 2) for slot in estimate.split(schedule.widths, -1)]
         for i, w in enumerate(packs):
-            y = gates([share[i] for share in shares], _inputs(slots, first_slots, w), columns[i])
-            if w.nodes[0].cell is None:
+            y, cell = gates([p[i] for p in projections], _inputs(slots, first, w.group), columns[i]), w.group.cell
+            if cell is None:
                 top = _shape_network(y, w)
             else:
-                top, memory[i] = _recurrent(w.nodes[0].cell, cast(y, start.dtype), w, memory[i], ends, block)
-            _add(cast(linear(top, w.head), start.dtype), slots, w.nodes)
+                top, memory[i] = _recurrent(cell, cast(y, start.dtype), w, memory[i], ends, block)
+            _add(cast(linear(top, w.head), start.dtype), slots, first, w.group)
         estimate = torch.cat(slots, -1).unflatten(0, (block, len(active), batch))
 
         for v in active if every else active[:1] if high == last else ():
             out[v].append(estimate[:, high - v])
         if high == last:  # a block leaves, refined V times
-            estimate = estimate[:, 1:]
-            shares = shares[1:]
+            estimate, projections = estimate[:, 1:], projections[1:]
         if tick >= blocks - 1:  # iteration `low` has seen the last frame
             for i, m in enumerate(memory):
                 ended[i].append(m[..., -1:, :, :])
@@ -234,8 +248,8 @@ def _sweep(
     return rearrange(torch.stack(kept), "v t b d -> v b t d"), [torch.cat(m, -3) for m in ended]
 
 
-def _shares(weights: Sequence[Weight], phi: Tensor, block: int) -> Iterator[list[Tensor]]:
-    """For each block the features' share of every node's gates ([n,] C, B, G), computed for some blocks at once."""
+def _projections(weights: Sequence[Weight], phi: Tensor, block: int) -> Iterator[list[Tensor]]:
+    """For each block the features' part of every node's input projection ([n,] C, B, G), for some blocks at once."""
     frames, batch, _ = phi.shape
     chunk = block * max(1, CHUNK // max(1, block * batch))
     for begin in range(0, frames, chunk):
@@ -245,26 +259,28 @@ def _shares(weights: Sequence[Weight], phi: Tensor, block: int) -> Iterator[list
         yield from map(list, zip(*tables, strict=True))
 
 
-def _inputs(slots: list[Tensor], start: Sequence[Tensor], weights: Packed, prefix: tuple[Tensor, ...] = ()) -> Tensor:
-    """What nodes read, ``prefix`` first: ([n,] rows, K). Slots that restart in every iteration do so in ``slots``."""
-    for node in weights.nodes:
-        if node.restarted:
-            slots[node.slot] = start[node.slot].expand_as(slots[node.slot])
-    read = [[*prefix, *(slots[slot] for slot in node.reads)] for node in weights.nodes]
+def _inputs(slots: list[Tensor], start: Sequence[Tensor], group: Group, prefix: tuple[Tensor, ...] = ()) -> Tensor:
+    """What nodes read, ``prefix`` first: ([n,] rows, K). One that is restarted reads the start in its own slot."""
+    read = [[*prefix, *(_own(slots, start, node) if node.slot == slot else slots[slot] for slot in node.reads)]
+            for node in group.nodes]  # fmt: skip
     if len(read) == 1:
         return torch.cat(read[0], 1)
-    widths = [sum(x.shape[1] for x in row) for row in read]
-    zeros = slots[0].new_zeros(len(slots[0]), max(widths) - min(widths))
-    return torch.stack([torch.cat([*x, zeros[:, : max(widths) - n]], 1) for x, n in zip(read, widths, strict=True)])
+    zeros = slots[0].new_zeros(slots[0].shape[0], max(group.gaps))
+    return torch.stack([torch.cat([*x, zeros[:, :gap]], 1) for x, gap in zip(read, group.gaps, strict=True)])
 
 
-def _add(residual: Tensor, slots: list[Tensor], nodes: Sequence[Node]) -> None:
+def _add(residual: Tensor, slots: list[Tensor], start: Sequence[Tensor], group: Group) -> None:
     """Add to each node's slot its residual ([n,] rows, O); ``slots`` gets new tensors."""
-    if len(nodes) == 1:
-        slots[nodes[0].slot] = slots[nodes[0].slot] + residual
+    if len(group.nodes) == 1:
+        slots[group.nodes[0].slot] = _own(slots, start, group.nodes[0]) + residual
         return
-    for node, own in zip(nodes, residual, strict=True):
-        slots[node.slot] = slots[node.slot] + own[:, : slots[node.slot].shape[1]]
+    for node, own in zip(group.nodes, residual, strict=True):
+        slots[node.slot] = _own(slots, start, node) + own[:, : node.outputs]
+
+
+def _own(slots: list[Tensor], start: Sequence[Tensor], node: Node) -> Tensor:
+    """A node's own slot (rows, O): what the iteration before left in it, or the start."""
+    return start[node.slot].expand_as(slots[node.slot]) if node.restarted else slots[node.slot]
 
 
 def _shape_network(x: Tensor, weights: Packed) -> Tensor:

@@ -12,7 +12,7 @@ from kinlmr.files.arrays import (
     write_atomic,
     write_npz,
 )
-from kinlmr.files.messages import about, nearest, short
+from kinlmr.files.messages import about, checked_rate, nearest, short
 from kinlmr.files.pickles import (
     KNOWN,
     Record,
@@ -50,6 +50,7 @@ __all__ = [
     "as_dict",
     "beside",
     "check_members",
+    "checked_rate",
     "from_bytes",
     "mapping",
     "name_list",

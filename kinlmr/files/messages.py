@@ -1,4 +1,4 @@
-"""What refusals say: the file, the nearest name, an error in a line."""
+"""What refusals say: the file, the nearest name, an error in a line, what a rate must be."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import difflib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from numbers import Real
+from typing import Any
+
+RATES = 0.1, 1000.0  # frames a second
 
 
 @contextmanager
@@ -36,3 +40,13 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def short(error: BaseException) -> str:
     """What an error says, at most 300 letters of it."""
     return str(error)[:300]
+
+
+def checked_rate(fps: Any) -> float:
+    """A number of frames a second, of Python or numpy, as a float; a ValueError if it is none, or not in `RATES`."""
+    low, high = RATES
+    if isinstance(fps, bool) or not isinstance(fps, Real) or not low <= fps <= high:  # type: ignore[operator]
+        raise ValueError(
+            f"fps must be a positive number of frames a second, not {fps!r:.80}; expected {low:g} to {high:,g}"
+        )
+    return float(fps)

@@ -11,7 +11,7 @@ from kinlmr.kernels.halves import launch
 
 LANES = 8  # bodies of a program
 
-tl: Any = None  # triton.language, once a kernel is wanted
+tl: Any = None  # triton.language in a kernel (`kinlmr.kernels.halves.compiled`)
 
 
 def chain(rotations: Tensor, rest: Tensor, parents: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:

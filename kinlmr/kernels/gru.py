@@ -21,15 +21,16 @@ from kinlmr.kernels.halves import LARGE_MEMORY, Halves, exact, halves, launch, p
 
 COLUMNS, ROWS, STEP = (16, 32, 64), (16, 32, 64, 128), 64  # of a program; numbers of h multiplied at once, at most
 
-tl: Any = None  # triton.language, once a kernel is wanted
+tl: Any = None  # triton.language in a kernel (`kinlmr.kernels.halves.compiled`)
 
 
 def gru_scan(
-    gates: Tensor, memory: Tensor, weight: Tensor, bias: Tensor, keep: bool, layouts: dict[Any, Any]
+    gates: Tensor, memory: Tensor, weight: Tensor, bias: Tensor, keep: bool, layouts: Any
 ) -> tuple[Tensor, list[Tensor]]:
     """`kinlmr.engine.cells.gru_scan` by the recurrent weight ([n,] 3 H, H) and its bias ([n,] 3 H).
 
-    gates ([n,] C, R, 3 H), which become r, z, n if ``keep``; memory (1, [n,] R, H); layouts keeps the weight's halves
+    gates ([n,] C, R, 3 H), which become r, z, n if ``keep``; memory (1, [n,] R, H)
+    ``layouts.halves``, None before the first call, keeps the weight's
     """
     *nodes, frames, rows, width = gates.shape
     size = width // 3
@@ -40,15 +41,15 @@ def gru_scan(
     return states[None], [gates, share] if keep else []
 
 
-def _split(weight: Tensor, layouts: dict[Any, Any]) -> Halves:
-    if "halves" not in layouts:
-        layouts["halves"] = halves(weight.reshape(-1, weight.shape[-1]), 1, STEP)
-    found: Halves = layouts["halves"]
+def _split(weight: Tensor, layouts: Any) -> Halves:
+    if layouts.halves is None:
+        layouts.halves = halves(weight.reshape(-1, weight.shape[-1]), 1, STEP)
+    found: Halves = layouts.halves
     return found
 
 
 def gru_scan_backward(
-    gradient: Tensor, states: Tensor, gates: Tensor, share: Tensor, weight: Tensor, layouts: dict[Any, Any]
+    gradient: Tensor, states: Tensor, gates: Tensor, share: Tensor, weight: Tensor, layouts: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`kinlmr.engine.cells.gru_scan_backward` by the recurrent weight ([n,] 3 H, H)."""
     gradient, states, gates, share = (x.contiguous() for x in (gradient, states, gates, share))

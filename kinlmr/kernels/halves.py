@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 ENABLED = os.environ.get("KINLMR_TRITON")
 LARGE_MEMORY = 160_000  # bytes of shared memory
 
-tl: Any = None  # triton.language, once a kernel is wanted
+tl: Any = None  # triton.language in a kernel (`compiled`)
 
 
 def traced() -> bool:
@@ -66,13 +67,13 @@ def _supported(device: int) -> bool:
 
 @functools.cache
 def compiled(kernel: Callable[..., None]) -> Any:
-    """A kernel for Triton, which is imported by the first who wants one, as ``tl`` of the kernel's module."""
+    """A kernel for Triton, which the first one imports: a copy of the function, in which ``tl`` is triton.language."""
     try:
         language = importlib.import_module("triton.language")
     except ImportError as error:
         raise ImportError(f"KINLMR_TRITON=1, but {error}; pip install triton, or unset it") from None
-    kernel.__globals__["tl"] = language
-    return importlib.import_module("triton").jit(kernel)
+    copy = types.FunctionType(kernel.__code__, {**kernel.__globals__, "tl": language})
+    return importlib.import_module("triton").jit(functools.update_wrapper(copy, kernel))
 
 
 def launch(kernel: Callable[..., None], grid: tuple[int, ...], x: Tensor, *arguments: Any, **options: Any) -> None:

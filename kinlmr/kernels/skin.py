@@ -19,7 +19,7 @@ JOINTS = 128  # more do not fit a program of `blend_and_skin`
 BODIES, VERTICES, STEP, WARPS = 64, 64, 32, 4  # of a program of `_skin`
 MOMENT_BODIES, MOMENT_VERTICES, SPLIT, MOMENT_WARPS = 16, 32, 1024, 4  # of `_moments`: at once, and vertices in all
 
-tl: Any = None  # triton.language, once a kernel is wanted
+tl: Any = None  # triton.language in a kernel (`kinlmr.kernels.halves.compiled`)
 
 
 def serves(weights: Tensor, *others: Tensor) -> bool:

@@ -21,10 +21,10 @@ from kinlmr.body import Body, keypoint_sets, load_body
 from kinlmr.camera import MIN_SCALE, facing, fit, from_root, project, to_translation
 from kinlmr.files import Array
 from kinlmr.keypoints import Track, check_keypoints, normalise, reported
-from kinlmr.model import LMR, Estimate, State
+from kinlmr.model import LMR
 from kinlmr.recovery.gating import Gate, believed
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle
-from kinlmr.state import Rows, select
+from kinlmr.state import Estimate, Rows, State, select
 
 T = TypeVar("T", bound=tuple[Any, ...])
 

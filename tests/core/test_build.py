@@ -54,7 +54,7 @@ def test_swapping_is_passing_an_object():
     assert model.rotation is mine
     assert model.cell is CELLS["lstm"]
     assert model.parts["thumb"].rnn.weight_hh_l0.shape == (16, 4)
-    assert model.options["cell"] == "lstm"
+    assert model.options.cell == "lstm"
 
 
 def test_hidden_sizes_by_part():

@@ -21,7 +21,7 @@ TINY = "tiny.npz", "tiny.safetensors"
 
 def numbers(model):
     """The last of eight frames of made-up features: pose, shape and camera in one row."""
-    features = torch.sin(torch.arange(8 * model.options["features"]).double() ** 1.1)
+    features = torch.sin(torch.arange(8 * model.options.features).double() ** 1.1)
     with torch.no_grad():
         estimate = model(features.to(model.start.pose).view(1, 8, -1))
     return torch.cat([part[0, -1].flatten() for part in estimate])

@@ -171,7 +171,7 @@ def operators_alone(x, weight, added):
 
 def arranged_alone(x, weight, added):
     """The product of a scan's frame, twice, for the first is apart."""
-    add = matmul.recurrence(weight, 2, {})
+    add = matmul.recurrence(weight, 2, matmul.Layouts())
     add(y := torch.zeros(len(x), len(weight)), x)
     add(z := torch.zeros(len(x), len(weight)), x)
     torch.testing.assert_close(y, z, atol=1e-4, rtol=1e-4)
@@ -295,8 +295,8 @@ def test_only_what_gains_is_arranged():
     weight = torch.ones(3, 2)
     with arranged(6, 24) as sizes:
         kept = matmul.layouts(weight, 4)
-        assert kept == {}
-        assert matmul.layouts(torch.nn.Parameter(weight), 4) == {}
+        assert kept == matmul.Layouts()
+        assert matmul.layouts(torch.nn.Parameter(weight), 4) == matmul.Layouts()
         assert matmul.layouts(weight, 3) is None
         other = weight.as_subclass(type("Other", (torch.Tensor,), {}))
         for refused in (weight[:2], weight.double(), weight.bfloat16(), weight[None], other):

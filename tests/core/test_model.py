@@ -62,7 +62,7 @@ def test_the_reference_law_can_fail():
         assert_equals_reference(model, clip(), 1e-12)
     model = lively(kinlmr.build("smpl.yaml", shape_input="mean", **SMALL))
     assert_equals_reference(model, clip(), 1e-12)
-    model.options["shape_input"] = "previous"  # the shape starts anew, and the options say no
+    model.options = replace(model.options, shape_input="previous")  # the shape starts anew, and the options say no
     with pytest.raises(AssertionError):
         assert_equals_reference(model, clip(), 1e-12)
 
