@@ -1,8 +1,10 @@
-"""examples/video.py: videos in and out, people from frame to frame, the whole on a few frames."""
+"""The command `kinlmr`: videos in and out, people from frame to frame, the whole on a few frames."""
 
 import contextlib
 import itertools
 import json
+import re
+import signal
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -14,25 +16,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_same
-from test_readers import assert_same_people, clip, person
+from people import assert_same_people, clip, person
 
 import kinlmr
-from kinlmr.checkpoint import shipped
 from kinlmr.keypoints import convert
+from kinlmr.motion import load_motion
+from kinlmr.video import app, crowd, detectors, draw, frames, pictures, readers, results
 
+av = pytest.importorskip("av")
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "examples"))
-from kinlmr.video import readers
+DATA = ROOT / "kinlmr/video/data"
 
 # --------------------------------------------------------------------------------------------------------------- videos
 
 
-@pytest.fixture(scope="module")
-def frames():
-    pytest.importorskip("av")
-    import frames
-
-    return frames
+def refused(capsys, *argv):
+    """What the command says as it refuses."""
+    assert app.main([*map(str, argv)]) == 1
+    return capsys.readouterr().err
 
 
 def shots(frames, times, number=None):
@@ -50,7 +51,7 @@ def assert_steady(frames, times, fps):
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(0.005, 0.5), min_size=2, max_size=30), st.sampled_from([15.0, 29.97, 60.0]))
-def test_variable_rates_become_constant_by_time(frames, gaps, fps):
+def test_variable_rates_become_constant_by_time(gaps, fps):
     assert_steady(frames, np.cumsum(gaps), fps)
 
 
@@ -61,20 +62,20 @@ class Counting:
     steady = staticmethod(lambda shots, fps: list(shots))
 
 
-def test_between_two_frames_a_newcomer_has_a_row(frames):
+def test_between_two_frames_a_newcomer_has_a_row():
     one = person(17, (0, 0))
     found = frames.between(one[None], np.stack([one, one + 1]), 0.5)
     np.testing.assert_allclose(found, [one, (one + 1) * [1, 1, 0.5]], rtol=1e-6)
 
 
-def test_a_constant_rate_stays_as_it_is_and_the_law_can_fail(frames):
+def test_a_constant_rate_stays_as_it_is_and_the_law_can_fail():
     given = shots(frames, np.arange(20) / 30)
     assert [t.number for t in frames.steady(given, 30.0)] == list(range(20))
     with pytest.raises(AssertionError):
         assert_steady(Counting(), np.cumsum([0.1, 0.01] * 5), 30.0)
 
 
-def video_file(frames, path, count=12):
+def video_file(path, count=12):
     """A clip whose upper left quarter is white, and rotated files of it."""
     picture = np.zeros((48, 64, 3), np.uint8)
     picture[:24, :32] = 255
@@ -84,8 +85,8 @@ def video_file(frames, path, count=12):
     return path
 
 
-def test_a_rotated_phone_video_comes_upright(frames, tmp_path):
-    path = video_file(frames, tmp_path / "a.mp4")
+def test_a_rotated_phone_video_comes_upright(tmp_path):
+    path = video_file(tmp_path / "a.mp4")
     plain = frames.open_video(path, None, 1280)
     assert (plain.size, plain.source_size, plain.fps) == ((64, 48), (64, 48), 30)
     assert len(list(plain.shots)) == 12
@@ -101,29 +102,29 @@ def test_a_rotated_phone_video_comes_upright(frames, tmp_path):
     assert picture[40:, :].mean() < 50
 
 
-def test_a_broken_file_is_used_as_far_as_it_goes_or_refused(frames, tmp_path, capsys):
-    data = (ROOT / "examples/data/demo.mp4").read_bytes()
+def test_a_broken_file_is_used_as_far_as_it_goes_or_refused(tmp_path, caplog):
+    data = (DATA / "demo.mp4").read_bytes()
     path = tmp_path / "short.mp4"
     path.write_bytes(data[: len(data) // 2])
     read = list(frames.open_video(path, None, 320).shots)
     assert 20 < len(read) < 170
     assert read[0].picture.shape == (180, 320, 3)
-    assert "short.mp4" in capsys.readouterr().out
+    assert "short.mp4 is truncated" in caplog.text or "short.mp4 broke off" in caplog.text
     for content in (b"", b"no video at all" * 100, data[:200]):
         path.write_bytes(content)
-        with pytest.raises(SystemExit, match="short.mp4"):
+        with pytest.raises(ValueError, match="short.mp4"):
             frames.open_video(path, None, 320)
-    with pytest.raises(SystemExit, match="no such file"):
+    with pytest.raises(FileNotFoundError, match="none.mp4: no such file"):
         frames.open_video(tmp_path / "none.mp4", None, 320)
 
 
-def test_a_broken_frame_in_the_middle_is_left_out_and_the_others_keep_their_numbers(frames, tmp_path, capsys):
-    data = bytearray((ROOT / "examples/data/demo.mp4").read_bytes())
+def test_a_broken_frame_in_the_middle_is_left_out_and_the_others_keep_their_numbers(tmp_path, caplog):
+    data = bytearray((DATA / "demo.mp4").read_bytes())
     data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
     (tmp_path / "broken.mp4").write_bytes(data)
     read = list(frames.open_video(tmp_path / "broken.mp4", None, 320).shots)
-    whole = list(frames.open_video(ROOT / "examples/data/demo.mp4", None, 320).shots)
-    assert "broken.mp4: 4 damaged packets were left out" in capsys.readouterr().out
+    whole = list(frames.open_video(DATA / "demo.mp4", None, 320).shots)
+    assert "broken.mp4: 4 damaged packets were left out" in caplog.text
     assert len(read) == len(whole) - 4
     assert read[-1].number == whole[-1].number  # so keypoints of a file go on with their frames
     assert read[-1].time == pytest.approx(whole[-1].time)
@@ -131,9 +132,9 @@ def test_a_broken_frame_in_the_middle_is_left_out_and_the_others_keep_their_numb
     assert len(ticks) == len(whole)
 
 
-def squeezed(frames, path, aspect, rate=30, size=(320, 240)):
+def squeezed(path, aspect, rate=30, size=(320, 240)):
     """A clip with a square of 120 pixels in the middle, as it looks, stored with pixels of another width."""
-    with frames.av.open(str(path), "w") as container:
+    with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.codec_context.sample_aspect_ratio = aspect
@@ -141,15 +142,15 @@ def squeezed(frames, path, aspect, rate=30, size=(320, 240)):
         half = round(60 / float(aspect))
         picture[size[1] // 2 - 60 : size[1] // 2 + 60, size[0] // 2 - half : size[0] // 2 + half] = 255
         for _ in range(12):
-            container.mux(stream.encode(frames.av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     return path
 
 
 @pytest.mark.parametrize("aspect", [Fraction(4, 3), Fraction(16, 11), Fraction(1, 2), Fraction(1, 1)])
-def test_pixels_are_square_for_detectors_keypoints_and_pictures(video, frames, tmp_path, aspect, monkeypatch):
+def test_pixels_are_square_for_detectors_keypoints_and_pictures(tmp_path, aspect, monkeypatch):
     """What a detector sees, what it finds, a file of keypoints, and the overlay lie over one another."""
-    path = squeezed(frames, tmp_path / "a.mp4", aspect)
+    path = squeezed(tmp_path / "a.mp4", aspect)
     wide = round(320 * aspect)
     opened = frames.open_video(path, None, 1280)
     assert opened.stored_size == (320, 240)
@@ -159,19 +160,19 @@ def test_pixels_are_square_for_detectors_keypoints_and_pictures(video, frames, t
     assert np.ptp(np.argwhere(picture[..., 0] > 128), 0) == pytest.approx([119, 119], abs=3)
 
     body = person(17, (wide / 2 - 15, 80))  # in square pixels
-    monkeypatch.setattr(video, "find_detector", lambda name, people: lambda picture: body)
-    video.main([str(path), "--out", str(tmp_path / "seen")])
+    monkeypatch.setattr(app, "find_detector", lambda name, people: lambda picture: body)
+    app.main([str(path), "--out", str(tmp_path / "seen")])
     stored = [{"image_id": t, "keypoints": (body / [float(aspect), 1, 1]).ravel().tolist()} for t in range(12)]
     (tmp_path / "a.json").write_text(json.dumps(stored))
-    video.main([str(path), "--keypoints", str(tmp_path / "a.json"), "--out", str(tmp_path / "read")])
+    app.main([str(path), "--keypoints", str(tmp_path / "a.json"), "--out", str(tmp_path / "read")])
     one, two = (np.load(tmp_path / name / "recovery.npz") for name in ("seen", "read"))
     np.testing.assert_allclose(one["keypoints"], two["keypoints"], atol=0.5)
     np.testing.assert_allclose(one["size"], opened.source_size)
 
 
 @pytest.mark.parametrize("rate", [Fraction(1, 2), 12, 240, 480])
-def test_any_rate_of_a_video_is_its_keypoints_rate(frames, tmp_path, rate):
-    opened = frames.open_video(squeezed(frames, tmp_path / "a.mp4", Fraction(1), rate), None, 1280)
+def test_any_rate_of_a_video_is_its_keypoints_rate(tmp_path, rate):
+    opened = frames.open_video(squeezed(tmp_path / "a.mp4", Fraction(1), rate), None, 1280)
     assert opened.rate == float(rate)
     assert opened.fps == (float(rate) if rate >= 1 else 30)
 
@@ -190,18 +191,18 @@ class Unplugged:
         self.container.close()
 
 
-def test_a_camera_that_vanishes_ends_the_video_and_the_files_are_whole(video, frames, tmp_path, monkeypatch, capsys):
-    usual = frames.av.open
-    demo = str(ROOT / "examples/data/demo.mp4")
+def test_a_camera_that_vanishes_ends_the_video_and_the_files_are_whole(tmp_path, monkeypatch, capsys):
+    usual = av.open
+    demo = str(DATA / "demo.mp4")
     camera = lambda name, *mode, **options: (  # noqa: E731
         usual(name, *mode, **options) if mode else Unplugged(usual(demo), 12)
     )
-    monkeypatch.setattr(frames.av, "open", camera)
-    monkeypatch.setattr(video, "find_detector", lambda name, people: lambda picture: person(17, (100, 100)))
-    video.main(["--camera", "0", "--out", str(tmp_path)])
-    out = capsys.readouterr().out
-    assert "camera 0 broke off after" in out
-    assert "No such device" in out
+    monkeypatch.setattr(av, "open", camera)
+    monkeypatch.setattr(app, "find_detector", lambda name, people: lambda picture: person(17, (100, 100)))
+    app.main(["--camera", "0", "--out", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert "warning: camera 0 broke off after" in said
+    assert "No such device" in said
     monkeypatch.undo()
     count = len(list(frames.open_video(tmp_path / "overlay.mp4", None, 320).shots))
     assert 5 < count < 13
@@ -221,7 +222,7 @@ def disk(size):
 
 
 @pytest.mark.parametrize("size", [10, 20_000, 100_000])
-def test_a_full_disk_leaves_no_piece_of_a_video(frames, tmp_path, size):
+def test_a_full_disk_leaves_no_piece_of_a_video(tmp_path, size):
     noise = np.random.default_rng(0).integers(0, 255, (60, 120, 160, 3)).astype(np.uint8)
 
     def write():
@@ -234,14 +235,15 @@ def test_a_full_disk_leaves_no_piece_of_a_video(frames, tmp_path, size):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_whole_files_only(video, tmp_path):
+def test_a_full_disk_leaves_whole_files_only(tmp_path, capsys):
     """The overlay fits, the sheet after it does not."""
-    with disk(50_000), pytest.raises(OSError, match="could not be written, .*contact.png"):
-        video.main(["--out", str(tmp_path), "--size", "160", "--seconds", "0.3"])
+    with disk(50_000):
+        said = refused(capsys, "--out", tmp_path, "--size", 160, "--seconds", 0.3)
+    assert re.search("error: .*could not be written, .*contact.png", said)
     assert [path.name for path in tmp_path.iterdir()] == ["overlay.mp4"]
 
 
-def test_a_video_that_fails_leaves_nothing(frames, tmp_path):
+def test_a_video_that_fails_leaves_nothing(tmp_path):
     def fail():
         with frames.Writer(tmp_path / "a.mp4", 30.0) as writer:
             writer.add(np.zeros((48, 64, 3), np.uint8))
@@ -255,17 +257,8 @@ def test_a_video_that_fails_leaves_nothing(frames, tmp_path):
 # -------------------------------------------------------------------------------------------------------------- it all
 
 
-@pytest.fixture(scope="module")
-def video(frames):
-    if "anny24-coco17" not in shipped():
-        pytest.skip("the model anny24-coco17 does not come with this checkout")
-    import video
-
-    return video
-
-
-def test_the_clip_becomes_bodies(video, frames, tmp_path, capsys):
-    video.main(["--out", str(tmp_path), "--seconds", "2.2"])
+def test_the_clip_becomes_bodies(tmp_path, capsys):
+    app.main(["--out", str(tmp_path), "--seconds", "2.2"])
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"overlay.mp4", "contact.png", "body.glb", "person1.bvh", "person2.bvh", "recovery.npz"}
     result = np.load(tmp_path / "recovery.npz")
@@ -273,7 +266,7 @@ def test_the_clip_becomes_bodies(video, frames, tmp_path, capsys):
     known = np.isfinite(result["translation"]).all(-1)
     assert known[1].all()
     assert (known[0] == (np.arange(66) >= 56)).all()  # the woman comes at frame 56
-    before = [s.picture for s in frames.open_video(ROOT / "examples/data/demo.mp4", None, 1280).shots][:66]
+    before = [s.picture for s in frames.open_video(DATA / "demo.mp4", None, 1280).shots][:66]
     after = [s.picture for s in frames.open_video(tmp_path / "overlay.mp4", None, 1280).shots]
     assert len(after) == 66
     changed = np.abs(after[60].astype(int) - before[60]).sum(2) > 60
@@ -283,7 +276,10 @@ def test_the_clip_becomes_bodies(video, frames, tmp_path, capsys):
         inside = [changed[int(b), int(a)] for a, b, s in zip(x, y, sure, strict=True) if s > 0.5]
         assert np.mean(inside) > 0.6
     assert tuple(result["joints"]) == kinlmr.load_body("anny24_lo1229").joints
-    assert "66 frames, people: 2" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert re.search(r"\n66/66 frames, \d+ a second, people: 2\n$", said.err)
+    files = "overlay.mp4, contact.png, body.glb, person1.bvh, person2.bvh, recovery.npz"
+    assert said.out == f"{tmp_path}: {files}\n"
 
 
 def tiny():
@@ -294,20 +290,20 @@ def tiny():
     return kinlmr.build("smpl_single.yaml", keypoints="coco17", body=body, **sizes).eval()
 
 
-def crowded(video, model, points, fps, sizes):
+def crowded(model, points, fps, sizes):
     """What a crowd makes of keypoints (P, T, K, 3) in chunks of these sizes, and which frames show whom (P, T)."""
-    crowd, frame = video.Crowd(model, fps), 0
+    people, frame = crowd.Crowd(model, fps), 0
     shown = np.zeros(points.shape[:2], bool)
     for size in itertools.islice(itertools.cycle(sizes), points.shape[1]):
         chunk = points[:, frame : frame + size]
-        for low, rows, recovery, on in crowd.take(chunk, frame):
+        for low, rows, recovery, on in people.take(chunk, frame):
             assert recovery.box.shape[:2] == on.shape == (len(rows), on.shape[1])
             shown[rows, frame + low : frame + low + on.shape[1]] = on
         frame += chunk.shape[1]
-    return crowd.takes(), shown
+    return people.takes(), shown
 
 
-def test_people_of_a_video_come_go_and_return_and_chunks_change_nothing(video):
+def test_people_of_a_video_come_go_and_return_and_chunks_change_nothing():
     """One is there throughout, one comes in the middle, one leaves for a moment and later for long, one never comes."""
     model, fps = tiny(), 10.0
     points = np.stack([[person(17, (100 * p + 2 * t, 10)) for t in range(50)] for p in range(4)])
@@ -315,10 +311,10 @@ def test_people_of_a_video_come_go_and_return_and_chunks_change_nothing(video):
     for low, high in ((5, 10), (20, 38), (45, 50)):
         points[2, low:high] = 0
     points[3] = 0
-    takes, shown = crowded(video, model, points, fps, [16])
+    takes, shown = crowded(model, points, fps, [16])
     assert [(take.start, len(take.recovery.box)) for take in takes] == [(0, 50), (13, 37), (0, 45)]
     for sizes in ([1, 4], [7, 3]):
-        other, on = crowded(video, model, points, fps, sizes)
+        other, on = crowded(model, points, fps, sizes)
         assert (on == shown).all()
         for one, two in zip(takes[:2], other[:2], strict=True):
             assert_same(one.recovery, two.recovery, 1e-4)
@@ -337,10 +333,8 @@ def test_people_of_a_video_come_go_and_return_and_chunks_change_nothing(video):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_who_was_away_for_long_does_not_depend_on_where_chunks_begin(video, seed, monkeypatch):
+def test_who_was_away_for_long_does_not_depend_on_where_chunks_begin(seed, monkeypatch):
     """People leave for some frames, again and again, for less and for more than `AWAY`."""
-    import crowd
-
     monkeypatch.setattr(crowd, "AWAY", 0.2)
     model, fps, draw = tiny(), 30.0, np.random.default_rng(seed)
     points = np.stack([[person(17, (100 * p + 2 * t, 10)) for t in range(40)] for p in range(3)])
@@ -350,31 +344,26 @@ def test_who_was_away_for_long_does_not_depend_on_where_chunks_begin(video, seed
             there, away = draw.integers(0, 9), draw.integers(1, 12)
             row[at + there : at + there + away] = 0
             at += there + away
-    takes, shown = crowded(video, model, points, fps, [1])
+    takes, shown = crowded(model, points, fps, [1])
     for size in (7, 16):
-        other, on = crowded(video, model, points, fps, [size])
+        other, on = crowded(model, points, fps, [size])
         assert (on == shown).all()
         assert [take.start for take in other] == [take.start for take in takes]
         for one, two in zip(takes, other, strict=True):
             assert_same(one.recovery, two.recovery, 1e-4)
 
 
-def test_its_own_arrays_are_keypoints_and_another_size_is_said(video, tmp_path, capsys):
-    np.savez(tmp_path / "a.npz", keypoints=np.load(ROOT / "examples/data/demo.npz")["keypoints"] * [3, 3, 1])
-    demo = str(ROOT / "examples/data/demo.mp4")
+def test_its_own_arrays_are_keypoints_and_another_size_is_said(tmp_path, capsys):
+    np.savez(tmp_path / "a.npz", keypoints=np.load(DATA / "demo.npz")["keypoints"] * [3, 3, 1])
+    demo = str(DATA / "demo.mp4")
     some = [demo, "--keypoints", str(tmp_path / "a.npz"), "--seconds", "0.2", "--out", str(tmp_path)]
-    video.main(some)
-    assert "another video's" in capsys.readouterr().out
-    video.main([*some, "--keypoints-size", "1920x1080"])
-    assert "another video's" not in capsys.readouterr().out
-    np.savez(tmp_path / "none.npz", keypoints=np.zeros((1, 9, 17, 3)))
-    out = tmp_path / "new"
-    with pytest.raises(SystemExit, match="nobody was seen"):
-        video.main([demo, "--keypoints", str(tmp_path / "none.npz"), "--seconds", "0.2", "--out", str(out)])
-    assert not list(out.iterdir())
+    app.main(some)
+    assert "another video's" in capsys.readouterr().err
+    app.main([*some, "--keypoints-size", "1920x1080"])
+    assert "another video's" not in capsys.readouterr().err
 
 
-def test_any_detector_can_be_passed(video, tmp_path, monkeypatch):
+def test_any_detector_can_be_passed(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.py").write_text(
         "import numpy as np\n"
         "def find(frame):\n"
@@ -382,17 +371,15 @@ def test_any_detector_can_be_passed(video, tmp_path, monkeypatch):
         "    return np.stack([y[:, 0] * 10.0 + 50, x[0] * 17 % 200 + 50.0, np.ones(17)], 1)\n"
     )
     monkeypatch.chdir(tmp_path)
-    demo = str(ROOT / "examples/data/demo.mp4")
-    video.main([demo, "--detector", "mine:find", "--seconds", "0.1", "--out", str(tmp_path / "out")])
+    demo = str(DATA / "demo.mp4")
+    app.main([demo, "--detector", "mine:find", "--seconds", "0.1", "--out", str(tmp_path / "out")])
     assert (tmp_path / "out/person1.bvh").is_file()
-    with pytest.raises(SystemExit, match="module:function"):
-        video.main([demo, "--detector", "mine:other", "--out", str(tmp_path)])
+    assert "module:function" in refused(capsys, demo, "--detector", "mine:other", "--out", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
 
 
-def detections(frames, seen, people=4, target="coco17"):
+def detections(seen, people=4, target="coco17"):
     """The rows (P, T, K, 3) of a detector that sees these arrays, one a frame, in pictures of half the size."""
-    import detectors
-
     shots = [frames.Shot(k, k / 30, np.zeros((4, 4, 3), np.uint8), None) for k in range(len(seen))]
     given = iter(seen)
     shots = detectors.detected(shots, lambda _: next(given), target, 0.5, people, 30.0)
@@ -409,29 +396,29 @@ def assert_people_stay_rows(rows, truth):
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.permutations(range(3)), min_size=12, max_size=30), st.data())
-def test_a_detectors_people_stay_rows_however_they_are_ordered(frames, orders, data):
+def test_a_detectors_people_stay_rows_however_they_are_ordered(orders, data):
     steps = data.draw(st.lists(st.integers(-5, 5), min_size=len(orders), max_size=len(orders)))
     truth = np.stack([[person(17, (100 * p + x, 10)) for x in np.cumsum(steps)] for p in range(3)])
-    assert_people_stay_rows(detections(frames, [truth[order, k] for k, order in enumerate(orders)]), truth)
+    assert_people_stay_rows(detections([truth[order, k] for k, order in enumerate(orders)]), truth)
 
 
-def test_who_crosses_leaves_and_returns_keeps_the_row_and_who_is_away_for_long_is_new(frames):
+def test_who_crosses_leaves_and_returns_keeps_the_row_and_who_is_away_for_long_is_new():
     t = np.arange(100)
     truth = np.stack([[person(17, (x, 10)) for x in way] for way in (100 + 4 * t, 500 - 4 * t, 900 + 0 * t)])
     truth[1, 46:54] = 0  # hidden by the other in front, while they cross
     truth[2, 20:45] = 0  # away for less than a second
     seen = [truth[truth[:, k, 0, 2] > 0, k] for k in t]
-    assert_people_stay_rows(detections(frames, seen), truth)
+    assert_people_stay_rows(detections(seen), truth)
     with pytest.raises(AssertionError):  # a detector's order is nobody
         assert_people_stay_rows(2 * np.stack(frames.alike(seen), 1), truth)
-    assert len(detections(frames, [*seen[:20], *[seen[0][:0]] * 40, *seen[60:]])) == 6
+    assert len(detections([*seen[:20], *[seen[0][:0]] * 40, *seen[60:]])) == 6
     seen = [[*people, person(17, (1300, 300))] if k in (8, 9, 10, 11, 60) else people for k, people in enumerate(seen)]
-    assert_people_stay_rows(detections(frames, seen), truth)  # a glimpse is nobody
+    assert_people_stay_rows(detections(seen), truth)  # a glimpse is nobody
 
 
-def test_of_more_people_than_asked_for_the_first_comers_are_taken(frames):
+def test_of_more_people_than_asked_for_the_first_comers_are_taken():
     truth = np.stack([[person(17, (100 * p, 10))] * 30 for p in range(4)])
-    rows = detections(frames, [truth[: 2 + (k > 9), k][::-1] for k in range(20)] + [truth[1:, 20]] * 10, people=2)
+    rows = detections([truth[: 2 + (k > 9), k][::-1] for k in range(20)] + [truth[1:, 20]] * 10, people=2)
     expected = 2 * truth[:3, :, :, 0]
     np.testing.assert_allclose(rows[:2, 4:20, :, 0], expected[:2, 4:20])
     assert len(rows) == 3
@@ -440,22 +427,22 @@ def test_of_more_people_than_asked_for_the_first_comers_are_taken(frames):
     np.testing.assert_allclose(rows[1:, 20:, :, 0], expected[1:, 20:])  # who comes when one has gone
 
 
-def test_a_detectors_confidences_keep_their_order_and_points_in_space_are_refused(frames):
+def test_a_detectors_confidences_keep_their_order_and_points_in_space_are_refused():
     one = person(17, (10, 10))
     sure = np.linspace(1, 9, 17)
-    rows = detections(frames, [np.column_stack([one[:, :2], share * sure]) for share in (0.1, 1, 0.5)])
+    rows = detections([np.column_stack([one[:, :2], share * sure]) for share in (0.1, 1, 0.5)])
     np.testing.assert_allclose(rows[0, :, :, 2], [0.1 * sure, sure / 9, sure / 18], rtol=1e-6)
     with pytest.raises(ValueError, match="third numbers go from .* points in space"):
-        detections(frames, [np.column_stack([one[:, :2], 100 * sure])])
+        detections([np.column_stack([one[:, :2], 100 * sure])])
 
 
-def test_one_persons_points_are_row_0_and_other_shapes_are_refused(frames):
+def test_one_persons_points_are_row_0_and_other_shapes_are_refused():
     one = person(17, (10, 10))
-    np.testing.assert_allclose(detections(frames, [one, one * 0])[0], [one * [2, 2, 1], one * 0], rtol=1e-6)
+    np.testing.assert_allclose(detections([one, one * 0])[0], [one * [2, 2, 1], one * 0], rtol=1e-6)
     for nothing in ([], np.zeros((0, 17, 3)), np.zeros((0, 33, 3)), np.zeros((3, 17, 3))):
-        assert detections(frames, [nothing] * 8).shape == (0, 8, 17, 3)
+        assert detections([nothing] * 8).shape == (0, 8, 17, 3)
     wide = convert(person(33, (10, 10))[None], "mediapipe33", "coco17").numpy() * [2, 2, 1]
-    np.testing.assert_allclose(detections(frames, [[person(33, (10, 10))]] * 5)[:, 4], wide, rtol=1e-5)
+    np.testing.assert_allclose(detections([[person(33, (10, 10))]] * 5)[:, 4], wide, rtol=1e-5)
     for wrong, said in (
         (np.ones((17, 2)), r"shape \(17, 2\); expected are \(P, K, 3\) of P people, or \(K, 3\)"),
         (np.ones((1, 2, 17, 3)), r"shape \(1, 2, 17, 3\); expected"),
@@ -464,7 +451,7 @@ def test_one_persons_points_are_row_0_and_other_shapes_are_refused(frames):
         (np.full((2, 17, 3), np.nan), "point 0 of detection 0 is .*nan"),
     ):
         with pytest.raises(ValueError, match=said):
-            detections(frames, [wrong])
+            detections([wrong])
 
 
 class Pose:
@@ -489,8 +476,6 @@ class Pose:
 
 def boxes_seen(ways, people=4):
     """The left sides, in order, of the boxes that are seen in each frame; they stand at ways (P, T), -1: not there."""
-    import detectors
-
     made = []
     detect = detectors.several(lambda: made.append(Pose()) or made[-1], people)
     seen = []
@@ -503,7 +488,7 @@ def boxes_seen(ways, people=4):
     return seen
 
 
-def test_each_person_is_followed_by_a_detector_of_one(frames):
+def test_each_person_is_followed_by_a_detector_of_one():
     t = np.arange(60)
     ways = np.stack([20 + 5 * t, 320 - 5 * t, 500 + 0 * t])
     ways[2, 40:50] = -1
@@ -515,29 +500,23 @@ def test_each_person_is_followed_by_a_detector_of_one(frames):
     assert boxes_seen(np.full((2, 5), -1)) == [[]] * 5
 
 
-def test_people_of_a_detector_become_bodies_and_nobody_is_said(video, frames, tmp_path, monkeypatch, capsys):
+def test_people_of_a_detector_become_bodies_and_nobody_is_said(tmp_path, monkeypatch, capsys):
     seen = clip(17, 40)
     given = iter([seen[:, k] if k < 8 else [seen[1, k], person(17, (300, 200)), seen[0, k]] for k in range(40)])
-    monkeypatch.setattr(video, "find_detector", lambda name, people: lambda picture: next(given))
-    demo = str(ROOT / "examples/data/demo.mp4")
-    video.main([demo, "--seconds", "0.8", "--out", str(tmp_path / "a")])
+    monkeypatch.setattr(app, "find_detector", lambda name, people: lambda picture: next(given))
+    demo = str(DATA / "demo.mp4")
+    app.main([demo, "--seconds", "0.8", "--out", str(tmp_path / "a")])
     result = np.load(tmp_path / "a/recovery.npz")
     known = np.isfinite(result["translation"]).all(-1)
     assert known.shape == (3, 24)
     assert (known == (np.arange(24) >= [[4], [4], [12]])).all()
     assert (tmp_path / "a/person3.bvh").is_file()
-    monkeypatch.setattr(video, "find_detector", lambda name, people: lambda picture: [])
-    with pytest.raises(SystemExit, match="nobody was seen in 24 frames"):
-        video.main([demo, "--seconds", "0.8", "--out", str(tmp_path / "b")])
-    assert not list((tmp_path / "b").iterdir())
-    with pytest.raises(SystemExit):
-        video.main([demo, "--people", "0"])
-    assert "--people 0: give 1 or more" in capsys.readouterr().err
+    monkeypatch.setattr(app, "find_detector", lambda name, people: lambda picture: [])
+    assert "nobody was seen in 24 frames" in refused(capsys, demo, "--seconds", 0.8, "--out", tmp_path / "b/c")
+    assert not (tmp_path / "b").exists()
 
 
 def test_without_mediapipe_the_commands_that_bring_it_are_told(monkeypatch):
-    import detectors
-
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     install = [
         "-m pip install --no-deps mediapipe==0.10.21 ",
@@ -545,8 +524,259 @@ def test_without_mediapipe_the_commands_that_bring_it_are_told(monkeypatch):
     ]
     for version, before in (((3, 11), sys.executable), ((3, 13), ".venv312/bin/python")):
         monkeypatch.setattr(detectors, "VERSION", version)
-        with pytest.raises(SystemExit, match="halted; None in sys.modules") as error:
+        with pytest.raises(ImportError, match="halted; None in sys.modules") as error:
             detectors.find_detector(None, 2)
         lines = str(error.value).splitlines()
         assert all(any(line.startswith(f"  {before} {command}") for line in lines) for command in install)
         assert any("python3.12 -m venv" in line for line in lines) == (version == (3, 13))
+
+
+# --------------------------------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """A detector that sees somebody in the middle of every picture."""
+    monkeypatch.setattr(app, "find_detector", lambda name, people: lambda picture: person(17, (17, -16)))
+
+
+def ran(*argv):
+    """The files of a run that succeeds, by name."""
+    *argv, out = map(str, argv)
+    assert app.main([*argv, "--out", out]) == 0
+    return {path.name: path for path in Path(out).iterdir()}
+
+
+def test_several_videos_and_those_of_a_folder_have_a_folder_each(tmp_path, seen, capsys):
+    films = tmp_path / "films"
+    for folder in (films, films / "more"):
+        folder.mkdir()
+        video_file(folder / "a.mp4", 2)
+    video_file(films / "A.MOV", 3)
+    for name, content in (("b.mkv", b"broken"), ("notes.txt", b""), (".c.mp4", b"")):
+        (films / name).write_bytes(content)
+    out = tmp_path / "out"
+    said = refused(capsys, films, films / "more/a.mp4", "--no-overlay", "--out", out)
+    assert {path.name: len(np.load(path / "recovery.npz")["box"][0]) for path in out.iterdir()} == {
+        "A": 3, "a_2": 2, "a_3": 2
+    }  # fmt: skip
+    assert re.search(r"error: \S+b\.mkv: cannot be read as a video", said)
+    assert "recovery.npz" in ran(films / "more", "--no-overlay", tmp_path / "one")
+    with pytest.raises(SystemExit, match="2"):
+        app.main([str(films), "--keypoints", "k.npz"])
+    assert "--keypoints are those of one video, not of 3" in capsys.readouterr().err
+
+
+def test_without_an_overlay_no_video_is_written_and_all_else_is_the_same(tmp_path, monkeypatch):
+    some = [video_file(tmp_path / "a.mp4"), "--keypoints", tmp_path / "k.npy"]
+    np.save(tmp_path / "k.npy", np.repeat(person(17, (17, -16))[None, None], 12, 1))
+    whole = ran(*some, tmp_path / "whole")
+    monkeypatch.setattr(app, "Writer", None)
+    less = ran(*some, "--no-overlay", tmp_path / "less")
+    assert set(whole) - set(less) == {"overlay.mp4"}
+    for name in ("contact.png", "body.glb", "person1.bvh"):
+        assert whole[name].read_bytes() == less[name].read_bytes()
+    one, two = (np.load(files["recovery.npz"]) for files in (whole, less))
+    assert set(one) == set(two)
+    for key in one:
+        np.testing.assert_array_equal(one[key], two[key])
+
+
+def offsets(path):
+    """The numbers of a BVH's skeleton."""
+    return np.array(re.findall(r"OFFSET (\S+) (\S+) (\S+)", path.read_text()), float)
+
+
+def test_a_height_scales_all_lengths_of_the_files(tmp_path):
+    demo = ["--seconds", 2, "--no-overlay"]
+    usual, tall = ran(*demo, tmp_path / "a"), ran(*demo, "--height", 2.05, tmp_path / "b")
+    one, two = (np.load(files["recovery.npz"]) for files in (usual, tall))
+    body = kinlmr.load_body(app.BODY)
+    assert (one["scale"] == 1).all()
+    for p, scale in enumerate(two["scale"]):
+        shape = torch.from_numpy(np.nanmean(one["shape"][p], 0))
+        assert scale * results.tallness(body, shape) == pytest.approx(2.05, abs=1e-3)
+        assert results.tallness(results.scaled(body, scale), shape) == pytest.approx(2.05, abs=1e-3)
+        np.testing.assert_allclose(two["translation"][p], scale * one["translation"][p], rtol=1e-5)
+        name = f"person{p + 1}.bvh"
+        np.testing.assert_allclose(offsets(tall[name]), scale * offsets(usual[name]), atol=1e-5)
+    for key in ("rotations", "rotations_in_camera", "shape", "camera", "box", "keypoints"):
+        np.testing.assert_array_equal(one[key], two[key])
+
+
+@pytest.mark.parametrize(("options", "focal"), [([], 80), (["--fov", "90"], 40), (["--focal", "55"], 55)])
+def test_a_field_of_view_is_across_the_diagonal(tmp_path, seen, options, focal):
+    found = ran(video_file(tmp_path / "a.mp4", 2), "--no-overlay", *options, tmp_path / "out")  # 64 x 48
+    assert np.load(found["recovery.npz"])["focal"] == pytest.approx(focal)
+
+
+def test_what_fits_no_option_is_told_with_code_2(capsys):
+    for line, says in (
+        ("--people 0", "'0' is not a whole number from 1 to 1,000"), ("--height 175", "not a number from 0.3 to 3"),
+        ("--fov 180", "from 1 to 179"), ("--fov nan", "'nan'"), ("--focal x", "'x'"), ("--fov 5 --focal 5", "not all"),
+        ("a.mp4 --camera 0", "not both"), ("a.mp4 --keypoints k --detector m:f", "give one of them"),
+        ("--camera 0 --keypoints k", "give one of them"), ("a.mp4 --keypoints-set coco17", "give these too"),
+        ("a.mp4 --keypoints k --keypoints-size 1920", "'1920' is not WIDTHxH"), (f"{ROOT}/docs", "without a video"),
+    ):  # fmt: skip
+        with pytest.raises(SystemExit, match="^2$"):
+            app.main(line.split())
+        assert says in capsys.readouterr().err
+
+
+def test_help_fits_a_screen_and_the_version_is_told(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setitem(sys.modules, "av", None)
+    for option, lines in (("--help", 40), ("--version", 1)):
+        with pytest.raises(SystemExit, match="^0$"):
+            app.main([option])
+        said = capsys.readouterr().out.splitlines()
+        assert len(said) <= lines
+        assert max(map(len, said)) <= 80
+    assert said == [f"kinlmr {kinlmr.__version__}"]
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert 'pip install "kinlmr[video]"' in refused(capsys, "--out", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_refused_run_leaves_no_folder_and_the_old_files_are_not_told_as_results(tmp_path, seen, capsys):
+    film = video_file(tmp_path / "a.mp4", 2)
+    np.savez(tmp_path / "nobody.npz", keypoints=np.zeros((1, 9, 17, 3)))
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    for wrong, says in (
+        ([film, "--keypoints", tmp_path / "nobody.npz"], "nobody was seen in 2 frames"),
+        ([film, "--keypoints", tmp_path / "none.npz"], "no such file"),
+        ([film, "--model", "none"], "none"),
+        ([tmp_path / "broken.mp4"], "cannot be read as a video"),
+        ([tmp_path / "none.mp4"], "no such file"),
+    ):
+        assert says in refused(capsys, *wrong, "--out", tmp_path / "new/out")
+        assert not (tmp_path / "new").exists()
+    out = tmp_path / "old"
+    out.mkdir()
+    (out / "person9.bvh").write_text("old")
+    assert "nobody" in refused(capsys, film, "--keypoints", tmp_path / "nobody.npz", "--out", out)
+    assert [path.name for path in out.iterdir()] == ["person9.bvh"]
+    ran(film, "--no-overlay", out)
+    assert capsys.readouterr().out == f"{out}: contact.png, body.glb, person1.bvh, recovery.npz\n"
+    assert (out / "person9.bvh").read_text() == "old"
+
+
+def test_ctrl_c_finishes_the_files_and_begins_no_other_video(tmp_path, monkeypatch, capsys):
+    films, usual = [video_file(tmp_path / f"{name}.mp4", 40) for name in "ab"], signal.getsignal(signal.SIGINT)
+    pictures_seen = itertools.count()
+
+    def detect(picture):
+        if next(pictures_seen) == 20:
+            signal.raise_signal(signal.SIGINT)
+        return person(17, (17, -16))
+
+    monkeypatch.setattr(app, "find_detector", lambda name, people: detect)
+    found = ran(*films, tmp_path / "out")
+    assert list(found) == ["a"]
+    assert "stopped; 32/40 frames" in capsys.readouterr().err  # with the frames that were read together
+    assert len(list(frames.open_video(found["a"] / "overlay.mp4").shots)) == 32
+    assert np.load(found["a"] / "recovery.npz")["box"].shape[1] == 32
+    assert signal.getsignal(signal.SIGINT) == usual
+
+
+def test_progress_is_a_bar_on_a_terminal_and_a_line_now_and_then_in_a_log(capsys, monkeypatch, caplog):
+    caplog.set_level("INFO", "kinlmr")
+    bar = app.Progress(40)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    bar.show(10)
+    assert capsys.readouterr().err.startswith("\r[#####...............] 10/40 frames, ")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    bar.show(20)
+    assert caplog.messages == []
+    bar.last -= 6
+    bar.show(30)
+    assert [text[:13] for text in caplog.messages] == ["30/40 frames,"]
+    assert capsys.readouterr().err == ""
+
+
+# ------------------------------------------------------------------------------------------------ in the camera's frame
+
+
+def aside(count, seed=0):
+    """Somebody with arms and legs about, far from the middle of a picture of 640 x 480, in ``count`` frames."""
+    draw_from = torch.Generator().manual_seed(seed)
+    body = kinlmr.load_body("anny24_lo369")
+    turns = kinlmr.rotations.axis_angle_to_matrix(0.4 * torch.randn(count, 24, 3, generator=draw_from))
+    box = torch.tensor([560.0, 60.0, 150.0]).expand(count, 3)
+    camera = torch.tensor([0.9, 0.0, 0.0]).expand(count, 3)
+    return body, kinlmr.Recovery(turns, torch.zeros(count, body.shape_width), camera, box)
+
+
+def assert_on_its_ray(world, vertices, place, rest):
+    """Along the ray to its root joint a body (N, 3) in the camera's frame is as deep as over the picture."""
+    root = place + rest
+    depth = (world - root) @ torch.nn.functional.normalize(root, dim=0)
+    np.testing.assert_allclose(depth, (vertices - rest)[:, 2], atol=1e-4)
+
+
+def test_from_the_side_bodies_are_turned_onto_their_rays(monkeypatch):
+    size, focal, seen = (640.0, 480.0), 400.0, []
+    body, recovery = aside(3)
+    vertices = body(recovery.rotations, recovery.shape, want=("vertices",)).vertices
+    place = recovery.translation(size, focal)
+    rest = body.joints_at_rest(recovery.shape)[0, body.root]
+    monkeypatch.setattr(draw, "side_view", lambda world, *_, **__: seen.extend(world.view_as(vertices)))
+    pictures.beside(pictures.Scene([0, 1, 2], recovery, vertices), body, size, focal, (48, 64))
+    for k in range(3):
+        assert_on_its_ray(seen[k], vertices[k], place[k], rest)
+        with pytest.raises(AssertionError):  # as it was recovered
+            assert_on_its_ray(vertices[k] + place[k], vertices[k], place[k], rest)
+
+
+def test_the_files_have_rotations_in_the_cameras_frame_beside_those_that_were_recovered(tmp_path):
+    where = person(17, (600, 10))
+    np.save(tmp_path / "k.npy", np.repeat(where[None, None], 12, 1))
+    film = video_file(tmp_path / "a.mp4")
+    found = ran(film, "--keypoints", tmp_path / "k.npy", "--fov", 90, "--no-overlay", tmp_path / "out")
+    result, body = np.load(found["recovery.npz"]), kinlmr.load_body(app.BODY)
+    alone, _ = kinlmr.recover(kinlmr.load("anny24-coco17"), np.repeat(where[None], 12, 0), 30)
+    np.testing.assert_allclose(result["rotations"][0], alone.rotations, atol=1e-4)
+    turned, place = alone.in_camera((64, 48), 40, body)
+    assert (turned - alone.rotations).abs().max() > 0.5
+    np.testing.assert_allclose(result["rotations_in_camera"][0], turned, atol=1e-4)
+    np.testing.assert_allclose(result["translation"][0], place, rtol=1e-4)
+    motion = load_motion(found["person1.bvh"], body)
+    root = kinlmr.rotations.axis_angle_to_matrix(torch.as_tensor(motion[0].rotations[:, body.root]).float())
+    np.testing.assert_allclose(root, (torch.diag(torch.tensor([1.0, -1.0, -1.0])) @ turned[:, body.root]), atol=1e-3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 59), max_size=3), st.floats(0.2, 5), st.sampled_from([24.0, 30.0, 60.0]))
+def test_a_few_wrong_depths_move_nobody_in_the_files_at_the_ends_neither(wrong, factor, fps):
+    body, recovery = aside(60)
+    turned, place = recovery.in_camera((640, 480), 400.0, body)
+    root = place + body.joints_at_rest(recovery.shape)[:, body.root]
+    factors = torch.ones(60, 1)
+    factors[wrong] = factor
+    one = results.Placed(0, body, 1.0, turned, recovery.shape, place + (factors - 1) * root)
+    settled = results.settled(one, recovery.shape[0], fps)
+    np.testing.assert_allclose(settled, place, atol=1e-4)
+    unknown = one._replace(translation=torch.cat([torch.full((5, 3), torch.nan), one.translation[5:]]))
+    np.testing.assert_allclose(results.settled(unknown, recovery.shape[0], fps), place, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------ by the library
+
+
+def test_the_same_in_a_few_calls(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import video
+
+    film = video_file(tmp_path / "a.mp4")
+    points = np.repeat(person(17, (17, -16))[None, None], 12, 1)
+    points[:, :3] = 0
+    np.save(tmp_path / "k.npy", points)
+    video.main(film, tmp_path / "k.npy", tmp_path / "out")
+    pictures = [shot.picture.astype(int) for shot in frames.open_video(tmp_path / "out/overlay.mp4").shots]
+    assert len(pictures) == 12
+    changed = [np.abs(picture - pictures[0]).max() > 60 for picture in pictures]
+    assert changed == [False] * 3 + [True] * 9  # the first frames show nobody
+    assert (tmp_path / "out/body.glb").read_bytes().startswith(b"glTF")
