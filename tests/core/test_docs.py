@@ -67,11 +67,11 @@ def test_the_index_names_every_document():
 @pytest.mark.parametrize("function", [kinlmr.build, kinlmr.load_body, kinlmr.recover])
 def test_every_option_is_named_with_its_default(function):
     section = OPTIONS.partition(f"## `kinlmr.{function.__name__}`\n")[2].partition("\n## ")[0]
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", section, re.M))
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*?)\|", section, re.M))
     parameters = inspect.signature(function).parameters
     assert list(rows) == list(parameters)
     for name, parameter in parameters.items():
-        shown = rows[name].strip("` ").replace('"', "'")
+        shown = rows[name].strip(" `").replace('"', "'")
         if parameter.default is inspect.Parameter.empty:
             assert shown == ""
         elif isinstance(parameter.default, float):
