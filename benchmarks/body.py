@@ -58,7 +58,9 @@ def contenders(device: str) -> dict[str, dict]:
     """library -> task -> a function of (axis-angle (B, 24, 3), shape (B, 10)) that gives a tuple of tensors."""
     arrays, rows = smpl_sized()
     regressor = torch.tensor(rows, dtype=torch.float32, device=device)
-    body = assemble(arrays, "random").with_points([f"p{i}" for i in range(POINTS)], torch.from_numpy(rows)).to(device)
+    body = (
+        assemble(arrays, "random").with_keypoints([f"p{i}" for i in range(POINTS)], torch.from_numpy(rows)).to(device)
+    )
 
     def ours(want):
         def run(pose, shape):
@@ -68,7 +70,7 @@ def contenders(device: str) -> dict[str, dict]:
         return run
 
     found = {"kinlmr": {
-        "mesh": ours(("joints", "vertices")), "joints": ours(("joints",)), "joints+23": ours(("joints", "points")),
+        "mesh": ours(("joints", "vertices")), "joints": ours(("joints",)), "joints+23": ours(("joints", "keypoints")),
     }}  # fmt: skip
 
     try:

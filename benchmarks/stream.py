@@ -89,7 +89,7 @@ def memory(args: argparse.Namespace) -> None:
     x = seen(model, 2, 100 * args.chunk, args.device)
     features, _, _ = kinlmr.keypoints.normalise(x)
     fresh: Callable[[int], Any] = (
-        model.initial_state if args.alone else lambda people: kinlmr.Stream.initial(model, people)
+        model.initial_state if args.alone else lambda people: kinlmr.RecoveryState.initial(model, people)
     )
     state, began, done, first = fresh(2), time.perf_counter(), 0, 0.0
     marks = sorted({min(args.frames, 5000), *(args.frames * k // 10 for k in range(1, 11))})

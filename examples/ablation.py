@@ -167,7 +167,7 @@ def trained(model: kinlmr.LMR, args: argparse.Namespace, source: clips.Bank, bod
     progress, frames = Progress(args.steps, 0), train.WINDOW * train.WINDOWS
     while run.step < args.steps:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + run.step)
-        clip = clips.draw(source, body, BATCH, frames, generator, clips.WIDE)
+        clip = clips.sample(source, body, BATCH, frames, generator, clips.WIDE)
         run.learn(clip, source, body, args.steps, 2 * args.steps // 5, place())
         progress(run.step, run.loss)
     return run.average.eval()
@@ -195,7 +195,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    body = kinlmr.load_body("anny24_lo369", points="coco17")
+    body = kinlmr.load_body("anny24_lo369", keypoints="coco17")
     graphs = GRAPHS | {Path(args.own).stem: args.own}
     try:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -214,7 +214,7 @@ def main() -> None:
     body = body.to(args.device)
     seen, lost = train.watched(test, body, clips.USUAL), limbs.trials(test, body)
     moving = limbs.vigorous(test, body)
-    start = clips.draw(source, body, 512, 1, torch.Generator().manual_seed(0)).rotations.mean((0, 1)).cpu()
+    start = clips.sample(source, body, 512, 1, torch.Generator().manual_seed(0)).rotations.mean((0, 1)).cpu()
     minutes = [sum(map(len, motions)) / source.fps / 60 for motions in (kept, test)]
     print(
         f"{minutes[0]:.1f} minutes to train on, {minutes[1]:.1f} to test on; limbs are lost in {len(lost.joints)} clips"

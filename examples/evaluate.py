@@ -135,7 +135,7 @@ def shaped(network: Network, source: clips.Bank, body: kinlmr.Body, count: int, 
     true, said, frames = [], [], round(SHAPED * source.fps)
     for begin in range(0, count, SOME):  # whatever the noise, the same people in the same motion
         generator, size = torch.Generator().manual_seed(begin), min(SOME, count - begin)
-        clip = clips.draw(source, body, size, frames, generator, noise)
+        clip = clips.sample(source, body, size, frames, generator, noise)
         true.append(clip.shape)
         said.append(stream(network, clip.features).shape[:, -1])
     rest = torch.eye(3).expand(len(body.joints), 3, 3)
@@ -181,7 +181,7 @@ def read_video(path: str) -> tuple[torch.Tensor, torch.Tensor, float]:
 def agreement(model: kinlmr.LMR, path: str, body: kinlmr.Body) -> Row:
     """PA-MPJPE in mm between a model and the detector of a video, all COMPARED points and each; and the mean pose's."""
     keypoints, world, fps = read_video(path)
-    assert body.points is not None
+    assert body.keypoints is not None
     sets = keypoint_sets()
     recovery, _ = kinlmr.recover(model, keypoints, fps)
     start = model.rotation.to_matrix(model.start.pose), model.start.shape
@@ -191,8 +191,8 @@ def agreement(model: kinlmr.LMR, path: str, body: kinlmr.Body) -> Row:
     truth = world[kept][:, [sets["mediapipe33"].index(name) for name in COMPARED]]
     errors = []
     for rotations, shape in ((recovery.rotations, recovery.shape), start):
-        points = body(rotations, shape, want=("points",)).points.expand(len(world), -1, -1)[kept]
-        mine = points[:, [body.points.names.index(name) for name in COMPARED]]
+        points = body(rotations, shape, want=("keypoints",)).keypoints.expand(len(world), -1, -1)[kept]
+        mine = points[:, [body.keypoints.names.index(name) for name in COMPARED]]
         errors.append(metrics.joint_errors(metrics.procrustes(mine, truth), truth, root=None))
     named = {name: float(error) for name, error in zip(COMPARED, errors[0].mean(0), strict=True)}
     return {"frames": len(truth), "pa_mpjpe": float(errors[0].mean()), "mean pose": float(errors[1].mean()), **named}
@@ -247,7 +247,7 @@ def main() -> None:
     try:
         networks = {Path(name).stem if i == 0 else f"against {Path(name).stem}": load_network(name)
                     for i, name in enumerate(filter(None, (args.model, args.against)))}  # fmt: skip
-        body = kinlmr.load_body("anny24", points="coco17")
+        body = kinlmr.load_body("anny24", keypoints="coco17")
         recordings = motion.load_motion(args.motion, body) if args.motion else []
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from None

@@ -72,15 +72,15 @@ def seen(motions: Sequence[motion.Motion], body: kinlmr.Body) -> tuple[Tensor, T
 
     The detector errs as usual, but loses no limb and takes no left for right.
     """
-    assert body.points is not None
+    assert body.keypoints is not None
     noise, found = clips.USUAL._replace(hidden=0.0, swapped=0.0), []
     for i, m in enumerate(motions):
         generator = torch.Generator().manual_seed(i)
         clip = clips.whole(m, body, VIEWS[i % 4], generator, clips.OFF)
-        mesh = body(clip.rotations, clip.shape[:, None], want=("joints", "points"))
-        points = mesh.points - mesh.joints[:, :, [body.root]]
-        image = perspective(points, points.new_tensor([0, 0, clips.REST]), clips.FOCAL) + clips.FOCAL
-        places, confidence = clips.disturb(image, points, body.points.names, m.fps, generator, noise)
+        mesh = body(clip.rotations, clip.shape[:, None], want=("joints", "keypoints"))
+        points = mesh.keypoints - mesh.joints[:, :, [body.root]]
+        image = perspective(points, points.new_tensor([0, 0, clips.REST_DISTANCE]), clips.FOCAL) + clips.FOCAL
+        places, confidence = clips.disturb(image, points, body.keypoints.names, m.fps, generator, noise)
         found.append((torch.cat([places, confidence[..., None]], -1), clip.joints))
     keypoints, joints = (torch.cat(x) for x in zip(*found, strict=True))
     return keypoints, joints
@@ -90,8 +90,8 @@ def trials(motions: Sequence[motion.Motion], body: kinlmr.Body) -> Trials:
     """Of every piece of recordings that is long enough: each limb hidden, both arms swapped, both legs swapped."""
     length = BEFORE + HIDDEN + AFTER
     keypoints, truth = seen(clips.pieces(motions, length, length), body)
-    assert body.points is not None
-    names, lost = body.points.names, []
+    assert body.keypoints is not None
+    names, lost = body.keypoints.names, []
     for limb, ends in LIMBS.items():
         left, right = ([f"{side}_{end}" for end in ends] for side in ("left", "right"))
         for own in (left, right, left + right):
@@ -144,7 +144,7 @@ def parts() -> dict[str, list[int]]:
 def vigorous(motions: Sequence[motion.Motion], body: kinlmr.Body) -> dict[str, Tensor]:
     """For every part the clips (TOGETHER, VIGOROUS, J, 3, 3) in which it moves most, the rest of the body still."""
     pieces = clips.pieces(motions, VIGOROUS, VIGOROUS)
-    windows = torch.stack([axis_angle_to_matrix(m.rotations) for m in pieces]).to(body.template)
+    windows = torch.stack([axis_angle_to_matrix(m.axis_angle) for m in pieces]).to(body.template)
     found = {}
     for part, joints in parts().items():
         alone = isolate(windows, joints)
@@ -165,7 +165,7 @@ def score_still(network: Network, moving: dict[str, Tensor], body: kinlmr.Body, 
         predictions, truths = [], []
         for rotations in (moving[part], moving[part][:, :1].expand_as(moving[part])):
             noise = torch.Generator().manual_seed(seed)
-            clip = clips.see(rotations, body, fps, noise, clips.USUAL, augment=False)
+            clip = clips.observe(rotations, body, fps, noise, clips.USUAL, augment=False)
             places = body(*answer(network, clip.features)).joints
             predictions.append(places - places[:, :, [body.root]])
             truths.append(clip.joints)

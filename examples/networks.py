@@ -52,10 +52,10 @@ def loss_of(
     image weighs the 2D keypoints.
     """
     rotations, shape = network.matrices(estimate), clip.shape[:, None].expand_as(estimate.shape)
-    mesh = body(rotations, estimate.shape, want=("joints", "points"))
-    joints, points = (x - mesh.joints[..., [body.root], :] for x in (mesh.joints, mesh.points))
+    mesh = body(rotations, estimate.shape, want=("joints", "keypoints"))
+    joints, points = (x - mesh.joints[..., [body.root], :] for x in (mesh.joints, mesh.keypoints))
     smpl = losses.parameters(rotations, estimate.shape, clip.rotations, shape, shape_weight=0.05)
-    flat = losses.points(kinlmr.project(points, estimate.camera), clip.points[..., :2], clip.points[..., 2])
+    flat = losses.keypoints(kinlmr.project(points, estimate.camera), clip.keypoints[..., :2], clip.keypoints[..., 2])
     velocity = (joints.diff(dim=1) - clip.joints.diff(dim=1)).abs().sum(-1).mean()
     return (
         losses.total(smpl, losses.joints(joints, clip.joints, root=body.root), image * flat, weights=(5.0, 8.0, 1.0))

@@ -121,7 +121,7 @@ class Run:
                 loss, memories = 0.0, []
                 for one, *fields in zip(*(x.chunk(accumulate) for x in (before, *mine)), strict=True):
                     part = clips.Clips(*fields)
-                    known = parts * part.points[..., 2].sum() / window.points[..., 2].sum().clamp_min(1)
+                    known = parts * part.keypoints[..., 2].sum() / window.keypoints[..., 2].sum().clamp_min(1)
                     estimate, state = self.network(part.features, state=kinlmr.State(one))
                     of_part = loss_of(self.network, estimate, part, body, known)
                     of_part.backward()
@@ -264,7 +264,7 @@ def train(args: argparse.Namespace, own: runs.Place) -> int:
     """The whole run of one process -> its exit code."""
     steps, cooldown = (-(-x // WINDOWS) * WINDOWS for x in (args.steps, args.cooldown))  # whole clips
     frames, batch = WINDOW * WINDOWS, args.batch * own.world
-    body = kinlmr.load_body("anny24", points="coco17")
+    body = kinlmr.load_body("anny24", keypoints="coco17")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         recordings = motion.load_motion(args.motion, body)
@@ -277,7 +277,7 @@ def train(args: argparse.Namespace, own: runs.Place) -> int:
     torch.manual_seed(args.seed)
     options = {"hidden": args.hidden, "shape_hidden": args.shape_hidden}
     model = model_of(options)
-    pose = clips.draw(source, body, 512, 1, torch.Generator().manual_seed(0)).rotations.mean((0, 1))
+    pose = clips.sample(source, body, 512, 1, torch.Generator().manual_seed(0)).rotations.mean((0, 1))
     model.start.pose.copy_(model.rotation.from_matrix(kinlmr.rotations.nearest_rotation(pose)))
     if args.start:
         begin_with(model, args.start)
@@ -310,7 +310,7 @@ def train(args: argparse.Namespace, own: runs.Place) -> int:
             if run.step == steps - cooldown and own.rank == 0:
                 save(lambda: run.save(args.out / "constant.pt"))
             generator = torch.Generator().manual_seed(args.seed * 1_000_003 + run.step)
-            clip = clips.draw(source, body, batch, frames, generator, NOISES[args.noise]._replace(clean=CLEAN))
+            clip = clips.sample(source, body, batch, frames, generator, NOISES[args.noise]._replace(clean=CLEAN))
             run.learn(clip, source, body, steps, cooldown, own, args.accumulate)
             if own.rank == 0:
                 progress(run.step, run.loss)

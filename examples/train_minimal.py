@@ -72,7 +72,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
 
-    body = kinlmr.load_body("anny24", points="coco17")
+    body = kinlmr.load_body("anny24", keypoints="coco17")
     recordings = motion.load_motion(args.motion, body)
     test = [m for m in recordings if m.name.startswith(args.test)]
     kept = [m for m in recordings if not m.name.startswith(args.test)]
@@ -81,7 +81,7 @@ def main() -> None:
     source = clips.bank(kept, WINDOW * WINDOWS)
 
     model = kinlmr.build("smpl.yaml", keypoints="coco17", hidden=128, shape_hidden=256)
-    pose = clips.draw(source, body, 512, 1, torch.Generator().manual_seed(0)).rotations.mean((0, 1))
+    pose = clips.sample(source, body, 512, 1, torch.Generator().manual_seed(0)).rotations.mean((0, 1))
     model.start.pose.copy_(model.rotation.from_matrix(kinlmr.rotations.nearest_rotation(pose)))  # the mean pose
     networks: dict[str, Network] = {"one frame at a time": PerFrame(model), "LMR": model}
     print(model)
@@ -89,7 +89,7 @@ def main() -> None:
     optimizers = {who: optimizers_of(network) for who, network in networks.items()}
     groups = [group for own in optimizers.values() for one in own for group in one.param_groups]
     for step in range(0, args.steps, WINDOWS):
-        clip = clips.draw(source, body, BATCH, WINDOW * WINDOWS, torch.Generator().manual_seed(step), NOISE)
+        clip = clips.sample(source, body, BATCH, WINDOW * WINDOWS, torch.Generator().manual_seed(step), NOISE)
         warm, left = min(1, (step + WINDOWS) / 50), (1 + math.cos(math.pi * step / args.steps)) / 2
         for group in groups:  # warm up, then fall along a cosine
             group["lr"] = FASTER * group["rate"] * warm * left

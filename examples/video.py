@@ -68,7 +68,7 @@ class Crowd:
 
     def __init__(self, model: kinlmr.LMR, fps: float) -> None:
         self.model, self.fps = model, fps
-        self.here, self.stream = list[int](), kinlmr.Stream.initial(model, 0)
+        self.here, self.stream = list[int](), kinlmr.RecoveryState.initial(model, 0)
         self.last = np.zeros(0, int)
         self.pieces: list[tuple[int, Piece]] = []
 
@@ -83,7 +83,7 @@ class Crowd:
         cuts = sorted({0, count, *(int(seen[p].argmax()) for p in comes)})
         for low, high in itertools.pairwise(cuts):
             new = [p for p in comes if p not in self.here and seen[p, low]]
-            self.stream = kinlmr.concat([self.stream, kinlmr.Stream.initial(self.model, len(new))])
+            self.stream = kinlmr.concat([self.stream, kinlmr.RecoveryState.initial(self.model, len(new))])
             self.here = [*self.here, *new]
             if self.here:
                 points = torch.from_numpy(keypoints[self.here, low:high])

@@ -15,7 +15,7 @@ from kinlmr.checkpoint import load, save
 from kinlmr.model import LMR, Estimate, State
 from kinlmr.motion import read_database
 from kinlmr.plan import Plan, compile
-from kinlmr.recovery import Recovery, Stream, Tracks, recover, track
+from kinlmr.recovery import Recovery, RecoveryState, Tracks, recover, track
 from kinlmr.rotations import ROTATIONS, Rotation
 from kinlmr.skeleton import Part, Skeleton
 from kinlmr.skeleton import load as load_skeleton
@@ -32,10 +32,10 @@ __all__ = [
     "Part",
     "Plan",
     "Recovery",
+    "RecoveryState",
     "Rotation",
     "Skeleton",
     "State",
-    "Stream",
     "Tracks",
     "build",
     "camera",
@@ -65,4 +65,4 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    return _moved.moved(name)
+    return _moved.moved(__name__, name)

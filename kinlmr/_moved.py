@@ -1,8 +1,8 @@
-"""Modules that have moved are found under their old names for one version, with a warning that says the new one."""
+"""What has moved is found under its old name for one version, with a warning that says the new one."""
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -40,6 +40,18 @@ MODULES = {
     "raster": "video.raster",
     "sheets": "video.sheets",
 }
+NAMES = {
+    "Stream": "RecoveryState",
+    "recovery.Stream": "recovery.RecoveryState",
+    "body.Points": "body.Keypoints",
+    "body.turn_joint": "body.rotate_joint",
+    "losses.points": "losses.keypoints",
+    "motion.write_bvh": "export.write_bvh",
+    "motion.clips.draw": "motion.clips.sample",
+    "motion.clips.see": "motion.clips.observe",
+    "motion.clips.varied": "motion.clips.augment",
+    "rotations.columns_to_matrix": "rotations.gram_schmidt",
+}
 
 
 class Finder(MetaPathFinder, Loader):
@@ -50,15 +62,17 @@ class Finder(MetaPathFinder, Loader):
         return ModuleSpec(name, self) if package == "kinlmr" and room in MODULES else None
 
     def exec_module(self, module: ModuleType) -> None:
-        sys.modules[module.__name__] = moved(module.__name__.removeprefix("kinlmr."))
+        sys.modules[module.__name__] = moved(*module.__name__.split("."))
 
 
-def moved(room: str) -> ModuleType:
-    """The module that was ``kinlmr.ROOM``; AttributeError if there was none."""
-    if room not in MODULES:
-        raise AttributeError(f"module 'kinlmr' has no attribute {room!r}")
-    warnings.warn(f"kinlmr.{room} is now kinlmr.{MODULES[room]}", FutureWarning, stacklevel=3)
-    return importlib.import_module(f"kinlmr.{MODULES[room]}")
+def moved(module: str, name: str) -> Any:
+    """The module or name that was ``MODULE.NAME``; AttributeError if there was none."""
+    old = f"{module}.{name}"
+    new = {**MODULES, **NAMES}.get(old.removeprefix("kinlmr."))
+    if new is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    warnings.warn(f"{old} is now kinlmr.{new}", FutureWarning, stacklevel=3)
+    return pkgutil.resolve_name(f"kinlmr.{new}")
 
 
 def renamed(old: str, new: str, value: Any) -> Any:

@@ -2,8 +2,9 @@
 
 The camera's frame is x right, y down, z forward, in metres. A crop is a square box (cx, cy, side) in pixels of the
 image; crop units run from -1 at its left and top edge to 1 at its right and bottom. A weak-perspective camera is
-(s, tx, ty) in crop units per metre and crop units, as LMR estimates it. (SPIN's and VIBE's translations are tx / s and
-ty / s.)
+(s, tx, ty) in crop units per metre and crop units. (SPIN's and VIBE's translations are tx / s and ty / s.) There are
+two: `Estimate`'s, as LMR estimates it, is for the body about its root joint; `Recovery`'s is for the body as it is
+posed. `from_root` makes the second of the first.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 from torch import Tensor, broadcast_shapes, cat, stack
 from torch.nn.functional import normalize
 
-LEAST = 0.1  # crop units per metre: the smallest s that `fit` answers
-TRUST = 0.003  # what every point of the camera known before weighs beside a point seen with confidence one
-SPREAD = 1e-6  # square metres: how far points spread that tell as much of the scale as the camera known before
+MIN_SCALE = 0.1  # crop units per metre: the smallest s that `fit` answers
+PRIOR_WEIGHT = 0.003  # of the camera known before, in each point, where a point seen with confidence one weighs 1
+PRIOR_SPREAD = 1e-6  # square metres: the spread of points that say as much of the scale as the camera known before
 
 
 def project(points: Tensor, camera: Tensor) -> Tensor:
@@ -31,29 +32,29 @@ def project(points: Tensor, camera: Tensor) -> Tensor:
 def perspective(points: Tensor, translation: Tensor, focal: Tensor | float) -> Tensor:
     """A pinhole: f (X + t)_xy / (X + t)_z. points (..., K, 3), translation (..., 3), focal in pixels, a number or (...)
     -> pixels from the principal point (..., K, 2). Points behind the camera (z <= 0) have no image: what comes out for
-    them is no place in it.
+    them means nothing.
     """
     _check(points, "points", 3)
     _check(translation, "translation", 3)
-    moved = points + translation[..., None, :]
+    points = points + translation[..., None, :]
     focal = focal[..., None, None] if isinstance(focal, Tensor) else focal
-    return focal * moved[..., :2] / moved[..., 2:]
+    return focal * points[..., :2] / points[..., 2:]
 
 
 def fit(points: Tensor, image: Tensor, weight: Tensor, camera: Tensor, scale: Tensor | None = None) -> Tensor:
-    """The camera that brings points onto the image by least squares, in closed form; s >= `LEAST`, or the scale given.
+    """The camera that projects points onto the image by least squares, in closed form; s >= `MIN_SCALE`, or ``scale``.
 
     points (..., K, 3), image (..., K, 2) in crop units, weight (..., K) such as confidence, zero for a point not seen;
-    camera (..., 3), what is known before; scale (...) -> (..., 3). The camera known before pulls a little (`TRUST`),
-    so it decides what too few points leave open, such as the scale of points at one place, and is the answer where none
-    is seen, or K is 0. Where the weight is zero, image may hold anything finite.
+    camera (..., 3), what is known before; scale (...) -> (..., 3). The camera known before weighs a little
+    (`PRIOR_WEIGHT`): it decides what too few points leave open, such as the scale of points that coincide, and is the
+    answer where none is seen, or K is 0. Where the weight is zero, image may hold anything finite.
     """
     _check(image, "image", 2)
-    camera = cat([camera[..., :1].clamp_min(LEAST), camera[..., 1:]], -1)
+    camera = cat([camera[..., :1].clamp_min(MIN_SCALE), camera[..., 1:]], -1)
     if not points.shape[-2]:
         return camera if scale is None else cat([scale[..., None], camera[..., 1:]], -1)
     weight, before = weight[..., None], project(points, camera)
-    total = weight + TRUST
+    total = weight + PRIOR_WEIGHT
     image = before + weight / total * (image - before)
     share = total / total.sum(-2, keepdim=True)
     flat = points[..., :2]
@@ -61,9 +62,24 @@ def fit(points: Tensor, image: Tensor, weight: Tensor, camera: Tensor, scale: Te
     if scale is None:
         spread = (share * (flat - middle).square()).sum((-2, -1))
         both = (share * (flat - middle) * (image - target)).sum((-2, -1))
-        scale = ((both + SPREAD * camera[..., 0]) / (spread + SPREAD)).clamp_min(LEAST)
+        scale = ((both + PRIOR_SPREAD * camera[..., 0]) / (spread + PRIOR_SPREAD)).clamp_min(MIN_SCALE)
     s = scale[..., None]
     return cat([s, target[..., 0, :] - s * middle[..., 0, :]], -1)
+
+
+def from_root(camera: Tensor, root: Tensor) -> Tensor:
+    """`Estimate`'s camera, for the body about its root joint -> `Recovery`'s, for the body as it is posed: t - s r_xy.
+
+    camera (..., 3), root (..., 3), where the root joint of the posed body is, in metres -> (..., 3). The way back is
+    ``from_root(camera, -root)``.
+
+    >>> import torch
+    >>> from_root(torch.tensor([0.5, 0.1, 0.0]), torch.tensor([0.0, -0.2, 0.3]))
+    tensor([0.5000, 0.1000, 0.1000])
+    """
+    _check(camera, "camera", 3)
+    _check(root, "root", 3)
+    return _joined(camera[..., :1], camera[..., 1:] - camera[..., :1] * root[..., :2])
 
 
 def to_crop(pixels: Tensor, box: Tensor) -> Tensor:
@@ -81,7 +97,7 @@ def from_crop(units: Tensor, box: Tensor) -> Tensor:
 
 
 def to_translation(camera: Tensor, box: Tensor, size: Tensor, focal: Tensor | float) -> Tensor:
-    """Where a body stands in the full image's pinhole, so that at its depth both cameras agree.
+    """The translation of a posed body before the full image's pinhole, so that at its depth both cameras agree.
 
     camera (..., 3), box (..., 3) as (cx, cy, side), size (..., 2) of the image as (width, height), focal in pixels
     -> (..., 3): [tx / s + 2 (cx - w / 2) / (b s), ty / s + 2 (cy - h / 2) / (b s), 2 f / (b s)]
@@ -90,13 +106,13 @@ def to_translation(camera: Tensor, box: Tensor, size: Tensor, focal: Tensor | fl
     _check(box, "box", 3)
     _check(size, "size", 2)
     s, t = camera[..., :1], camera[..., 1:]
-    span = box[..., 2:] * s
-    depth = 2 * (focal[..., None] if isinstance(focal, Tensor) else focal) / span
-    return _joined(t / s + (2 * box[..., :2] - size) / span, depth)
+    double = box[..., 2:] * s  # twice the pixels per metre
+    depth = 2 * (focal[..., None] if isinstance(focal, Tensor) else focal) / double
+    return _joined(t / s + (2 * box[..., :2] - size) / double, depth)
 
 
 def from_translation(translation: Tensor, box: Tensor, size: Tensor, focal: Tensor | float) -> Tensor:
-    """The weak-perspective camera (..., 3) of a body that stands there: the inverse of `to_translation`."""
+    """The weak-perspective camera (..., 3) of a posed body with that translation: the inverse of `to_translation`."""
     _check(translation, "translation", 3)
     _check(box, "box", 3)
     _check(size, "size", 2)
@@ -107,7 +123,7 @@ def from_translation(translation: Tensor, box: Tensor, size: Tensor, focal: Tens
 def facing(ray: Tensor) -> Tensor:
     """The smallest rotations (..., 3, 3) that turn the camera's axis (0, 0, 1) onto rays (..., 3) of any length.
 
-    What a camera that looks along the ray sees of a body, seen by the camera itself: the body turned so about its root.
+    A camera that looks along the ray sees a body as the camera itself sees the body rotated so about its root joint.
     """
     _check(ray, "ray", 3)
     x, y, z = normalize(ray, dim=-1).unbind(-1)

@@ -16,8 +16,8 @@ from kinlmr.files import Array, nearest
 def convert(keypoints: Tensor | Array, source: str, target: str) -> Tensor:
     """Keypoints of one set as another: (..., K, 3) as x, y, confidence -> (..., K of the target, 3).
 
-    Points go by what they are made of, else by name. A mean that the source lacks, such as body25's neck, is computed,
-    as sure as the least sure of its points; any other point that it lacks is zero, with confidence 0.
+    Points are matched by what they are made of, else by name. A mean that the source lacks, such as body25's neck, is
+    computed, with the lowest confidence of its points; any other point that it lacks is zero, with confidence 0.
     """
     sets = read_sets()["sets"]
     for name in (source, target):
@@ -29,26 +29,26 @@ def convert(keypoints: Tensor | Array, source: str, target: str) -> Tensor:
             f"{source} has {len(sets[source])} points: expected (..., {len(sets[source])}, 3), not {tuple(x.shape)}"
         )
     made_of = lambda point: (point,) if isinstance(point, str) else tuple(next(iter(point.values())))  # noqa: E731
-    place: dict[Any, int] = {name: i for i, name in enumerate(keypoint_sets()[source])}
-    place |= {made_of(point): i for i, point in enumerate(sets[source])}
+    index: dict[Any, int] = {name: i for i, name in enumerate(keypoint_sets()[source])}
+    index |= {made_of(point): i for i, point in enumerate(sets[source])}
     found = []
     for name, point in zip(keypoint_sets()[target], sets[target], strict=True):
         parts = made_of(point)
-        if parts in place:
-            found.append(x[..., place[parts], :])
-        elif all(part in place for part in parts):
-            held = torch.stack([x[..., place[part], :] for part in parts])
+        if parts in index:
+            found.append(x[..., index[parts], :])
+        elif all(part in index for part in parts):
+            held = torch.stack([x[..., index[part], :] for part in parts])
             found.append(torch.cat([held[..., :2].mean(0), held[..., 2:].amin(0)], -1))
         else:
-            found.append(x[..., place[name], :] if name in place else torch.zeros_like(x[..., 0, :]))
+            found.append(x[..., index[name], :] if name in index else torch.zeros_like(x[..., 0, :]))
     return torch.stack(found, -2)
 
 
 # ------------------------------------------------------------------------------------------------------- features
 
 FPS = 30.0  # the rate that `normalise` expects, and the shipped models with it
-MARGIN = 1.2  # the box's side over the extent of the points
-FOLLOW, GROW, SHRINK = 0.1, 0.2, 0.02  # how much of the way to this frame's own box the box goes in a frame
+BOX_MARGIN = 1.2  # the box's side over the extent of the points
+BOX_FOLLOW, BOX_GROW, BOX_SHRINK = 0.1, 0.2, 0.02  # in a frame, of the way to this frame's own box
 SURE = 0.25  # points less sure than this share of the frame's surest do not shape the box
 
 
@@ -70,17 +70,17 @@ def check_keypoints(keypoints: Tensor) -> None:
     seen = ~(keypoints[..., 2] <= 0)
     wrong = ~keypoints.isfinite().all(-1) & seen
     if wrong.any():
-        *clip, frame, point = place = tuple(wrong.nonzero()[0].tolist())
+        *clip, frame, point = index = tuple(wrong.nonzero()[0].tolist())
         where = f"frame {frame} of clip {clip[0]}" if clip else f"frame {frame}"
         raise ValueError(
-            f"point {point} of {where} is {keypoints[place].tolist()}: not finite, but its confidence is not 0; "
+            f"point {point} of {where} is {keypoints[index].tolist()}: not finite, but its confidence is not 0; "
             "set the confidence of points that were not found to 0"
         )
-    places = keypoints[..., :2][keypoints[..., 2] > 0]
-    if len(places) > 1 and places.abs().max() < 2:
+    positions = keypoints[..., :2][keypoints[..., 2] > 0]
+    if len(positions) > 1 and positions.abs().max() < 2:
         raise ValueError(
-            f"the keypoints lie between {places.min():.2f} and {places.max():.2f}, as if they were normalised to 0..1; "
-            "kinlmr takes pixels: multiply x by the picture's width and y by its height"
+            f"the keypoints lie between {positions.min():.2f} and {positions.max():.2f}, as if they were normalised to "
+            "0..1; kinlmr takes pixels: multiply x by the picture's width and y by its height"
         )
 
 
@@ -92,8 +92,8 @@ def normalise(keypoints: Tensor, track: Track | None = None) -> tuple[Tensor, Te
     -> features (B, T, 3 K): x, y in units of the box, -1 to 1, and confidence, zeros for a point not seen;
     box (B, T, 3) as (cx, cy, side) in pixels, of side 0 until two points were seen; track
 
-    The box moves with the points that this frame and the last one share, and slowly towards the box around this
-    frame's own points; so it stays when points vanish. A person who is somewhere else starts it again.
+    The box moves with the points that this frame shares with the last one, and slowly towards the box around this
+    frame's own points: where points vanish, it stays. A person who is somewhere else gets a new one.
     """
     check_keypoints(keypoints)
     confidence = keypoints[..., 2:].clamp(0, 1)
@@ -108,7 +108,7 @@ def normalise(keypoints: Tensor, track: Track | None = None) -> tuple[Tensor, Te
     high = torch.where(sure, points, -torch.inf).amax(2)
     extent = (high - low).amax(-1, keepdim=True)
     found = extent > 0  # of two sure points at least
-    own = torch.cat([(low + high) / 2, MARGIN * extent], -1)
+    own = torch.cat([(low + high) / 2, BOX_MARGIN * extent], -1)
     own = torch.where(found, own, 0)
 
     before = torch.cat([track.keypoints[:, None], frame[:, :-1]], 1)
@@ -120,7 +120,8 @@ def normalise(keypoints: Tensor, track: Track | None = None) -> tuple[Tensor, Te
         moved = torch.cat([box[:, :2] + move, box[:, 2:]], 1)
         side = moved[:, 2:]
         away = ((now - moved)[:, :2].abs().amax(1, keepdim=True) > side / 2) | (now[:, 2:] > 2 * side)
-        rate = torch.cat([torch.full_like(moved[:, :2], FOLLOW), torch.where(now[:, 2:] > side, GROW, SHRINK)], 1)
+        resize = torch.where(now[:, 2:] > side, BOX_GROW, BOX_SHRINK)
+        rate = torch.cat([torch.full_like(moved[:, :2], BOX_FOLLOW), resize], 1)
         box = torch.where(ok, torch.where(away, now, moved + rate * (now - moved)), moved)
         boxes.append(box)
     box = torch.stack(boxes, 1)
@@ -133,8 +134,8 @@ def normalise(keypoints: Tensor, track: Track | None = None) -> tuple[Tensor, Te
 def reported(features: Tensor, confidence: Sequence[float] | None) -> Tensor:
     """Features (..., 3 K) with the confidences that a network sees: a + b c for c above 0, and zero stays zero.
 
-    confidence: (a, b), an option of models; None leaves them. Detectors do not agree on what 0.5 means, and a network
-    that was trained to read it as the error made would take their word for it.
+    confidence: (a, b), an option of models; None leaves them as they are. Detectors do not agree on what 0.5 means, and
+    a network learned to read it as its training data meant it.
     """
     if confidence is None:
         return features

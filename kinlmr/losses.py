@@ -11,9 +11,12 @@ Half precision is summed in float32.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from kinlmr import _moved
 
 
 def parameters(
@@ -57,8 +60,8 @@ def joints(prediction: Tensor, truth: Tensor, visible: Tensor | None = None, roo
     return 3 * _mean(prediction, truth, visible, 1, torch.abs)
 
 
-def points(prediction: Tensor, truth: Tensor, confidence: Tensor | None = None) -> Tensor:
-    """Equation 4: the mean over image points of the L1 distance, in crop units, weighted by confidence.
+def keypoints(prediction: Tensor, truth: Tensor, confidence: Tensor | None = None) -> Tensor:
+    """Equation 4: the mean over projected keypoints of the L1 distance, in crop units, weighted by confidence.
 
     prediction, truth (..., K, 2); confidence (...) per frame or (..., K) per point -> ()
     """
@@ -67,10 +70,10 @@ def points(prediction: Tensor, truth: Tensor, confidence: Tensor | None = None) 
 
 
 def total(
-    smpl: Tensor, joints: Tensor, points: Tensor, weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    smpl: Tensor, joints: Tensor, keypoints: Tensor, weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
 ) -> Tensor:
     """Equation 5: w_smpl L_smpl + w_3D L_3D + w_2D L_2D, of scalars (), by the weights in that order -> ()"""
-    return weights[0] * smpl + weights[1] * joints + weights[2] * points
+    return weights[0] * smpl + weights[1] * joints + weights[2] * keypoints
 
 
 def _pair(prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,3 +124,7 @@ def _mean(
 
 def _at_least_one(count: Tensor) -> Tensor:
     return torch.where(count > 0, count, 1)
+
+
+def __getattr__(name: str) -> Any:
+    return _moved.moved(__name__, name)

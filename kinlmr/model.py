@@ -21,7 +21,8 @@ class Estimate(NamedTuple):
     """What LMR says of a frame: pose (..., J, R) in skeleton order, shape (..., S), camera (..., 3) as (s, tx, ty).
 
     The camera is in units of the crop (see `kinlmr.camera`) and for the body about its root joint:
-    ``project(points - joints[..., [body.root], :], camera)``. `Recovery`'s is for the body as it is posed.
+    ``project(points - joints[..., [body.root], :], camera)``. `Recovery`'s is for the body as it is posed;
+    ``kinlmr.camera.from_root(camera, joints[..., body.root, :])`` makes it of this one.
     """
 
     pose: Tensor

@@ -10,12 +10,14 @@ and one tiny vector would drown a batch. Half precision is computed in float32; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-TINY = 1e-18  # numbers that are all smaller have no direction
+from kinlmr import _moved
+
+TINY = 1e-18  # a vector of smaller numbers has no direction
 SHORT = 1e-3  # the length, and the sine of an angle, below which a gradient stops growing
 LONG = 1e18  # radians; longer rotation vectors, whose angle no float can tell, are cut to this
 
@@ -110,10 +112,16 @@ def matrix_to_quaternion(m: Tensor) -> Tensor:
     return row * (sign / (row * row).sum(-1, keepdim=True).sqrt())
 
 
+def continuous_quaternions(q: Tensor) -> Tensor:
+    """q (T, ..., 4), each with the sign that is nearer to the one before: q and -q are one rotation."""
+    flips = torch.where((q[1:] * q[:-1]).sum(-1, keepdim=True) < 0, -1.0, 1.0).to(q)
+    return torch.cat([q[:1], q[1:] * flips.cumprod(0)])
+
+
 # ----------------------------------------------------------------------------------------------------------------- 6D
 
 
-def columns_to_matrix(a: Tensor, b: Tensor) -> Tensor:
+def gram_schmidt(a: Tensor, b: Tensor) -> Tensor:
     """Gram-Schmidt on two columns. a, b (..., 3) -> (..., 3, 3) with columns along a, b less its share of a, and their
     cross product (Zhou et al. 2019, equation 15). Where a is zero, or b is zero or parallel to a, an axis stands in.
     """
@@ -166,7 +174,7 @@ def six_d_to_matrix(x: Tensor) -> Tensor:
     tensor([0.1690, 0.5071, 0.8452])
     """
     x = _checked(x, 6, "6D")
-    return columns_to_matrix(x[..., 0::2], x[..., 1::2])
+    return gram_schmidt(x[..., 0::2], x[..., 1::2])
 
 
 def matrix_to_six_d(m: Tensor) -> Tensor:
@@ -178,7 +186,7 @@ def matrix_to_six_d(m: Tensor) -> Tensor:
 def six_d_columns_to_matrix(x: Tensor) -> Tensor:
     """The first column, then the second (Zhou et al.'s order). x (..., 6) -> (..., 3, 3)."""
     x = _checked(x, 6, "6D")
-    return columns_to_matrix(x[..., :3], x[..., 3:])
+    return gram_schmidt(x[..., :3], x[..., 3:])
 
 
 def matrix_to_six_d_columns(m: Tensor) -> Tensor:
@@ -230,9 +238,9 @@ class _Nearest(torch.autograd.Function):
         size = size[..., None]
         p = r.mT @ scaled.unflatten(-1, (3, 3))
         p = (p + p.mT) / 2
-        turn = r.mT @ grad
-        turn = turn - turn.mT
-        axial = torch.stack((turn[..., 2, 1], turn[..., 0, 2], turn[..., 1, 0]), -1)
+        skew = r.mT @ grad
+        skew = skew - skew.mT
+        axial = torch.stack((skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]), -1)
         k = p.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] * torch.eye(3, dtype=m.dtype, device=m.device) - p
         one, two, three = k.unbind(-1)
         cofactors = torch.stack([torch.linalg.cross(*pair) for pair in ((two, three), (three, one), (one, two))], -1)
@@ -318,3 +326,7 @@ ROTATIONS: dict[str, Rotation] = {
         Rotation("matrix", 9, _EYE, nine_to_matrix, matrix_to_nine),
     )
 }
+
+
+def __getattr__(name: str) -> Any:
+    return _moved.moved(__name__, name)

@@ -37,7 +37,7 @@ def select(state: S, rows: Rows) -> S:
 
 
 def concat(states: Iterable[S]) -> S:
-    """Several `kinlmr.State`, or several `kinlmr.Stream`, as one: the rows of the first, then those of the next.
+    """Several `kinlmr.State`, or several `kinlmr.RecoveryState`, as one: the rows of the first, then those of the next.
 
     A row is a person. Somebody new joins with a fresh state, somebody who leaves is not selected, and a person's
     numbers depend on nobody else's rows:
@@ -52,12 +52,14 @@ def concat(states: Iterable[S]) -> S:
     """
     states = list(states)
     if not states:
-        raise ValueError("concat joins at least one state; of nobody: model.initial_state(0), Stream.initial(model, 0)")
+        raise ValueError(
+            "concat joins at least one state; of nobody: model.initial_state(0), RecoveryState.initial(model, 0)"
+        )
     first = states[0]
     for i, state in enumerate(states):
         if not (isinstance(state, tuple) and hasattr(state, "select")) or type(state) is not type(first):
             raise TypeError(
-                f"concat joins kinlmr.State with State or Stream with Stream; states[{i}] is of type "
+                f"concat joins State with State or RecoveryState with RecoveryState; states[{i}] is of type "
                 f"{type(state).__name__}" + f", states[0] of type {type(first).__name__}" * (i > 0)
             )
         for name, x, y in zip(type(first)._fields, first, state, strict=True):  # type: ignore[attr-defined]

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 import kinlmr
+from kinlmr.export import write_bvh
 from kinlmr.files.yaml_text import MAX_BYTES
 from kinlmr.motion.archives import load_motion, save_motion
 from kinlmr.motion.recording import Motion
-from kinlmr.motion.retarget import write_bvh
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -49,7 +49,7 @@ READERS = {
     "skeleton": kinlmr.load_skeleton,
     "plan": lambda path: kinlmr.compile(kinlmr.load_skeleton(path)),
     "body": kinlmr.load_body,
-    "regressor": lambda path: kinlmr.load_body("anny24_lo369", points=str(path)),
+    "regressor": lambda path: kinlmr.load_body("anny24_lo369", keypoints=str(path)),
     "checkpoint": kinlmr.load,
     "start": lambda path: kinlmr.build("smpl.yaml", start=path, features=5, hidden=4),
     "motion": lambda path: load_motion(path, BODY),
@@ -203,7 +203,7 @@ def small_film(path):
 def small_body():
     from kinlmr.body.assembly import assemble
 
-    return assemble(arrays_of_body(), "made").with_points("ab", torch.rand(2, 20))
+    return assemble(arrays_of_body(), "made").with_keypoints("ab", torch.rand(2, 20))
 
 
 # -------------------------------------------------------------------------------------------------------------- pickles

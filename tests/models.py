@@ -101,7 +101,7 @@ def small(keypoints="coco17", **options):
 MODEL = small()
 
 
-BODY = kinlmr.load_body("anny24_lo369", points="coco17")
+BODY = kinlmr.load_body("anny24_lo369", keypoints="coco17")
 
 
 def walker(frames, fps=30.0, people=1, seed=0):
@@ -111,7 +111,7 @@ def walker(frames, fps=30.0, people=1, seed=0):
     swing, phase = torch.rand(2, people, 1, 24, 3, generator=generator)
     turns = 0.5 * swing * (6 * phase + 4 * time).sin()
     turns[:, :, 0] = torch.tensor([torch.pi, 0.0, 0.0])
-    points = BODY(kinlmr.rotations.axis_angle_to_matrix(turns), want=("points",)).points[..., :2]
+    points = BODY(kinlmr.rotations.axis_angle_to_matrix(turns), want=("keypoints",)).keypoints[..., :2]
     drift = torch.stack([60 * time[..., 0], 0 * time[..., 0]], -1)
     confidence = 0.5 + 0.5 * torch.rand(people, frames, 17, 1, generator=generator)
     return torch.cat([300 + 150 * points + drift, confidence], -1)

@@ -39,7 +39,7 @@ export function pose(body, rotations, shape, want) {
   return found;
 }
 
-/** Keypoints as sums of (point, bone) pairs: kinlmr.keypoints.Points. */
+/** Keypoints as sums of (point, bone) pairs: kinlmr.body.Keypoints. */
 function keypoints(points, shape, turns, shifts) {
   const rest = shaped(points, shape), pairs = points.owner.length;
   const out = points.names.map(() => [0, 0, 0]);

@@ -1,16 +1,17 @@
-// kinlmr's recovery of one person in plain JavaScript: the same numbers as kinlmr.keypoints, kinlmr.gating, kinlmr.camera
-// and kinlmr.recovery, which say why things are as they are. tests/apps/test_page.py holds both sides together.
+// kinlmr's recovery of one person in plain JavaScript: the same numbers as kinlmr.keypoints, kinlmr.camera and
+// kinlmr.recovery, which say why things are as they are. tests/apps/test_page.py holds both sides together.
 //
 // Keypoints are K rows [x, y, confidence] in pixels, a box is [cx, cy, side] in pixels, a camera [s, tx, ty] in units of
 // the box. Nothing here knows a browser: what comes in as `step` runs the network.
 
 import { pose, times } from "./body.js";
 
-const MARGIN = 1.2, FOLLOW = 0.1, GROW = 0.2, SHRINK = 0.02, SURE = 0.25; // kinlmr.keypoints
-const FAR = 15, OTHERS = 4, STEP = 0.5, SPEED = 15, RATIO = 1.4, GROWTH = 6, AGREE = 0.06; // kinlmr.gating
-const LEAST = 0.1, TRUST = 0.003, SPREAD = 1e-6; // kinlmr.camera
-const SAME = 0.01, EXACT = 1e-6, USUAL = [0.9, 0, 0]; // kinlmr.recovery
-const MEDIAN = 5, STEADY = 0.3, JUMP = 1.5, ENOUGH = 4, OFF = 0.1;
+const BOX_MARGIN = 1.2, BOX_FOLLOW = 0.1, BOX_GROW = 0.2, BOX_SHRINK = 0.02, SURE = 0.25; // kinlmr.keypoints
+const STRAY_DISTANCE = 15, STRAY_OTHERS = 4, AGREE_SECONDS = 0.06; // kinlmr.recovery.gating
+const MOST_STEP = 0.5, MOST_SPEED = 15, MOST_RATIO = 1.4, MOST_GROWTH = 6;
+const MIN_SCALE = 0.1, PRIOR_WEIGHT = 0.003, PRIOR_SPREAD = 1e-6; // kinlmr.camera
+const SAME_RATE = 0.01, ON_TICK = 1e-6, USUAL_CAMERA = [0.9, 0, 0]; // kinlmr.recovery
+const MEDIAN_TICKS = 5, SCALE_STEP = 0.3, SCALE_JUMP = 1.5, SCALE_POINTS = 4, HALF_DISTANCE = 0.1;
 
 const sum = (numbers) => numbers.reduce((total, x) => total + x, 0);
 const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
@@ -51,9 +52,9 @@ export function normalise(points, track) {
   const shift = [0, 1].map((axis) => sum(frame.map((p, k) => shared[k] * (p[axis] - last.points[k][axis]))) / total);
   let box = [last.box[0] + shift[0], last.box[1] + shift[1], last.box[2]];
   if (sure.length >= 2 && extent > 0) {
-    const own = [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, MARGIN * extent];
+    const own = [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, BOX_MARGIN * extent];
     const far = Math.max(Math.abs(own[0] - box[0]), Math.abs(own[1] - box[1])) > box[2] / 2;
-    const rates = [FOLLOW, FOLLOW, own[2] > box[2] ? GROW : SHRINK];
+    const rates = [BOX_FOLLOW, BOX_FOLLOW, own[2] > box[2] ? BOX_GROW : BOX_SHRINK];
     box = far || own[2] > 2 * box[2] ? own : box.map((x, k) => x + rates[k] * (own[k] - x));
   }
   const side = Math.max(box[2], 1e-9);
@@ -73,7 +74,7 @@ export function believed(frame, seconds, gate) {
   const points = withoutStrays(frame), nobody = points.map(() => [0, 0, 0]), here = points.some(seen);
   const { seen: last, away, doubted, alike } = gate ?? { seen: nobody, away: 0, doubted: nobody, alike: 0 };
   const again = here && doubted.some(seen) && follows(points, doubted, seconds, true) ? alike + seconds : 0;
-  if (here && (follows(points, last, away + seconds) || again >= AGREE))
+  if (here && (follows(points, last, away + seconds) || again >= AGREE_SECONDS))
     return { points, gate: { seen: points, away: 0, doubted: nobody, alike: 0 } };
   return { points: nobody, gate: { seen: last, away: away + seconds, doubted: points, alike: again } };
 }
@@ -85,7 +86,7 @@ function follows(now, before, seconds, moved = false) {
   const weight = now.map((p, k) => p[2] * before[k][2]);
   const one = spread(now, weight), two = spread(before, weight);
   const shift = [0, 1].map((axis) => (moved ? one.middle[axis] - two.middle[axis] : 0));
-  const reach = (STEP + SPEED * seconds) * size, limit = RATIO + GROWTH * seconds;
+  const reach = (MOST_STEP + MOST_SPEED * seconds) * size, limit = MOST_RATIO + MOST_GROWTH * seconds;
   const near = now.map((p, k) => Math.hypot(...[0, 1].map((axis) => p[axis] - before[k][axis] - shift[axis])) < reach);
   const most = sum(weight.map((w, k) => w * near[k])) >= 0.5 * sum(weight);
   return most && one.radius <= limit * two.radius && two.radius <= limit * one.radius;
@@ -103,20 +104,20 @@ function withoutStrays(points) {
   const here = points.filter(seen), middle = [0, 1].map((axis) => median(here.map((p) => p[axis])));
   const distance = (p) => Math.hypot(p[0] - middle[0], p[1] - middle[1]), usual = median(here.map(distance));
   const stray = (point) => {
-    if (distance(point) > FAR * usual) return true;
+    if (distance(point) > STRAY_DISTANCE * usual) return true;
     const others = here.filter((p) => p !== point);
     const low = [0, 1].map((axis) => Math.min(...others.map((p) => p[axis])));
     const high = [0, 1].map((axis) => Math.max(...others.map((p) => p[axis])));
     const outside = Math.max(...[0, 1].flatMap((axis) => [low[axis] - point[axis], point[axis] - high[axis]]));
-    return others.length >= OTHERS && outside > Math.max(high[0] - low[0], high[1] - low[1]);
+    return others.length >= STRAY_OTHERS && outside > Math.max(high[0] - low[0], high[1] - low[1]);
   };
   return points.map((p) => (seen(p) && !stray(p) ? p : [0, 0, 0]));
 }
 
 /** The camera that brings points (K rows [x, y, z]) onto the image (K rows [x, y, weight]) by least squares. */
 export function fit(points, image, camera, scale) {
-  const known = [Math.max(camera[0], LEAST), camera[1], camera[2]];
-  const total = image.map((p) => p[2] + TRUST);
+  const known = [Math.max(camera[0], MIN_SCALE), camera[1], camera[2]];
+  const total = image.map((p) => p[2] + PRIOR_WEIGHT);
   const whole = sum(total);
   const share = total.map((t) => t / whole);
   const wanted = image.map((p, k) =>
@@ -131,7 +132,7 @@ export function fit(points, image, camera, scale) {
     const over = (f) => sum(points.map((_, k) => share[k] * (f(k, 0) + f(k, 1))));
     const square = over((k, axis) => (points[k][axis] - middle[axis]) ** 2);
     const both = over((k, axis) => (points[k][axis] - middle[axis]) * (wanted[k][axis] - goal[axis]));
-    scale = Math.max((both + SPREAD * known[0]) / (square + SPREAD), LEAST);
+    scale = Math.max((both + PRIOR_SPREAD * known[0]) / (square + PRIOR_SPREAD), MIN_SCALE);
   }
   return [scale, goal[0] - scale * middle[0], goal[1] - scale * middle[1]];
 }
@@ -145,28 +146,29 @@ export function fit(points, image, camera, scale) {
  * gets an estimate of its own, which the model forgets.
  */
 export async function recover(model, frame, ticks, state) {
-  const same = Math.abs(1 / ticks - 1) <= SAME, ratio = state === null || same ? 1 : ticks;
-  const last = state ?? { memory: new Float32Array(model.memory), track: null, spans: [], span: 0, gate: null, phase: 0 };
+  const same = Math.abs(1 / ticks - 1) <= SAME_RATE, ratio = state === null || same ? 1 : ticks;
+  const fresh = { memory: new Float32Array(model.memory), track: null, measured: [], pixelsPerMetre: 0, gate: null, phase: 0 };
+  const last = state ?? fresh;
   const { points, gate } = believed(frame, ticks / model.fps, last.gate);
   const before = last.gate === null ? points : last.gate.away > 0 ? points.map(() => [0, 0, 0]) : last.gate.seen;
   let phase = last.phase + ratio, now = last, answer = null;
-  const passed = Math.floor(phase + EXACT);
+  const passed = Math.floor(phase + ON_TICK);
   for (let tick = 1; tick <= passed; tick++) {
     const share = clamp((tick - last.phase) / ratio, 0, 1);
     ({ seen: answer, state: now } = await run(model, between(before, points, share), now));
   }
   phase -= passed;
-  if (answer === null || phase > EXACT) answer = await look(model, points, 1 - phase, now);
+  if (answer === null || phase > ON_TICK) answer = await look(model, points, 1 - phase, now);
   return { seen: answer, state: { ...now, gate, phase } };
 }
 
 async function run(model, points, state) {
   const { features, box, track } = normalise(points, state.track);
   const { memory, ...estimate } = await model.step(reported(features, model.confidence), state.memory);
-  const { camera, spans, span } = place(model.body, estimate, features, box, state);
+  const { camera, measured, pixelsPerMetre } = place(model.body, estimate, features, box, state);
   const answer = { ...estimate, camera, box };
   const tick = { rotations: answer.rotations, shape: answer.shape, camera: inPixels(camera, box) };
-  return { seen: answer, state: { ...state, memory, track, spans, span, tick } };
+  return { seen: answer, state: { ...state, memory, track, measured, pixelsPerMetre, tick } };
 }
 
 /** A frame `rest` ticks before the next: its estimate moves by `rest` of what the last tick's answer is off now. */
@@ -217,26 +219,27 @@ function rotation(v) {
   ];
 }
 
-/** The camera of a frame; spans (pixels per metre, the latest) and span (smoothed) after it. */
-function place(body, estimate, features, box, { spans, span }) {
+/** The camera of a frame, and after it the pixels per metre: as measured in the latest ticks, and smoothed. */
+function place(body, estimate, features, box, { measured, pixelsPerMetre }) {
   const { joints, points } = pose(body, estimate.rotations, estimate.shape, { points: true });
-  const [s, x, y] = estimate.camera ?? USUAL, scale = Math.max(s, LEAST), root = joints[body.parents.indexOf(-1)];
+  const [s, x, y] = estimate.camera ?? USUAL_CAMERA, scale = Math.max(s, MIN_SCALE);
+  const root = joints[body.parents.indexOf(-1)];
   const own = [scale, x - scale * root[0], y - scale * root[1]];
   const rough = points.map((_, k) => features.slice(3 * k, 3 * k + 3)), first = fit(points, rough, own);
   const image = rough.map(([px, py, sure], k) => {
     const off = [px, py].map((p, axis) => first[0] * points[k][axis] + first[1 + axis] - p);
-    return [px, py, sure / (1 + (off[0] ** 2 + off[1] ** 2) / OFF ** 2)];
+    return [px, py, sure / (1 + (off[0] ** 2 + off[1] ** 2) / HALF_DISTANCE ** 2)];
   });
   const free = fit(points, image, own)[0], count = rough.filter(seen).length;
-  const told = count >= ENOUGH && free > 1.001 * LEAST;
-  if (told) spans = [...spans, free * box[2]].slice(-MEDIAN);
-  const known = spans.filter((x) => x > 0);
+  const told = count >= SCALE_POINTS && free > 1.001 * MIN_SCALE;
+  if (told) measured = [...measured, (free * box[2]) / 2].slice(-MEDIAN_TICKS);
+  const known = measured.filter((x) => x > 0);
   if (count && known.length) {
-    const middle = median(known), near = middle < JUMP * span && span < JUMP * middle;
-    span = near ? span + STEADY * (middle - span) : middle;
+    const middle = median(known), near = middle < SCALE_JUMP * pixelsPerMetre && pixelsPerMetre < SCALE_JUMP * middle;
+    pixelsPerMetre = near ? pixelsPerMetre + SCALE_STEP * (middle - pixelsPerMetre) : middle;
   }
-  const held = box[2] > 0 && span > 0 ? span / box[2] : told ? free : scale;
-  return { camera: fit(points, image, own, held), spans, span };
+  const held = box[2] > 0 && pixelsPerMetre > 0 ? (2 * pixelsPerMetre) / box[2] : told ? free : scale;
+  return { camera: fit(points, image, own, held), measured, pixelsPerMetre };
 }
 
 /**
@@ -244,8 +247,8 @@ function place(body, estimate, features, box, { spans, span }) {
  * height], focal: of its camera, both in pixels.
  */
 export function inCamera(body, { rotations, shape, camera: [s, tx, ty], box: [cx, cy, side] }, [width, height], focal) {
-  const span = side * s, root = body.parents.indexOf(-1);
-  const translation = [tx / s + (2 * cx - width) / span, ty / s + (2 * cy - height) / span, (2 * focal) / span];
+  const pixels = side * s, root = body.parents.indexOf(-1);
+  const translation = [tx / s + (2 * cx - width) / pixels, ty / s + (2 * cy - height) / pixels, (2 * focal) / pixels];
   const ray = pose(body, rotations, shape, {}).joints[root].map((x, k) => x + translation[k]);
   const length = Math.hypot(...ray), [x, y, z] = ray.map((v) => v / length), turned = Array.from(rotations);
   const facing = [1 - (x * x) / (1 + z), (-x * y) / (1 + z), x, (-x * y) / (1 + z), 1 - (y * y) / (1 + z), y, -x, -y, z];

@@ -63,16 +63,16 @@ def planar(template: Any, basis: Any) -> dict[str, Any]:
     return {"template": template.double().numpy().round(6).tolist(), "basis": basis.double().numpy().round(6).tolist()}
 
 
-def body(name: str, points: str, mesh: str) -> dict[str, Any]:
+def body(name: str, keypoints: str, mesh: str) -> dict[str, Any]:
     """Joints and keypoints of the model's body, and a mesh on the same joints, small enough for a 2D canvas."""
-    whole, small = kinlmr.load_body(name, points=points), kinlmr.load_body(mesh)
+    whole, small = kinlmr.load_body(name, keypoints=keypoints), kinlmr.load_body(mesh)
     if (whole.joints, whole.parents) != (small.joints, small.parents):
         raise ValueError(f"the bodies {name!r} and {mesh!r} have other joints; give --mesh one with those of {name!r}")
     if whole.pose_width or small.pose_width or small.faces is None:
         raise ValueError(f"the page draws bodies with faces and without pose directions, not {name!r} with {mesh!r}")
     if any(parent >= k for k, parent in enumerate(whole.parents)):
         raise ValueError(f"body {name!r}: its joints do not stand after their parents")
-    at = whole.points
+    at = whole.keypoints
     assert at is not None
     held = [
         [[bone, round(weight, 6)] for bone, weight in enumerate(column) if weight]

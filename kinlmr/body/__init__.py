@@ -1,15 +1,18 @@
 """A batched SMPL for every family of body models: joints, keypoints and meshes, and the files they come from."""
 
+from typing import Any
+
+from kinlmr import _moved
 from kinlmr.body.assets import embedded, load_body, save_body
-from kinlmr.body.kinematics import turn_joint
+from kinlmr.body.kinematics import rotate_joint
 from kinlmr.body.model import Body, Mesh
-from kinlmr.body.points import Points, keypoint_sets, read_sets
+from kinlmr.body.points import Keypoints, keypoint_sets, read_sets
 from kinlmr.body.surface import area, closed, normals, volume
 
 __all__ = [
     "Body",
+    "Keypoints",
     "Mesh",
-    "Points",
     "area",
     "closed",
     "embedded",
@@ -17,7 +20,11 @@ __all__ = [
     "load_body",
     "normals",
     "read_sets",
+    "rotate_joint",
     "save_body",
-    "turn_joint",
     "volume",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return _moved.moved(__name__, name)

@@ -16,9 +16,10 @@ from kinlmr.kernels import traced
 
 
 class Fronts(NamedTuple):
-    """A tree by depth: joints in that order, each front's places of its parents in the front above, and the way back.
+    """A tree cut into fronts of equal depth.
 
-    ``parents`` counts from 1, with 0 for what the root hangs on.
+    parents (J) counts from 1, with 0 for the root's. order (J): the joints, front by front; restore (J) undoes it.
+    above: for every front but the first, the index of each joint's parent in the front before.
     """
 
     parents: Tensor
@@ -28,9 +29,9 @@ class Fronts(NamedTuple):
 
 
 def fronts(parents: Sequence[int]) -> Fronts:
-    """A tree, as the parents' indices with -1 for the root in any order, cut into fronts of equal depth."""
+    """Cut a tree into fronts of equal depth. parents: of each joint, -1 for the root; in any order."""
     depth: dict[int, int] = {}
-    place: dict[int, int] = {}  # of a joint in its level
+    index: dict[int, int] = {}  # of a joint in its front
     for joint in range(len(parents)):
         path = [joint]
         while path[-1] not in depth and parents[path[-1]] >= 0:
@@ -39,17 +40,17 @@ def fronts(parents: Sequence[int]) -> Fronts:
             depth.setdefault(j, 0 if parents[j] < 0 else depth[parents[j]] + 1)
     levels: list[list[int]] = [[] for _ in range(max(depth.values()) + 1)]
     for joint in range(len(parents)):
-        place[joint] = len(levels[depth[joint]])
+        index[joint] = len(levels[depth[joint]])
         levels[depth[joint]].append(joint)
     order = torch.tensor([joint for level in levels for joint in level])
-    above = tuple(torch.tensor([place[parents[joint]] for joint in level]) for level in levels[1:])
+    above = tuple(torch.tensor([index[parents[joint]] for joint in level]) for level in levels[1:])
     return Fronts(torch.tensor(parents) + 1, order, above, order.argsort())
 
 
-def turn_joint(rotations: Tensor, joint: int, turn: Tensor) -> Tensor:
-    """rotations (..., J, 3, 3) with one joint's turned on by turn (..., 3, 3)."""
+def rotate_joint(rotations: Tensor, joint: int, rotation: Tensor) -> Tensor:
+    """rotations (..., J, 3, 3), one joint's multiplied from the left by rotation (..., 3, 3)."""
     before, after = rotations[..., :joint, :, :], rotations[..., joint + 1 :, :, :]
-    return torch.cat([before, (turn @ rotations[..., joint, :, :]).unsqueeze(-3), after], -3)
+    return torch.cat([before, (rotation @ rotations[..., joint, :, :]).unsqueeze(-3), after], -3)
 
 
 def forward_kinematics(rotations: Tensor, offsets: Tensor, tree: Fronts) -> tuple[Tensor, Tensor]:
@@ -69,7 +70,7 @@ def forward_kinematics(rotations: Tensor, offsets: Tensor, tree: Fronts) -> tupl
 
 
 def pose_bones(rotations: Tensor, rest: Tensor, tree: Fronts) -> tuple[Tensor, Tensor]:
-    """rotations (B, J, 3, 3), joints at rest (B, J, 3) -> bones A_k as planes (B, 3, 4, J), joints (B, J, 3)"""
+    """rotations (B, J, 3, 3), joints at rest (B, J, 3) -> bone transforms A_k (B, 3, 4, J), joints (B, J, 3)"""
     if not traced() and kernels.serves(rotations, rest):
         return _Bones.apply(rotations, rest, tree)
     return _pose_bones(rotations, rest, tree)
@@ -77,9 +78,9 @@ def pose_bones(rotations: Tensor, rest: Tensor, tree: Fronts) -> tuple[Tensor, T
 
 def _pose_bones(rotations: Tensor, rest: Tensor, tree: Fronts) -> tuple[Tensor, Tensor]:
     offsets = rest - pad(rest, (0, 0, 1, 0)).index_select(1, tree.parents)
-    turns, places = forward_kinematics(rotations, offsets, tree)
-    bones = torch.cat([turns, places[..., None] - turns @ rest[..., None]], -1)
-    return bones.permute(0, 2, 3, 1), places
+    world, positions = forward_kinematics(rotations, offsets, tree)
+    bones = torch.cat([world, positions[..., None] - world @ rest[..., None]], -1)
+    return bones.permute(0, 2, 3, 1), positions
 
 
 class _Bones(Function):
@@ -87,17 +88,17 @@ class _Bones(Function):
 
     @staticmethod
     def forward(ctx: Any, rotations: Tensor, rest: Tensor, tree: Fronts) -> tuple[Tensor, Tensor]:
-        planes, places = chain_kernels.chain(rotations, rest, tree.parents, tree.order)
+        bone_transforms, positions = chain_kernels.chain(rotations, rest, tree.parents, tree.order)
         ctx.tree = tree
-        ctx.save_for_backward(rotations, rest, planes)
-        return planes, places
+        ctx.save_for_backward(rotations, rest, bone_transforms)
+        return bone_transforms, positions
 
     @staticmethod
-    def backward(ctx: Any, d_planes: Tensor, d_places: Tensor) -> tuple[Tensor | None, ...]:
-        rotations, rest, planes = ctx.saved_tensors
+    def backward(ctx: Any, d_transforms: Tensor, d_positions: Tensor) -> tuple[Tensor | None, ...]:
+        rotations, rest, bone_transforms = ctx.saved_tensors
         if torch.is_grad_enabled():
             rotations, rest = (x if x.requires_grad else x.detach().requires_grad_() for x in (rotations, rest))
             posed = _pose_bones(rotations, rest, ctx.tree)
-            return *torch.autograd.grad(posed, (rotations, rest), (d_planes, d_places), create_graph=True), None
+            return *torch.autograd.grad(posed, (rotations, rest), (d_transforms, d_positions), create_graph=True), None
         tree = ctx.tree.parents, ctx.tree.order
-        return *chain_kernels.chain_backward(d_planes, d_places, rotations, rest, planes, *tree), None
+        return *chain_kernels.chain_backward(d_transforms, d_positions, rotations, rest, bone_transforms, *tree), None

@@ -21,20 +21,26 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
-from kinlmr.body.kinematics import Fronts, pose_bones, turn_joint
-from kinlmr.body.points import Points, compile_points, pose_points
+from kinlmr._moved import renamed
+from kinlmr.body.kinematics import Fronts, pose_bones, rotate_joint
+from kinlmr.body.points import Keypoints, compile_keypoints, pose_keypoints
 from kinlmr.body.skinning import skin
 
 
 class Mesh(NamedTuple):
-    """A posed body in metres: joints (..., J, 3), vertices (..., N, 3), points (..., K, 3).
+    """A posed body, of which what was not asked for by ``want=`` is empty, (..., 0, 3).
 
-    What was not asked for is empty, (..., 0, 3): every field is a tensor, as `torch.func` and export need.
+    In metres: joints (..., J, 3), vertices (..., N, 3), keypoints (..., K, 3). Every field is a tensor, as `torch.func`
+    and export need.
     """
 
     joints: Tensor
     vertices: Tensor
-    points: Tensor
+    keypoints: Tensor
+
+    @property
+    def points(self) -> Tensor:
+        return renamed("Mesh.points", "Mesh.keypoints", self.keypoints)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +62,11 @@ class Body:
     weights: Tensor  # (J, N)
     faces: Tensor | None = None  # (F, 3)
     hand_mean: Tensor | None = None  # (joints of the hands, 3), axis-angle
-    points: Points | None = None
+    keypoints: Keypoints | None = None
+
+    @property
+    def points(self) -> Keypoints | None:
+        return renamed("Body.points", "Body.keypoints", self.keypoints)
 
     def __call__(
         self,
@@ -65,7 +75,7 @@ class Body:
         translation: Tensor | None = None,
         want: Sequence[str] = ("joints",),
     ) -> Mesh:
-        """Pose the body; compute only what is wanted of "joints", "vertices" and "points".
+        """Pose the body; compute only what is wanted of "joints", "vertices" and "keypoints".
 
         rotations   (..., J, 3, 3), each relative to its joint's parent
         shape       (..., S) or fewer numbers; None for the mean shape
@@ -73,16 +83,18 @@ class Body:
 
         Leading shapes broadcast. Gradients flow to all three, and may be differentiated again. Vertices of more bodies
         than fit one tile save only their small inputs, and are blended again on the way back. The transforms of
-        `torch.func` work; forward-mode ones (jvp, jacfwd) for joints and points, not for vertices. Autocast is off:
+        `torch.func` work; forward-mode ones (jvp, jacfwd) for joints and keypoints, not for vertices. Autocast is off:
         half precision is too coarse for metres. A body with a NaN spoils no other.
         """
         if isinstance(want, str):
             raise ValueError(f"want is a tuple of names, like ({want!r},), not {want!r}")
+        if "points" in want:
+            want = [renamed("want='points'", "'keypoints'", "keypoints"), *(name for name in want if name != "points")]
         if unknown := set(want) - set(Mesh._fields):
             raise ValueError(f"want has {sorted(unknown)}; a Mesh has {', '.join(Mesh._fields)}")
-        if "points" in want and self.points is None:
+        if "keypoints" in want and self.keypoints is None:
             raise ValueError(
-                f"body {self.name!r} has no points; load_body(..., points=...) or with_points() gives it some"
+                f"body {self.name!r} has no keypoints; load_body(..., keypoints=...) or with_keypoints() gives it some"
             )
         with torch.autocast(self.template.device.type, enabled=False):
             rotations, shape, translation, lead = self._flat(rotations, shape, translation)
@@ -91,24 +103,25 @@ class Body:
 
     def _posed(self, rotations: Tensor, shape: Tensor, translation: Tensor | None, want: Sequence[str]) -> Mesh:
         """rotations (B, J, 3, 3), shape (B, s), translation (B, 3) or None -> Mesh (B, ., 3)"""
-        planes, places = pose_bones(rotations, self.joints_at_rest(shape), self.fronts)
+        bone_transforms, positions = pose_bones(rotations, self.joints_at_rest(shape), self.fronts)
         if translation is not None:
-            places = places + translation[:, None]
-            planes = torch.cat([planes[:, :, :3], planes[:, :, 3:] + translation[:, :, None, None]], 2)
-        joints = vertices = points = places.new_empty(len(places), 0, 3)
+            positions = positions + translation[:, None]
+            turn, shift = bone_transforms.split((3, 1), 2)
+            bone_transforms = torch.cat([turn, shift + translation[:, :, None, None]], 2)
+        joints = vertices = keypoints = positions.new_empty(len(positions), 0, 3)
         if "joints" in want:
-            joints = places
-        if "vertices" in want or "points" in want:
+            joints = positions
+        if "vertices" in want or "keypoints" in want:
             factors = shape
             if self.pose_width:
                 others = torch.cat([rotations[:, : self.root], rotations[:, self.root + 1 :]], 1)
                 pose = others - torch.eye(3, dtype=rotations.dtype, device=rotations.device)
                 factors = torch.cat([pose.flatten(1), shape], -1)
             if "vertices" in want:
-                vertices = skin(factors, planes, self.template, self.basis, self.weights).mT
-            if "points" in want and self.points is not None:
-                points = pose_points(self.points, factors, planes.permute(0, 3, 1, 2))
-        return Mesh(joints, vertices, points)
+                vertices = skin(factors, bone_transforms, self.template, self.basis, self.weights).mT
+            if "keypoints" in want and self.keypoints is not None:
+                keypoints = pose_keypoints(self.keypoints, factors, bone_transforms.permute(0, 3, 1, 2))
+        return Mesh(joints, vertices, keypoints)
 
     @property
     def root(self) -> int:
@@ -143,17 +156,22 @@ class Body:
         rotations, shape, translation, lead = self._flat(rotations, shape, translation)
         with torch.autocast(self.template.device.type, enabled=False):
             pelvis = self.joints_at_rest(shape)[:, self.root]
-            place = pelvis if translation is None else pelvis + translation
+            position = pelvis if translation is None else pelvis + translation
             turn = turn.to(rotations).expand(*lead, 3, 3).reshape(-1, 3, 3)
-            moved = (turn @ place[..., None])[..., 0] - pelvis
-            turned = turn_joint(rotations, self.root, turn)
+            moved = (turn @ position[..., None])[..., 0] - pelvis
+            turned = rotate_joint(rotations, self.root, turn)
         return turned.reshape(*lead, *turned.shape[1:]), moved.reshape(*lead, 3)
 
     def with_points(self, names: Sequence[str], vertices: Tensor | None = None, joints: Tensor | None = None) -> Body:
+        return renamed("Body.with_points", "Body.with_keypoints", self.with_keypoints)(names, vertices, joints)
+
+    def with_keypoints(
+        self, names: Sequence[str], vertices: Tensor | None = None, joints: Tensor | None = None
+    ) -> Body:
         """The body with K keypoints, rows of a regressor over vertices (K, N), over joints (K, J), or over both."""
         count, total = len(self.joints), self.weights.shape[1]
         if not names or (vertices is None and joints is None):
-            raise ValueError("points need names, and rows over the vertices, over the joints, or both")
+            raise ValueError("keypoints need names, and rows over the vertices, over the joints, or both")
         stacked = []
         for what, rows, width in (("vertices", vertices, total), ("joints", joints, count)):
             rows = torch.zeros(len(names), width) if rows is None else torch.as_tensor(rows)
@@ -162,12 +180,12 @@ class Body:
             if not rows.isfinite().all():
                 raise ValueError(f"rows over {what} are not finite")
             stacked.append(rows.to(self.template.device, torch.float64))
-        # a joint at rest is one more place on the surface, which its own bone alone holds
+        # a joint at rest is one more point of the surface, which its own bone alone holds
         template = torch.cat([self.template.view(3, -1), rearrange(self.J, "(j c) -> c j", c=3)], 1)
         joints_move = pad(rearrange(self.J_shapedirs, "s (j c) -> s c j", c=3), (0, 0, 0, 0, self.pose_width, 0))
         basis = torch.cat([self.basis.unflatten(-1, (3, -1)), joints_move], -1)
         weights = torch.cat([self.weights, torch.eye(count).to(self.weights)], 1)
-        return replace(self, points=compile_points(names, torch.cat(stacked, 1), template, basis, weights))
+        return replace(self, keypoints=compile_keypoints(names, torch.cat(stacked, 1), template, basis, weights))
 
     def to(self, *target: Any, **options: Any) -> Body:
         """The body on another device or in another floating type, as `torch.Tensor.to` says it."""
@@ -189,10 +207,10 @@ class Body:
         return moved
 
     def __repr__(self) -> str:
-        points = f", {len(self.points.names)} points" if self.points else ""
+        keypoints = f", {len(self.keypoints.names)} keypoints" if self.keypoints else ""
         return (
             f"Body({self.name}: {len(self.joints)} joints, {self.weights.shape[1]} vertices, {self.shape_width} shape "
-            f"numbers, {'with' if self.pose_width else 'no'} pose directions{points}; {self.licence})"
+            f"numbers, {'with' if self.pose_width else 'no'} pose directions{keypoints}; {self.licence})"
         )
 
     def _flat(

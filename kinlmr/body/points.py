@@ -1,7 +1,7 @@
-"""Keypoints on a body: the sets by name, and points compiled to (point, bone) pairs.
+"""Keypoints on a body: the sets by name, and keypoints compiled to (point, bone) pairs.
 
 A keypoint of a body is linear in its vertices and joints at rest: a row of weights over both. Compiled, it needs no
-vertex at all. This room knows no body: what it needs is handed to it.
+vertex at all. Nothing here knows `Body`.
 """
 
 from __future__ import annotations
@@ -52,28 +52,26 @@ def set_rows(name: str, body: str, joints: Sequence[str], vertices: int) -> tupl
             else:
                 raise ValueError(
                     f"body {body!r} has no joint and no surface point {part!r}, which {name} needs; "
-                    "give points= a regressor over its vertices"
+                    "give keypoints= a regressor over its vertices"
                 )
     return over_vertices, over_joints
 
 
-def regressor_rows(points: str | os.PathLike[str] | Array, vertices: int) -> Tensor:
+def regressor_rows(regressor: str | os.PathLike[str] | Array, vertices: int) -> Tensor:
     """The rows (K, N) of a regressor: an array, or the path of the .npy file that holds it."""
-    if isinstance(points, str | os.PathLike):
-        name = os.fspath(points)
+    if isinstance(regressor, str | os.PathLike):
+        name = os.fspath(regressor)
         if not Path(name).is_file():
             sets = keypoint_sets()
             raise FileNotFoundError(
                 f"no keypoint set and no file {name!r}; the sets are {', '.join(sets)}{nearest(name, sets)}"
             )
-        points, where = read_npy(name), f"{name}: "
-    else:
-        where = ""
-    rows = np.asarray(points)
+        regressor = read_npy(name)
+    rows = np.asarray(regressor)
     if rows.ndim != 2 or rows.shape[1] != vertices or rows.dtype.kind not in "biuf":
-        raise ValueError(f"{where}a regressor has numbers of shape (K, {vertices}), not {rows.dtype} of {rows.shape}")
+        raise ValueError(f"a regressor has numbers of shape (K, {vertices}), not {rows.dtype} of {rows.shape}")
     if not np.isfinite(rows).all():
-        raise ValueError(f"{where}a regressor of numbers that are not finite")
+        raise ValueError("a regressor of numbers that are not finite")
     return torch.from_numpy(rows.astype(np.float64))
 
 
@@ -89,7 +87,7 @@ def read_sets() -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class Points:
+class Keypoints:
     """K keypoints as Q (point, bone) pairs, compiled from what is linear in vertices and joints at rest. Exact.
 
     A point that mixes vertices of several bones is a sum of one rigid share per bone: pair i adds
@@ -104,14 +102,16 @@ class Points:
     basis: Tensor  # (9 (J - 1) or 0, + S, 3 Q), planar
 
 
-def compile_points(names: Sequence[str], rows: Tensor, template: Tensor, basis: Tensor, weights: Tensor) -> Points:
+def compile_keypoints(
+    names: Sequence[str], rows: Tensor, template: Tensor, basis: Tensor, weights: Tensor
+) -> Keypoints:
     """Compile K keypoints to (point, bone) pairs, of the template's type.
 
-    rows (K, M) over M places that bones hold, such as a body's vertices and joints: at rest they are at
+    rows (K, M) over M points that bones hold, such as a body's vertices and joints: at rest they are at
     template (3, M) + basis (D, 3, M) times D factors, and weights (J, M) say which bone holds how much of them.
     """
     if len(names) != len(rows) or not names:
-        raise ValueError(f"{len(names)} names of points for {len(rows)} rows; give one for each, and at least one")
+        raise ValueError(f"{len(names)} names of keypoints for {len(rows)} rows; give one for each, and at least one")
     kind, used = template.dtype, rows.any(0)
     rows, template, basis, weights = (x[..., used].double() for x in (rows, template, basis, weights))
     pairs: list[tuple[int, int, Tensor]] = []
@@ -123,7 +123,7 @@ def compile_points(names: Sequence[str], rows: Tensor, template: Tensor, basis: 
         pairs += [(point, bone, shares[bone]) for bone in bones]
     owner, bone, shares = zip(*pairs, strict=True)
     held = torch.stack(shares, 1)  # (M, Q)
-    return Points(
+    return Keypoints(
         names=tuple(names),
         owner=torch.tensor(owner, device=template.device),
         bone=torch.tensor(bone, device=template.device),
@@ -133,11 +133,11 @@ def compile_points(names: Sequence[str], rows: Tensor, template: Tensor, basis: 
     )
 
 
-def pose_points(points: Points, factors: Tensor, bones: Tensor) -> Tensor:
-    """Factors (B, D or fewer), bones (B, J, 3, 4) -> points (B, K, 3)."""
-    rest = torch.addmm(points.template, factors, points.basis[: factors.shape[1]]).unflatten(-1, (3, -1))
-    mine = bones.index_select(1, points.bone)  # (B, Q, 3, 4)
-    held = torch.cat([rest.mT, points.mass[:, None].expand(len(rest), -1, 1)], -1)
-    posed = (mine @ held[..., None])[..., 0]
-    out = posed.new_zeros(len(posed), len(points.names), 3)
-    return out.index_add(1, points.owner, posed)
+def pose_keypoints(keypoints: Keypoints, factors: Tensor, bone_transforms: Tensor) -> Tensor:
+    """Factors (B, D or fewer), bone transforms (B, J, 3, 4) -> keypoints (B, K, 3)."""
+    rest = torch.addmm(keypoints.template, factors, keypoints.basis[: factors.shape[1]]).unflatten(-1, (3, -1))
+    own = bone_transforms.index_select(1, keypoints.bone)  # (B, Q, 3, 4)
+    held = torch.cat([rest.mT, keypoints.mass[:, None].expand(len(rest), -1, 1)], -1)
+    posed = (own @ held[..., None])[..., 0]
+    out = posed.new_zeros(len(posed), len(keypoints.names), 3)
+    return out.index_add(1, keypoints.owner, posed)

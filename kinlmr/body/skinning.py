@@ -20,12 +20,15 @@ TILES_CPU = 1_330_000, 330_000
 TILES_CUDA = 100_000_000, 400_000_000
 
 
-def skin(factors: Tensor, planes: Tensor, template: Tensor, basis: Tensor, weights: Tensor) -> Tensor:
-    """factors (B, .), planes (B, 3, 4, J), template (3 N), basis (., 3 N), weights (J, N) -> vertices (B, 3, N)."""
+def skin(factors: Tensor, bone_transforms: Tensor, template: Tensor, basis: Tensor, weights: Tensor) -> Tensor:
+    """Vertices (B, 3, N) of bodies posed by bone transforms A_k (B, 3, 4, J).
+
+    factors (B, .) of pose and shape, template (3 N), basis (., 3 N), weights (J, N)
+    """
     basis = basis[: factors.shape[1]]
     if torch.compiler.is_compiling() or any(x.requires_grad for x in (template, basis, weights)):
-        return _skin(_rest(factors, template, basis), planes, weights)
-    posed, _ = _Skin.apply(factors, planes, template, basis, weights)
+        return _skin(_rest(factors, template, basis), bone_transforms, weights)
+    posed, _ = _Skin.apply(factors, bone_transforms, template, basis, weights)
     return posed
 
 
@@ -34,9 +37,9 @@ def _rest(factors: Tensor, template: Tensor, basis: Tensor) -> Tensor:
     return torch.addmm(template, factors, basis).unflatten(-1, (3, -1))
 
 
-def _skin(rest: Tensor, planes: Tensor, weights: Tensor) -> Tensor:
-    """rest (B, 3, N), planes (B, 3, 4, J), weights (J, N) -> posed (B, 3, N)."""
-    x, y, z, shift = (planes @ weights).unbind(2)
+def _skin(rest: Tensor, bone_transforms: Tensor, weights: Tensor) -> Tensor:
+    """rest (B, 3, N), bone_transforms (B, 3, 4, J), weights (J, N) -> posed (B, 3, N)."""
+    x, y, z, shift = (bone_transforms @ weights).unbind(2)
     posed = torch.addcmul(shift, x, rest[:, None, 0])
     return torch.addcmul(torch.addcmul(posed, y, rest[:, None, 1]), z, rest[:, None, 2])
 
@@ -49,15 +52,15 @@ class _Skin(Function):
 
     @staticmethod
     def forward(
-        factors: Tensor, planes: Tensor, template: Tensor, basis: Tensor, weights: Tensor
+        factors: Tensor, bone_transforms: Tensor, template: Tensor, basis: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        if skin_kernels.serves(weights, factors, planes, template, basis):
-            return skin_kernels.blend_and_skin(factors, planes, template, basis, weights), factors.new_empty(0)
+        if skin_kernels.serves(weights, factors, bone_transforms, template, basis):
+            return skin_kernels.blend_and_skin(factors, bone_transforms, template, basis, weights), factors.new_empty(0)
         out = factors.new_empty(len(factors), 3, weights.shape[1])
-        many, blended, turned = _workspaces(out)
+        many, blended, mixed = _workspaces(out)
         for i in range(0, len(out), many):
             rest = _blend(factors[i : i + many], template, basis, blended)
-            _pose(rest, planes[i : i + many], weights, out[i : i + many], turned)
+            _pose(rest, bone_transforms[i : i + many], weights, out[i : i + many], mixed)
         return out, blended if many == len(out) else out.new_empty(0)
 
     @staticmethod
@@ -80,23 +83,23 @@ class _Skin(Function):
         if any(axis is not None for axis in axes[2:]):
             posed = torch.vmap(lambda f, p, t, b, w: _skin(_rest(f, t, b), p, w), axes)(*inputs)
         else:
-            factors, planes = (
+            factors, bone_transforms = (
                 x.expand(info.batch_size, *x.shape) if axis is None else x.movedim(axis, 0)
                 for x, axis in zip(inputs[:2], axes[:2], strict=True)
             )
-            posed, _ = _Skin.apply(factors.flatten(0, 1), planes.flatten(0, 1), *inputs[2:])
+            posed, _ = _Skin.apply(factors.flatten(0, 1), bone_transforms.flatten(0, 1), *inputs[2:])
             posed = posed.unflatten(0, (info.batch_size, -1))
         return (posed, posed.new_empty(info.batch_size, 0)), (0, 0)
 
 
 def _skin_gradients(
-    grad: Tensor, factors: Tensor, planes: Tensor, template: Tensor, basis: Tensor, weights: Tensor, _: Tensor
+    grad: Tensor, factors: Tensor, bone_transforms: Tensor, template: Tensor, basis: Tensor, weights: Tensor, _: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of factors (B, .) and planes (B, 3, 4, J), from that of the vertices (B, 3, N): differentiable."""
+    """Gradients of factors (B, .) and bone_transforms (B, 3, 4, J) from the vertices' (B, 3, N); differentiable."""
     rest = pad(_rest(factors, template, basis), (0, 0, 0, 1), value=1.0)
-    d_planes = (grad[:, :, None] * rest[:, None]) @ weights.T
-    d_rest = ((planes[:, :, :3] @ weights) * grad[:, :, None]).sum(1)
-    return d_rest.flatten(1) @ basis.T, d_planes
+    d_transforms = (grad[:, :, None] * rest[:, None]) @ weights.T
+    d_rest = ((bone_transforms[:, :, :3] @ weights) * grad[:, :, None]).sum(1)
+    return d_rest.flatten(1) @ basis.T, d_transforms
 
 
 class _TiledGradients(Function):
@@ -104,18 +107,24 @@ class _TiledGradients(Function):
 
     @staticmethod
     def forward(
-        grad: Tensor, factors: Tensor, planes: Tensor, template: Tensor, basis: Tensor, weights: Tensor, kept: Tensor
+        grad: Tensor,
+        factors: Tensor,
+        bone_transforms: Tensor,
+        template: Tensor,
+        basis: Tensor,
+        weights: Tensor,
+        kept: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        if skin_kernels.serves(weights, grad, factors, planes, template, basis):
-            return skin_kernels.blend_and_skin_backward(grad, factors, planes, template, basis, weights)
-        d_factors, d_planes = torch.empty_like(factors), planes.new_empty(planes.shape)
-        many, blended, turned = _workspaces(grad)
+        if skin_kernels.serves(weights, grad, factors, bone_transforms, template, basis):
+            return skin_kernels.blend_and_skin_backward(grad, factors, bone_transforms, template, basis, weights)
+        d_factors, d_transforms = torch.empty_like(factors), bone_transforms.new_empty(bone_transforms.shape)
+        many, blended, mixed = _workspaces(grad)
         for i in range(0, len(grad), many):
             rest = _blend(factors[i : i + many], template, basis, blended) if not kept.numel() else blended.copy_(kept)
-            _pull(grad[i : i + many], rest, planes[i : i + many], weights, d_planes[i : i + many], turned)
+            _pull(grad[i : i + many], rest, bone_transforms[i : i + many], weights, d_transforms[i : i + many], mixed)
             flat = rest.flatten(1)
             d_factors[i : i + many] = flat @ basis.T if len(rest) < 4 else (basis @ flat.T).T  # whichever BLAS likes
-        return d_factors, d_planes
+        return d_factors, d_transforms
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -133,35 +142,37 @@ def _blend(factors: Tensor, template: Tensor, basis: Tensor, out: Tensor) -> Ten
     return out
 
 
-def _pose(rest: Tensor, planes: Tensor, weights: Tensor, out: Tensor, turned: Tensor) -> None:
-    """`_skin` of rest (B, 3, N), into out, through ``turned``, a workspace for some bodies' transforms."""
-    few = len(turned)
+def _pose(rest: Tensor, bone_transforms: Tensor, weights: Tensor, out: Tensor, mixed: Tensor) -> None:
+    """`_skin` of rest (B, 3, N), into out, through ``mixed``, a workspace for some bodies' transforms."""
+    few = len(mixed)
     for k in range(0, len(rest), few):
         v, posed = rest[k : k + few, None], out[k : k + few]
-        t = _mix(planes[k : k + few], weights, turned)
+        t = _mix(bone_transforms[k : k + few], weights, mixed)
         torch.addcmul(t[:, :, 3], t[:, :, 0], v[:, :, 0], out=posed)
         posed.addcmul_(t[:, :, 1], v[:, :, 1]).addcmul_(t[:, :, 2], v[:, :, 2])
 
 
-def _pull(grad: Tensor, rest: Tensor, planes: Tensor, weights: Tensor, d_planes: Tensor, turned: Tensor) -> None:
+def _pull(
+    grad: Tensor, rest: Tensor, bone_transforms: Tensor, weights: Tensor, d_transforms: Tensor, mixed: Tensor
+) -> None:
     """The gradients of `_skin`'s inputs from that of its result, grad (B, 3, N): that of rest (B, 3, N) takes its
-    place, that of the planes goes into d_planes (B, 3, 4, J)."""
-    few = len(turned)
+    place, that of the transforms goes into d_transforms (B, 3, 4, J)."""
+    few = len(mixed)
     for k in range(0, len(rest), few):
         v, g = rest[k : k + few], grad[k : k + few].contiguous()
-        outer = turned[: len(v)]
+        outer = mixed[: len(v)]
         torch.mul(g[:, :, None], v[:, None], out=outer[:, :, :3])
         outer[:, :, 3] = g
-        d_planes[k : k + few] = outer @ weights.T
-        t = _mix(planes[k : k + few], weights, turned)
+        d_transforms[k : k + few] = outer @ weights.T
+        t = _mix(bone_transforms[k : k + few], weights, mixed)
         torch.mul(t[:, 0, :3], g[:, None, 0], out=v)
         v.addcmul_(t[:, 1, :3], g[:, None, 1]).addcmul_(t[:, 2, :3], g[:, None, 2])
 
 
-def _mix(planes: Tensor, weights: Tensor, out: Tensor) -> Tensor:
-    """Every vertex's own transform: planes (B, 3, 4, J) @ weights (J, N), into out."""
-    out = out[: len(planes)]
-    torch.mm(planes.reshape(-1, len(weights)), weights, out=out.view(-1, out.shape[-1]))
+def _mix(bone_transforms: Tensor, weights: Tensor, out: Tensor) -> Tensor:
+    """Every vertex's own transform, the weighted mean of the bones': (B, 3, 4, N), into out."""
+    out = out[: len(bone_transforms)]
+    torch.mm(bone_transforms.reshape(-1, len(weights)), weights, out=out.view(-1, out.shape[-1]))
     return out
 
 

@@ -30,11 +30,13 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
+from kinlmr._moved import renamed
 from kinlmr.body import Body, normals
 from kinlmr.export import glb
+from kinlmr.export.bvh import write_bvh
 from kinlmr.files import Array, nearest, write_atomic
-from kinlmr.motion import Motion, plain_names, write_bvh
-from kinlmr.rotations import matrix_to_axis_angle, matrix_to_quaternion
+from kinlmr.motion import Motion, plain_names
+from kinlmr.rotations import continuous_quaternions, matrix_to_axis_angle, matrix_to_quaternion
 from kinlmr.skeleton import load as load_skeleton
 
 # SMPL's families, as smplcodec numbers them, by their joints; and how it shares out the joints of each.
@@ -102,32 +104,33 @@ def _take(
         raise ValueError(f"{name}: the name must end in {ending}")
     if not (isinstance(fps, int | float | np.number) and 0 < fps < float("inf")):
         raise ValueError(f"{name}: fps is a number above 0, not {fps!r}")
-    turns = _double(rotations)
-    if turns.shape[1:] != (joints, 3, 3) or not len(turns):
-        raise ValueError(f"{name}: rotations have shape (T, {joints}, 3, 3) with T >= 1, not {tuple(turns.shape)}")
+    matrices = _double(rotations)
+    if matrices.shape[1:] != (joints, 3, 3) or not len(matrices):
+        raise ValueError(f"{name}: rotations have shape (T, {joints}, 3, 3) with T >= 1, not {tuple(matrices.shape)}")
     numbers = _double(torch.zeros(0) if shape is None else shape)
-    if numbers.ndim == 2 and len(numbers) == len(turns):
+    if numbers.ndim == 2 and len(numbers) == len(matrices):
         numbers = reduce(numbers, "t s -> s", "mean")
     if numbers.ndim != 1 or len(numbers) > body.shape_width:
         raise ValueError(
-            f"{name}: shape is ({body.shape_width}) or ({len(turns)}, {body.shape_width}), not {tuple(numbers.shape)}"
+            f"{name}: shape is ({body.shape_width}) or ({len(matrices)}, {body.shape_width}), "
+            f"not {tuple(numbers.shape)}"
         )
-    places = torch.zeros(len(turns), 3, dtype=torch.float64) if translation is None else _double(translation)
-    if places.shape != (len(turns), 3):
-        raise ValueError(f"{name}: translation has shape ({len(turns)}, 3), not {tuple(places.shape)}")
-    for what, values in (("rotations", turns), ("shape", numbers), ("translation", places)):
+    moves = torch.zeros(len(matrices), 3, dtype=torch.float64) if translation is None else _double(translation)
+    if moves.shape != (len(matrices), 3):
+        raise ValueError(f"{name}: translation has shape ({len(matrices)}, 3), not {tuple(moves.shape)}")
+    for what, values in (("rotations", matrices), ("shape", numbers), ("translation", moves)):
         if not values.isfinite().all():
             where = "" if what == "shape" else f" in frame {int(torch.nonzero(~values.isfinite())[0, 0])}"
             raise ValueError(f"{name}: {what} are not finite{where}")
-    off = (turns @ turns.mT - torch.eye(3, dtype=torch.float64)).abs().amax((-2, -1))
-    off = torch.where(torch.linalg.det(turns) > 0, off, 2.0)
+    off = (matrices @ matrices.mT - torch.eye(3, dtype=torch.float64)).abs().amax((-2, -1))
+    off = torch.where(torch.linalg.det(matrices) > 0, off, 2.0)
     if off.max() > 1e-3:
         frame, joint = (int(i) for i in np.unravel_index(int(off.argmax()), off.shape))
         raise ValueError(
             f"{name}: frame {frame}, {body.joints[joint]}: not a rotation matrix; "
             "kinlmr.rotations.nearest_rotation makes it one"
         )
-    return _Take(body.to("cpu", torch.float64), turns, numbers, places, float(fps))
+    return _Take(body.to("cpu", torch.float64), matrices, numbers, moves, float(fps))
 
 
 def _double(values: Any) -> Tensor:
@@ -143,8 +146,8 @@ def save_glb(
 ) -> None:  # fmt: skip
     """Animated, skinned GLB (binary glTF 2.0), y up, in metres, for Blender, three.js and game engines.
 
-    The shape is in the mesh. Each vertex follows its four strongest joints, and pose directions have no place in a
-    skin: for bodies that have more of the one or any of the other, the mesh is near to `Body`'s and not equal to it.
+    The shape is in the mesh. Each vertex follows its four strongest joints, and a skin has no pose directions: where a
+    body has more joints to a vertex, or pose directions, the mesh is near to `Body`'s and not equal to it.
     start    the frame of the video that the motion begins with
     Several people are one file: rotations a list, one (T, J, 3, 3) each, of lengths of their own; shape, translation
     and start then lists as long, or None and one number.
@@ -163,10 +166,10 @@ def save_glb(
             f"not of {', '.join(str(len(column)) for column in columns)}"
         )
     people = []
-    for k, (turns, numbers, places, begin) in enumerate(zip(*columns, strict=True)):
+    for k, (matrices, numbers, moves, begin) in enumerate(zip(*columns, strict=True)):
         name = f"person{k + 1}" if many else "person"
         people.append(
-            _person(name, _take(path, ".glb", body, turns, numbers, places, fps), begin, COLORS[k % len(COLORS)])
+            _person(name, _take(path, ".glb", body, matrices, numbers, moves, fps), begin, COLORS[k % len(COLORS)])
         )
     write_atomic(path, glb.pack(people))
 
@@ -182,14 +185,12 @@ def _person(name: str, given: _Take, start: int, color: tuple[float, float, floa
     weights, influences = (x.numpy() for x in rearrange(body.weights, "j n -> n j").topk(min(4, len(body.joints))))
     weights, influences = (np.pad(x, ((0, 0), (0, 4 - x.shape[1]))) for x in (weights, influences))
     influences = np.where(weights > 0, influences, 0)
-    turns = matrix_to_quaternion(given.rotations).numpy()
-    flips = np.where((turns[1:] * turns[:-1]).sum(-1, keepdims=True) < 0, -1.0, 1.0)
-    turns[1:] *= np.cumprod(flips, 0)  # q and -q are one rotation: what follows is the nearer
+    quaternions = continuous_quaternions(matrix_to_quaternion(given.rotations)).numpy()
     rest = given.rest().numpy()
     return glb.Person(
         name, body.joints, body.parents, rest, vertices, outwards, faces, influences,
-        weights / weights.sum(1, keepdims=True), np.roll(turns, -1, -1),
-        given.translation.numpy() + rest[body.root], (start + np.arange(len(turns))) / given.fps, color,
+        weights / weights.sum(1, keepdims=True), np.roll(quaternions, -1, -1),
+        given.translation.numpy() + rest[body.root], (start + np.arange(len(quaternions))) / given.fps, color,
     )  # fmt: skip
 
 
@@ -197,9 +198,9 @@ def save_bvh(
     path: str | os.PathLike[str], body: Body, rotations: Any, shape: Any = None, translation: Any = None,
     fps: float = 30.0, start: int = 0,
 ) -> None:  # fmt: skip
-    """BVH, in metres, y up: the skeleton with this shape's bones, by `kinlmr.motion.write_bvh`.
+    """BVH, in metres, y up: the skeleton with this shape's bones, by `write_bvh`.
 
-    The root's channels hold where the root joint is: its place at rest plus the translation.
+    The root's channels hold the root joint's position: that at rest plus the translation.
     start    the frame of the video that the motion begins with: until then the first pose is held
     """
     if not (isinstance(start, int | np.integer) and start >= 0):
@@ -207,7 +208,7 @@ def save_bvh(
     given = _take(path, ".bvh", body, rotations, shape, translation, fps)
     held = [0] * start + list(range(len(given.rotations)))
     given = given._replace(rotations=given.rotations[held], translation=given.translation[held])
-    rest, root = given.rest(), body.parents.index(-1)
+    rest, root = given.rest(), body.root
     motion = Motion(
         Path(path).stem, body.joints, given.fps, matrix_to_axis_angle(given.rotations), given.translation + rest[root]
     )
@@ -223,7 +224,7 @@ def save_amass(
     trans moves the model's origin: joints are those of the posed body plus trans. The joints stand in the order of
     SMPL, SMPL-H or SMPL-X, if the body has as many, else in the body's own.
     smplh: poses (T, 156) as SMPL-H has them, which most readers of AMASS expect, out of a body with SMPL's 24 joints:
-    the first 22, and fingers at rest. The turns of SMPL's two hands have no place in it.
+    the first 22, and fingers at rest. The rotations of SMPL's two hands are left out.
     """
     given = _take(path, ".npz", body, rotations, shape, translation, fps)
     if gender not in GENDERS:
@@ -233,13 +234,13 @@ def save_amass(
             f"{os.fspath(path)}: smplh=True is for bodies of SMPL's 24 joints, {body.name!r} has {len(body.joints)}"
         )
     z_up = given.rotations.new_tensor([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
-    turns, places = given.body.rotate_root(given.rotations, given.shape, given.translation, z_up)
-    given = given._replace(rotations=turns)
+    rotations, translation = given.body.rotate_root(given.rotations, given.shape, given.translation, z_up)
+    given = given._replace(rotations=rotations)
     poses = given.in_family_order(path) if len(body.joints) in FAMILIES else given.axis_angle()
     if smplh:
         poses = np.concatenate([poses[:, :22], np.zeros((len(poses), 30, 3))], 1)
     _write_npz(
-        path, poses=rearrange(poses, "t j c -> t (j c)"), trans=places.numpy(), betas=given.shape.numpy(),
+        path, poses=rearrange(poses, "t j c -> t (j c)"), trans=translation.numpy(), betas=given.shape.numpy(),
         gender=np.array(gender), mocap_framerate=np.array(given.fps), mocap_frame_rate=np.array(given.fps),
     )  # fmt: skip
 
@@ -273,23 +274,25 @@ def save_trc(
     path: str | os.PathLike[str], body: Body, rotations: Any, shape: Any = None, translation: Any = None,
     fps: float = 30.0, want: str = "joints",
 ) -> None:  # fmt: skip
-    """OpenSim's marker file .trc: where the joints are, or with ``want="points"`` the body's keypoints; millimetres."""
+    """OpenSim's marker file .trc: the joints, or with ``want="keypoints"`` the body's keypoints; millimetres."""
     given = _take(path, ".trc", body, rotations, shape, translation, fps)
-    if want not in ("joints", "points"):
-        raise ValueError(f"{os.fspath(path)}: want is 'joints' or 'points', not {want!r}")
+    if want == "points":
+        want = renamed("want='points'", "'keypoints'", "keypoints")
+    if want not in ("joints", "keypoints"):
+        raise ValueError(f"{os.fspath(path)}: want is 'joints' or 'keypoints', not {want!r}")
     mesh = given.body(given.rotations, given.shape, given.translation, want=(want,))
-    names = body.joints if want == "joints" or body.points is None else body.points.names
+    names = body.joints if want == "joints" or body.keypoints is None else body.keypoints.names
     markers = ["_".join(name.split()) for name in names]
-    places = rearrange(1000 * getattr(mesh, want), "t k c -> t (k c)").tolist()
-    head = {"DataRate": f"{given.fps:g}", "CameraRate": f"{given.fps:g}", "NumFrames": len(places),
+    positions = rearrange(1000 * getattr(mesh, want), "t k c -> t (k c)").tolist()
+    head = {"DataRate": f"{given.fps:g}", "CameraRate": f"{given.fps:g}", "NumFrames": len(positions),
             "NumMarkers": len(markers), "Units": "mm", "OrigDataRate": f"{given.fps:g}", "OrigDataStartFrame": 1,
-            "OrigNumFrames": len(places)}  # fmt: skip
+            "OrigNumFrames": len(positions)}  # fmt: skip
     axes = [f"{axis}{k + 1}" for k in range(len(markers)) for axis in "XYZ"]
     lines = [
         f"PathFileType\t4\t(X/Y/Z)\t{Path(path).name}", "\t".join(head), "\t".join(map(str, head.values())),
         "Frame#\tTime\t" + "\t\t\t".join(markers) + "\t\t", "\t\t" + "\t".join(axes), "",
     ]  # fmt: skip
-    for frame, row in enumerate(places):
+    for frame, row in enumerate(positions):
         lines.append("\t".join([str(frame + 1), f"{frame / given.fps:.6f}", *(f"{x:.5f}" for x in row)]))
     write_atomic(path, ("\n".join(lines) + "\n").encode())
 
@@ -299,18 +302,18 @@ def save_json(
     fps: float = 30.0,
 ) -> None:  # fmt: skip
     """JSON: the body's joints and parents, fps, shape; by frame axis_angle (T, J, 3) in radians, translation (T, 3) and
-    the joints' places (T, J, 3) in metres, y up.
+    the joints' positions (T, J, 3) in metres, y up, as places.
     """
     given = _take(path, ".json", body, rotations, shape, translation, fps)
-    places = given.body(given.rotations, given.shape, given.translation).joints
+    positions = given.body(given.rotations, given.shape, given.translation).joints
 
     def short(values: Any) -> Any:
         return np.round(np.asarray(values), 6).tolist()
 
     content = {
         "format": "kinlmr motion 1", "body": body.name, "joints": body.joints, "parents": body.parents,
-        "fps": given.fps, "frames": len(places), "shape": short(given.shape), "axis_angle": short(given.axis_angle()),
-        "translation": short(given.translation), "places": short(places),
+        "fps": given.fps, "frames": len(positions), "shape": short(given.shape),
+        "axis_angle": short(given.axis_angle()), "translation": short(given.translation), "places": short(positions),
     }  # fmt: skip
     write_atomic(path, (json.dumps(content, separators=(",", ":")) + "\n").encode())
 

@@ -1,7 +1,7 @@
 """Files of strangers, read without running anything in them, and every write. Imports nothing of kinlmr."""
 
 from kinlmr.files.arrays import MAX_BYTES, Array, check_members, from_bytes, read_npy, read_npz, write_atomic
-from kinlmr.files.messages import nearest, short
+from kinlmr.files.messages import about, nearest, short
 from kinlmr.files.pickles import (
     KNOWN,
     Record,
@@ -35,6 +35,7 @@ __all__ = [
     "Record",
     "Text",
     "Unpickler",
+    "about",
     "as_dict",
     "check_members",
     "from_bytes",

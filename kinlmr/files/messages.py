@@ -1,9 +1,29 @@
-"""What refusals say: the nearest name, an error in a line."""
+"""What refusals say: the file, the nearest name, an error in a line."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def about(path: str | os.PathLike[str]) -> Iterator[None]:
+    """A ValueError raised inside gets "PATH: " before it, once: what already begins with the path is left as it is.
+
+    >>> with about("clip.bvh"), about("clip.bvh"):
+    ...     raise ValueError("no frames")
+    Traceback (most recent call last):
+    ValueError: clip.bvh: no frames
+    """
+    name = os.fspath(path)
+    try:
+        yield
+    except ValueError as error:
+        if str(error).startswith(f"{name}:"):
+            raise
+        raise ValueError(f"{name}: {error}") from None
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -1,9 +1,9 @@
 """How the joints of a file lie in those of a body: one rotation A for each joint, world rotations G_body = G_file A.
 
-It is read off reference frames, in which the person is taken to stand as the body does at rest: the file's rest pose,
-or where that is no pose of a person, the frames of the motion in which they stand straightest. There the trunk lies as
-hips, neck and shoulders say. A limb's bone lies where the file's does; its twist follows from the bone above, or, where
-no rest pose tells it, from how knee and elbow bend. So it does not matter along which axes a maker lays the bones.
+A is found in reference frames, in which the person is assumed to stand as the body does at rest: the file's rest pose,
+or, where that is not a person's pose, the frames of the motion in which the person stands straightest. The trunk's A
+comes from hips, neck and shoulders. A limb's bone gets the file's direction; its twist comes from the bone above, or,
+without a rest pose, from how knee and elbow bend. So the axes along which a maker lays the bones do not matter.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _BONES = {"hip": ("knee", 60), "knee": ("ankle", 60), "ankle": ("foot", 180), "s
           "elbow": ("wrist", 110)}  # fmt: skip
 _LIMBS = {f"{side}_{bone}": (f"{side}_{end}", most) for side in SIDES for bone, (end, most) in _BONES.items()}
 _SPINE = ("spine1", "spine2", "spine3", "neck")
-_LINES = {"pelvis": "hip", "spine3": "shoulder"}  # whose left and right tell how a joint of the trunk is turned
+_LINES = {"pelvis": "hip", "spine3": "shoulder"}  # whose left and right tell how a joint of the trunk is rotated
 _HINGES = {"left_hip": (1, 0, 0), "right_hip": (1, 0, 0), "left_shoulder": (0, -1, 0), "right_shoulder": (0, 1, 0)}
-_BENT = 0.2  # the mean sine of a knee's or an elbow's angle, from which on it tells how the bone above is twisted
+_BENT = 0.2  # the least mean sine of a knee's or an elbow's angle that tells how the bone above is twisted
 
 
-class Places(NamedTuple):
-    """Where the joints that body and file have are, in the body's order, NaN for the others.
+class Positions(NamedTuple):
+    """Of the joints that body and file both have, in the body's order; NaN for the others.
 
     motion (T, J, 3); rest (J, 3) of the file's rest pose; own (J, 3), the body's; known: plain name -> joint.
     """
@@ -46,104 +46,105 @@ class Places(NamedTuple):
 class Reference(NamedTuple):
     """K frames in which the person stands as the body does at rest.
 
-    turns: each joint's (K, 3, 3) in the file; trunk (K, 3, 3), the body's; weights (K), together one; rest: whether
-    they are the file's rest pose.
+    rotations: each joint's (K, 3, 3) in the file; trunk (K, 3, 3), the body's; weights (K), their sum one; rest:
+    whether they are the file's rest pose.
     """
 
-    turns: Mapping[int, Array]
+    rotations: Mapping[int, Array]
     trunk: Array
     weights: Array
     rest: bool
 
 
-def trunk(places: Places) -> Array | None:
+def trunk(positions: Positions) -> Array | None:
     """The trunk's rotations (T, 3, 3) from the body's rest pose; None where too few joints are known to tell."""
-    return _turned(places.motion, places)
+    return _turned(positions.motion, positions)
 
 
-def rest_trunk(places: Places) -> Array | None:
+def rest_trunk(positions: Positions) -> Array | None:
     """The trunk's rotation (3, 3) in the file's rest pose; None where that is no pose of a person.
 
-    Rest poses stand along the axes: up to 20 degrees of tilt and 5 of turn are how two skeletons differ, and left out.
+    Rest poses stand along the axes: up to 20 degrees of tilt and 5 of turn come from how two skeletons differ, and are
+    set to zero.
     """
-    rest = _turned(places.rest, places)
+    rest = _turned(positions.rest, positions)
     if rest is None:
         return None
     rest = _frame_of(_snapped(rest[:, 1], 20), _snapped(rest[:, 0], 5))
-    known = places.known
+    known = positions.known
     bones = [(a, b, 60) for a, b in pairwise(known[name] for name in _SPINE if name in known)]
     bones += [(known[a], known[b], most) for a, (b, most) in _LIMBS.items() if a in known and b in known]
     for a, b, most in bones:
-        theirs, ours = places.rest[b] - places.rest[a], rest @ (places.own[b] - places.own[a])
+        theirs, ours = positions.rest[b] - positions.rest[a], rest @ (positions.own[b] - positions.own[a])
         if np.linalg.norm(theirs) > 1e-6 and _unit(theirs) @ _unit(ours) < np.cos(np.deg2rad(most)):
             return None
     return rest
 
 
-def reference(turns: Mapping[int, Array], places: Places) -> Reference:
+def reference(rotations: Mapping[int, Array], positions: Positions) -> Reference:
     """The file's rest pose, or else the frames of the motion, y up, weighted by how straight the person stands.
 
-    turns: each joint's rotations (T, 3, 3) in the file
+    rotations: each joint's rotations (T, 3, 3) in the file
     """
-    rest, frames = rest_trunk(places), trunk(places)
+    rest, frames = rest_trunk(positions), trunk(positions)
     if rest is not None or frames is None:
-        still = {j: np.eye(3)[None] for j in turns}
+        still = {j: np.eye(3)[None] for j in rotations}
         return Reference(still, np.eye(3)[None] if rest is None else rest[None], np.ones(1), True)
     score = frames[:, 1, 1].copy()
-    known, spots = places.known, places.motion
+    known, joints = positions.known, positions.motion
     for side in SIDES:
         leg = [known[f"{side}_{joint}"] for joint in ("hip", "knee", "ankle") if f"{side}_{joint}" in known]
         if len(leg) > 1:
-            score -= (_unit(spots[:, leg[-1]] - spots[:, leg[0]]) * frames[:, :, 1]).sum(-1)
-    lines = [_unit(spots[:, left] - spots[:, right]) for left, right in _pairs(known)]
+            score -= (_unit(joints[:, leg[-1]] - joints[:, leg[0]]) * frames[:, :, 1]).sum(-1)
+    lines = [_unit(joints[:, left] - joints[:, right]) for left, right in _pairs(known)]
     if len(lines) == 2:
         score += (lines[0] * lines[1]).sum(-1)
     weights = np.exp(20 * (score - score.max()))
-    return Reference(turns, frames, weights / weights.sum(), False)
+    return Reference(rotations, frames, weights / weights.sum(), False)
 
 
-def retargeted(body: Body, turns: Mapping[int, Array], places: Places, standing: Reference) -> Array:
-    """The body's rotations (T, J, 3, 3), each relative to its joint's parent. turns: as for `reference`."""
+def retargeted(body: Body, rotations: Mapping[int, Array], positions: Positions, standing: Reference) -> Array:
+    """The body's rotations (T, J, 3, 3), each relative to its joint's parent. rotations: as for `reference`."""
     names = plain_names(body.joints)
     world: dict[int, Array] = {}
     still: dict[int, Array] = {}  # as world, in the reference's frames
     for j in body.fronts.order.tolist():
         parent = body.parents[j]
-        if j not in turns:
+        if j not in rotations:
             world[j], still[j] = world[parent], still[parent]
             continue
         above = standing.trunk if parent < 0 or names[j] in _SPINE[:3] else still[parent]
-        mean = np.einsum("k,kba,kbc->ac", standing.weights, standing.turns[j], above)
+        mean = np.einsum("k,kba,kbc->ac", standing.weights, standing.rotations[j], above)
         lies = nearest_rotation(torch.from_numpy(mean)).numpy()
         if names[j] in _LIMBS:
-            lies = _limb(names[j], turns[j], places, lies, hinged=not standing.rest)
+            lies = _limb(names[j], rotations[j], positions, lies, hinged=not standing.rest)
         elif names[j] in _LINES and not standing.rest:
-            lies = _line(names[j], turns[j], places, lies)
-        world[j], still[j] = turns[j] @ lies, standing.turns[j] @ lies
+            lies = _line(names[j], rotations[j], positions, lies)
+        world[j], still[j] = rotations[j] @ lies, standing.rotations[j] @ lies
     return np.stack([world[j] if p < 0 else world[p].swapaxes(1, 2) @ world[j] for j, p in enumerate(body.parents)], 1)
 
 
-def _line(name: str, turns: Array, places: Places, lies: Array) -> Array:
-    """The alignment (3, 3) of pelvis or chest that puts the line of the hips or the shoulders where the file has it."""
-    ends = [places.known.get(f"{side}_{_LINES[name]}") for side in SIDES]
+def _line(name: str, rotations: Array, positions: Positions, lies: Array) -> Array:
+    """The alignment (3, 3) of pelvis or chest that gives the line of hips or shoulders the file's direction."""
+    ends = [positions.known.get(f"{side}_{_LINES[name]}") for side in SIDES]
     if None in ends:
         return lies
     left, right = ends
-    line = _local(turns, places.motion[:, left] - places.motion[:, right]).mean(0)
-    return _between(lies @ (places.own[left] - places.own[right]), line) @ lies
+    line = _local(rotations, positions.motion[:, left] - positions.motion[:, right]).mean(0)
+    return _between(lies @ (positions.own[left] - positions.own[right]), line) @ lies
 
 
-def _limb(name: str, turns: Array, places: Places, lies: Array, hinged: bool) -> Array:
-    """A limb's alignment (3, 3), from one that is right but for where its bone lies, and how it is twisted."""
-    joint, end = places.known[name], places.known.get(_LIMBS[name][0])
+def _limb(name: str, rotations: Array, positions: Positions, lies: Array, hinged: bool) -> Array:
+    """A limb's alignment (3, 3), from one that is right but for the bone's direction and twist."""
+    joint, end = positions.known[name], positions.known.get(_LIMBS[name][0])
     if end is None:
         return lies
-    bone = _local(turns, places.motion[:, end] - places.motion[:, joint])
+    bone = _local(rotations, positions.motion[:, end] - positions.motion[:, joint])
     direction = _unit(bone.mean(0))
-    lies = _between(lies @ (places.own[end] - places.own[joint]), direction) @ lies
-    next_end = places.known.get(_LIMBS[_LIMBS[name][0]][0]) if name in _HINGES else None
+    lies = _between(lies @ (positions.own[end] - positions.own[joint]), direction) @ lies
+    next_end = positions.known.get(_LIMBS[_LIMBS[name][0]][0]) if name in _HINGES else None
     if hinged and next_end is not None:
-        below = _local(turns, places.motion[:, next_end] - places.motion[:, end])
+        below = _local(rotations, positions.motion[:, next_end] - positions.motion[:, end])
         hinge = np.cross(_unit(bone), _unit(below)).mean(0)
         if np.linalg.norm(hinge) > _BENT:
             axis = lies @ np.array(_HINGES[name], float)
@@ -154,21 +155,21 @@ def _limb(name: str, turns: Array, places: Places, lies: Array, hinged: bool) ->
 # ------------------------------------------------------------------------------------------------------------ geometry
 
 
-def _turned(spots: Array, places: Places) -> Array | None:
-    """The trunk's rotations (..., 3, 3) from that of the body at rest, by places (..., J, 3)."""
-    theirs, ours = _frame(spots, places.known), _frame(places.own, places.known)
+def _turned(joints: Array, positions: Positions) -> Array | None:
+    """The trunk's rotations (..., 3, 3) from that of the body at rest, by joints (..., J, 3)."""
+    theirs, ours = _frame(joints, positions.known), _frame(positions.own, positions.known)
     return None if theirs is None or ours is None else theirs @ ours.T
 
 
-def _frame(spots: Array, known: Mapping[str, int]) -> Array | None:
+def _frame(joints: Array, known: Mapping[str, int]) -> Array | None:
     """A trunk's axes: y from the pelvis to the neck, x from right to left."""
     shoulders = [known[name] for name in ("left_shoulder", "right_shoulder") if name in known]
     high = next(([known[name]] for name in ("neck", "head") if name in known), shoulders)
     pairs = _pairs(known)
     if not pairs or not high or "pelvis" not in known:
         return None
-    up = spots[..., high, :].mean(-2) - spots[..., known["pelvis"], :]
-    return _frame_of(up, np.sum([spots[..., one, :] - spots[..., two, :] for one, two in pairs], 0))
+    up = joints[..., high, :].mean(-2) - joints[..., known["pelvis"], :]
+    return _frame_of(up, np.sum([joints[..., one, :] - joints[..., two, :] for one, two in pairs], 0))
 
 
 def _frame_of(up: Array, left: Array) -> Array:
@@ -184,9 +185,9 @@ def _pairs(known: Mapping[str, int]) -> list[tuple[int, int]]:
     return [(known[left], known[right]) for left, right in pairs if left in known and right in known]
 
 
-def _local(turns: Array, vectors: Array) -> Array:
+def _local(rotations: Array, vectors: Array) -> Array:
     """Vectors (T, 3) of the world in a joint's own axes."""
-    return (vectors[:, None] @ turns)[:, 0]
+    return (vectors[:, None] @ rotations)[:, 0]
 
 
 def _snapped(direction: Array, degrees: float) -> Array:
@@ -201,7 +202,7 @@ def _unit(vectors: Array) -> Array:
 
 
 def _between(a: Array, b: Array) -> Array:
-    """The smallest rotation (3, 3) that turns the direction a (3) to b."""
+    """The smallest rotation (3, 3) that brings the direction a (3) to b."""
     a, b = _unit(a), _unit(b)
     axis = np.cross(a, b)
     sine = np.linalg.norm(axis)

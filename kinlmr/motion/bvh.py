@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kinlmr.files import Array
+from kinlmr.files import Array, about
 from kinlmr.rotations import axis_angle_to_matrix
 
-FAR = 1e9  # units or degrees: nothing is as far
-SITE = -2  # an End Site: it closes a limb, has an offset, and is no joint
+LARGEST = 1e9  # units or degrees: nothing is as far
+END_SITE = -2  # an End Site: it closes a limb, has an offset, and is no joint
 CHANNELS = {f"{axis}{kind}" for axis in "XYZ" for kind in ("position", "rotation")}
 _MOTION = re.compile(r"^[ \t]*MOTION\b", re.MULTILINE)
 _TIMES = re.compile(r"\s*Frames\s*:?\s*(\d+)\s+Frame\s*Time\s*:?\s*(\S+)", re.IGNORECASE)
@@ -28,11 +28,12 @@ class Bvh:
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: no such file")
         text = self.path.read_text("utf-8-sig", "replace")
-        motion = _MOTION.search(text)
-        if not motion:
-            raise ValueError(f"{self.path}: no MOTION section; not a BVH file, or cut short")
-        self._hierarchy(text[: motion.start()])
-        self._frames(text[motion.end() :], text.count("\n", 0, motion.end()) + 1)
+        with about(self.path):
+            motion = _MOTION.search(text)
+            if not motion:
+                raise ValueError("no MOTION section; not a BVH file, or cut short")
+            self._hierarchy(text[: motion.start()])
+            self._frames(text[motion.end() :], text.count("\n", 0, motion.end()) + 1)
 
     def _hierarchy(self, head: str) -> None:
         self.names: list[str] = []
@@ -54,15 +55,15 @@ class Bvh:
                     offsets.append([0.0, 0.0, 0.0])
                     at = len(self.names) - 1
                 elif words[0] == "End":
-                    at = SITE
+                    at = END_SITE
                 elif words[0] == "{":
                     stack.append(at)
                 elif words[0] == "}":
                     stack.pop()
                 elif words[0] == "OFFSET":
-                    if stack[-1] != SITE:
+                    if stack[-1] != END_SITE:
                         offsets[stack[-1]] = [float(word) for word in words[1:4]]
-                elif words[0] == "CHANNELS" and stack[-1] != SITE:
+                elif words[0] == "CHANNELS" and stack[-1] != END_SITE:
                     if len(words) != 2 + int(words[1]):
                         raise ValueError("other channels than promised")
                     self.channels[stack[-1]] = [word.capitalize() for word in words[2:]]
@@ -71,12 +72,12 @@ class Bvh:
             except (ValueError, IndexError):
                 raise ValueError(f"{self.path}:{number}: not BVH: {piece.strip()[:60]!r}") from None
         if odd := {c for channel in self.channels for c in channel} - CHANNELS:
-            raise ValueError(f"{self.path}: its hierarchy is damaged (channels {sorted(odd)})")
+            raise ValueError(f"its hierarchy is damaged (channels {sorted(odd)})")
         unique = len(set(self.names)) == len(self.names)
-        if stack or SITE in self.parents or self.parents.count(-1) != 1 or not unique:
-            raise ValueError(f"{self.path}: its hierarchy is damaged (braces, roots or names do not fit together)")
-        if any(len(offset) != 3 for offset in offsets) or not (np.abs(offsets) < FAR).all():
-            raise ValueError(f"{self.path}: its hierarchy is damaged (an OFFSET is not three finite numbers)")
+        if stack or END_SITE in self.parents or self.parents.count(-1) != 1 or not unique:
+            raise ValueError("its hierarchy is damaged (braces, roots or names do not fit together)")
+        if any(len(offset) != 3 for offset in offsets) or not (np.abs(offsets) < LARGEST).all():
+            raise ValueError("its hierarchy is damaged (an OFFSET is not three finite numbers)")
         self.offsets = np.array(offsets)
 
     def _frames(self, tail: str, line: int) -> None:
@@ -86,21 +87,17 @@ class Bvh:
                 raise ValueError("no frame time")
             count, self.fps = int(times[1]), _rate(times[2])
         except ValueError:
-            raise ValueError(
-                f"{self.path}: its MOTION section is damaged; expected Frames:, Frame Time: and then numbers"
-            ) from None
+            raise ValueError("its MOTION section is damaged; expected Frames:, Frame Time: and then numbers") from None
         numbers = self._numbers(tail[times.end() :], line + tail.count("\n", 0, times.end()))
         width = sum(map(len, self.channels))
         have = len(numbers) / max(1, width)
         if len(numbers) > count * width and count:
             raise ValueError(
-                f"{self.path}: {count} frames of {width} numbers promised, {have:.2f} there: more than promised; "
+                f"{count} frames of {width} numbers promised, {have:.2f} there: more than promised; "
                 f"set Frames: to what is there, or remove the surplus"
             )
         if count < 1 or len(numbers) < count * width:
-            raise ValueError(
-                f"{self.path}: {count} frames of {width} numbers promised, {have:.2f} there; it is cut short"
-            )
+            raise ValueError(f"{count} frames of {width} numbers promised, {have:.2f} there; it is cut short")
         self.values = numbers.reshape(count, width)
 
     def _numbers(self, text: str, line: int) -> Array:
@@ -108,46 +105,48 @@ class Bvh:
         words = text.split()
         try:
             numbers = np.array(words, dtype=np.float64)
-            if (np.abs(numbers) < FAR).all():
+            if (np.abs(numbers) < LARGEST).all():
                 return numbers
         except ValueError:
             pass
         bad = next(i for i, word in enumerate(words) if not _is_number(word))
-        place = list(re.finditer(r"\S+", text))[bad]
+        position = list(re.finditer(r"\S+", text))[bad]
         raise ValueError(
-            f"{self.path}:{line + text.count(chr(10), 0, place.start())}: frame "
+            f"{self.path}:{line + text.count(chr(10), 0, position.start())}: frame "
             f"{bad // max(1, sum(map(len, self.channels)))} is not finite numbers: {words[bad][:40]!r}; "
             "leave the frame out, or write what it should be"
         )
 
-    def rest(self, turns: Array, places: Array) -> Array:
-        """Positions (N, 3) where no joint is turned, of bones as long as in what `posed` found.
+    def rest(self, rotations: Array, positions: Array) -> Array:
+        """Positions (N, 3) of the rest pose, its bones as long as in what `posed` found.
 
-        Where channels move a joint, as those of Bandai-Namco's files do, its OFFSET is not used.
+        OFFSETs are not used: in some files, such as Bandai-Namco's, channels move the joints.
         """
-        rest = np.zeros(places.shape[1:])
+        rest = np.zeros(positions.shape[1:])
         for j, parent in enumerate(self.parents):
             if parent >= 0:
-                bone = ((places[:, j] - places[:, parent])[:, None] @ turns[:, parent])[:, 0]
+                bone = ((positions[:, j] - positions[:, parent])[:, None] @ rotations[:, parent])[:, 0]
                 rest[j] = rest[parent] + bone.mean(0)
         return rest
 
     def posed(self) -> tuple[Array, Array]:
         """World rotations (T, N, 3, 3) and positions (T, N, 3), in the file's units."""
         frames, column = len(self.values), 0
-        turns, places = np.empty((frames, len(self.names), 3, 3)), np.empty((frames, len(self.names), 3))
+        rotations, positions = np.empty((frames, len(self.names), 3, 3)), np.empty((frames, len(self.names), 3))
         for j, parent in enumerate(self.parents):
-            turn, place = np.broadcast_to(np.eye(3), (frames, 3, 3)), np.tile(self.offsets[j], (frames, 1))
+            rotation, position = np.broadcast_to(np.eye(3), (frames, 3, 3)), np.tile(self.offsets[j], (frames, 1))
             for channel in self.channels[j]:
                 values, axis = self.values[:, column], "XYZ".index(channel[0])
                 if channel.endswith("position"):
-                    place[:, axis] = values
+                    position[:, axis] = values
                 else:
-                    turn = turn @ _about(axis, np.deg2rad(values))
+                    rotation = rotation @ _about(axis, np.deg2rad(values))
                 column += 1
-            turns[:, j] = turn if parent < 0 else turns[:, parent] @ turn
-            places[:, j] = place if parent < 0 else places[:, parent] + (turns[:, parent] @ place[..., None])[..., 0]
-        return turns, places
+            rotations[:, j] = rotation if parent < 0 else rotations[:, parent] @ rotation
+            positions[:, j] = (
+                position if parent < 0 else positions[:, parent] + (rotations[:, parent] @ position[..., None])[..., 0]
+            )
+        return rotations, positions
 
 
 def _rate(text: str) -> float:
@@ -164,7 +163,7 @@ def _rate(text: str) -> float:
 
 def _is_number(word: str) -> bool:
     try:
-        return abs(float(word)) < FAR
+        return abs(float(word)) < LARGEST
     except ValueError:
         return False
 

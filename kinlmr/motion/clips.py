@@ -1,7 +1,7 @@
 """From recorded motion to training clips: a body, a camera, keypoints, and the noise of a real detector.
 
-A clip is drawn from recordings (re-timed, mirrored, limbs mixed with other clips'), given a random shape, seen by a
-camera that moves a little, and its keypoints are disturbed as a detector's are. Everything is arrays and a seeded
+A clip is sampled from recordings (re-timed, mirrored, limbs mixed with other clips'), given a random shape, observed by
+a camera that moves a little, and its keypoints are disturbed as a detector's are. Everything is arrays and a seeded
 generator: one seed, the same clips. Keypoints become features as those of a video do, by `kinlmr.keypoints.normalise`:
 (x, y, confidence) in units of a box that follows the person, so F = 3 K; a point that is not seen is (0, 0, 0).
 """
@@ -12,30 +12,37 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
-from kinlmr.body import Body, turn_joint
+from kinlmr import _moved
+from kinlmr.body import Body, rotate_joint
 from kinlmr.camera import perspective, to_crop
 from kinlmr.keypoints import normalise
 from kinlmr.motion.names import opposite, plain_names, sides
 from kinlmr.motion.noise import OFF, USUAL, WIDE, Noise, Numbers, disturb, numbers, slow
 from kinlmr.motion.recording import Motion, same_rate
-from kinlmr.rotations import axis_angle_to_matrix, matrix_to_quaternion, quaternion_to_matrix
+from kinlmr.rotations import (
+    axis_angle_to_matrix,
+    continuous_quaternions,
+    matrix_to_quaternion,
+    quaternion_to_matrix,
+)
 
-__all__ = ["OFF", "USUAL", "WIDE", "Bank", "Clips", "Noise", "bank", "disturb", "draw", "mirror", "opposite", "pieces",
-           "see", "varied", "whole"]  # fmt: skip
+__all__ = ["OFF", "USUAL", "WIDE", "Bank", "Clips", "Noise", "augment", "bank", "disturb", "mirror", "observe",
+           "opposite", "pieces", "sample", "whole"]  # fmt: skip
 
 SPEEDS = 0.75, 1.33  # how slow and how fast a recording is played
 FOCAL = 1000.0  # pixels, of every camera; the root is seen FOCAL pixels right of and below the picture's corner
-DISTANCES, REST = (2.5, 20.0), 4.0  # metres from the camera to the root: drawn between, or without augmentation
-MIXED = 0.3  # chance that a clip has a limb of LIMBS from another clip
-BENT = 0.4  # radians: of a clip's slow turns of every joint but the root, the largest deviation
-TILTED = 0.15  # chance that a clip is turned as a whole, any way up
-SPREAD = 0.3  # an action is drawn as often as its places to start to this power
+DISTANCES = 2.5, 20.0  # metres from the camera to the root: drawn between
+REST_DISTANCE = 4.0  # the same without augmentation
+MIX_CHANCE = 0.3  # that a clip gets a limb of LIMBS from another clip
+BEND_ANGLE = 0.4  # radians: the largest deviation of slow rotations of every joint but the root
+TILT_CHANCE = 0.15  # that a clip is rotated as a whole, any way up
+ACTION_POWER = 0.3  # an action is drawn as often as its number of starts to this power
 LIMBS = (
     ("left_collar", "left_shoulder", "left_elbow", "left_wrist", "left_hand"),
     ("right_collar", "right_shoulder", "right_elbow", "right_wrist", "right_hand"),
@@ -49,21 +56,25 @@ class Clips(NamedTuple):
     """B clips of T frames. The camera's frame is x right, y down, z forward.
 
     features (B, T, 3 K); rotations (B, T, J, 3, 3), the root's as the camera sees it; shape (B, S); joints (B, T, J, 3)
-    in metres about the root; points (B, T, K, 3) as (x, y, known): where the keypoints truly are, in the features'
-    units, known 1, or 0 while nobody was found yet; start (B), where in its bank a clip begins (`Bank.where` names it).
+    in metres about the root; keypoints (B, T, K, 3) as (x, y, known): the true ones, in the features' units, known 1,
+    or 0 while nobody was found yet; start (B), where in its bank a clip begins (`Bank.where` names it).
     """
 
     features: Tensor
     rotations: Tensor
     shape: Tensor
     joints: Tensor
-    points: Tensor
+    keypoints: Tensor
     start: Tensor
+
+    @property
+    def points(self) -> Tensor:
+        return _moved.renamed("Clips.points", "Clips.keypoints", self.keypoints)
 
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """Recordings end to end, ready to draw from: quaternions (N, J, 4), and the places where a clip may start."""
+    """Recordings end to end, to sample from: quaternions (N, J, 4), and the frames at which a clip may start."""
 
     joints: tuple[str, ...]
     fps: float
@@ -75,7 +86,7 @@ class Bank:
     begins: tuple[int, ...]
 
     def where(self, start: int) -> str:
-        """The recording and frame of a place in the bank."""
+        """The recording and frame of a frame of the bank."""
         which = max(i for i, begin in enumerate(self.begins) if begin <= start)
         return f"{self.names[which]} from frame {start - self.begins[which]}"
 
@@ -88,7 +99,7 @@ class Bank:
 def bank(motions: Sequence[Motion], frames: int) -> Bank:
     """Recordings of one body and one rate as a bank of clips of ``frames``. No clip crosses a cut or a recording's end.
 
-    An action is what the recordings say, or a recording's name where it says none; `draw` goes by them.
+    An action is what the recordings say, or a recording's name where it says none; `sample` draws by them.
     """
     if not motions:
         raise ValueError("no recordings to draw clips from")
@@ -98,25 +109,23 @@ def bank(motions: Sequence[Motion], frames: int) -> Bank:
             f"the recordings have different joints or rates ({rates} frames per second); load them for one body "
             "and one rate, as load_motion(paths, body, fps=30) does"
         )
-    span = int((frames - 1) * SPEEDS[1]) + 2
+    needed = int((frames - 1) * SPEEDS[1]) + 2
     actions: dict[str, list[Tensor]] = {}
-    quaternions, place, begins = [], 0, []
+    quaternions, first, begins = [], 0, []
     for motion in motions:
-        if not motion.rotations.isfinite().all():
+        if not motion.axis_angle.isfinite().all():
             raise ValueError(f"recording {motion.name!r} is not finite")
-        q = matrix_to_quaternion(axis_angle_to_matrix(motion.rotations))
-        flips = (q[1:] * q[:-1]).sum(-1, keepdim=True).sign().cumprod(0)  # q and -q turn alike: keep to one side
-        quaternions.append(torch.cat([q[:1], q[1:] * torch.where(flips == 0, 1.0, flips)]))
-        begins.append(place)
+        quaternions.append(continuous_quaternions(matrix_to_quaternion(axis_angle_to_matrix(motion.axis_angle))))
+        begins.append(first)
         for low, high in itertools.pairwise([0, *motion.cuts, len(motion)]):
-            if high - low >= span:
-                starts = torch.arange(place + low, place + high - span + 1)
+            if high - low >= needed:
+                starts = torch.arange(first + low, first + high - needed + 1)
                 actions.setdefault(motion.action or motion.name, []).append(starts)
-        place += len(motion)
+        first += len(motion)
     if not actions:
         longest = max(map(len, motions))
         raise ValueError(
-            f"no recording holds {span} frames in a row (the longest has {longest}); ask for shorter clips"
+            f"no recording holds {needed} frames in a row (the longest has {longest}); ask for shorter clips"
         )
     groups = [torch.cat(starts) for starts in actions.values()]
     count = torch.tensor([len(group) for group in groups])
@@ -134,12 +143,12 @@ def pieces(motions: Sequence[Motion], longest: int | None = None, shortest: int 
             for start in range(low, high, longest or max(high - low, 1)):
                 part = slice(start, min(start + (longest or high), high))
                 if part.stop - start >= shortest:
-                    places = motion.translation[part]
-                    found.append(replace(motion, rotations=motion.rotations[part], translation=places, cuts=()))
+                    axis_angle, translation = motion.axis_angle[part], motion.translation[part]
+                    found.append(replace(motion, axis_angle=axis_angle, translation=translation, cuts=()))
     return found
 
 
-def draw(
+def sample(
     source: Bank,
     body: Body,
     batch: int,
@@ -148,16 +157,16 @@ def draw(
     noise: Noise = USUAL,
     augment: bool = True,
 ) -> Clips:
-    """Draw ``batch`` clips of ``frames`` at the bank's rate, on its device, with ``noise`` on their keypoints.
+    """Sample ``batch`` clips of ``frames`` at the bank's rate, on its device, with ``noise`` on their keypoints.
 
-    augment: re-time, mirror, vary and turn them, and vary the shape.
+    augment: re-time, mirror and `augment` them, and vary shape and camera.
 
-    An action is drawn as often as its places to start to the power of SPREAD, so that what there is much of (standing,
-    walking) does not drown the rest; then one of its places, each as often as any other.
+    An action is drawn with a chance in proportion to its number of starts to the power of ACTION_POWER, so that
+    frequent ones (standing, walking) do not crowd out the rest; then one of its starts, each with the same chance.
     """
     _check_joints(source.joints, body)
     rand, normal = numbers(generator, source.quaternions)
-    action = torch.multinomial((source.count**SPREAD).to(generator.device), batch, True, generator=generator)
+    action = torch.multinomial((source.count**ACTION_POWER).to(generator.device), batch, True, generator=generator)
     action = action.to(source.count.device)
     start = source.starts[source.first[action] + (rand(batch) * source.count[action]).long()]
     speed = SPEEDS[0] + (SPEEDS[1] - SPEEDS[0]) * rand(batch) if augment else torch.ones_like(start)
@@ -166,49 +175,53 @@ def draw(
     pair = source.quaternions[start[:, None] + low], source.quaternions[start[:, None] + low + 1]
     rotations = quaternion_to_matrix(torch.lerp(*pair, (at - low)[..., None, None].to(pair[0])))
     if augment:
-        mirrored = (rand(batch) < 0.5)[:, None, None, None, None]
-        rotations = torch.where(mirrored, mirror(rotations, source.joints), rotations)
-        rotations = varied(rotations, body, source.fps, rand, normal)
-    return see(rotations, body, source.fps, generator, noise, augment)._replace(start=start)
+        rotations = _mirrored_and_augmented(rotations, source, body, rand, normal)
+    return observe(rotations, body, source.fps, generator, noise, augment)._replace(start=start)
 
 
-def varied(rotations: Tensor, body: Body, fps: float, rand: Numbers, normal: Numbers) -> Tensor:
-    """Limbs mixed between the clips of a batch, joints bent, some clips turned: rotations (B, T, J, 3, 3) -> the same.
+def _mirrored_and_augmented(rotations: Tensor, source: Bank, body: Body, rand: Numbers, normal: Numbers) -> Tensor:
+    mirrored = (rand(len(rotations)) < 0.5)[:, None, None, None, None]
+    rotations = torch.where(mirrored, mirror(rotations, source.joints), rotations)
+    return augment(rotations, body, source.fps, rand, normal)
+
+
+def augment(rotations: Tensor, body: Body, fps: float, rand: Numbers, normal: Numbers) -> Tensor:
+    """Mix limbs between the clips of a batch, bend joints, tilt some clips: rotations (B, T, J, 3, 3) -> the same.
 
     The model is local, so the data may be: arms from one recording go with legs from another. rand and normal draw
-    uniform and normal numbers of a size. Joints are told by SMPL's names; a limb that is not there is not mixed.
+    uniform and normal numbers of a size. Limbs are found by SMPL's names; one that the body lacks is not mixed.
     """
     (batch, frames), names, whole = rotations.shape[:2], plain_names(body.joints), rotations
     rotations = rotations.clone()
     for limb in LIMBS:
         at = [j for j, name in enumerate(names) if name in limb]
-        mixed = (rand(batch) < MIXED)[:, None, None, None, None]
+        mixed = (rand(batch) < MIX_CHANCE)[:, None, None, None, None]
         other = whole[rand(batch).argsort()]
         rotations[:, :, at] = torch.where(mixed, other[:, :, at], whole[:, :, at])
-    bend = BENT * rand(batch, 1, 1, 1) ** 2 * slow((batch, frames, len(names), 3), fps, rand, normal)
+    bend = BEND_ANGLE * rand(batch, 1, 1, 1) ** 2 * slow((batch, frames, len(names), 3), fps, rand, normal)
     bend[:, :, body.root] = 0
     tilt = quaternion_to_matrix(normal(batch, 4))[:, None]
-    tilted = (rand(batch) < TILTED)[:, None, None, None, None]
+    tilted = (rand(batch) < TILT_CHANCE)[:, None, None, None, None]
     rotations = rotations @ axis_angle_to_matrix(bend)
-    return torch.where(tilted, turn_joint(rotations, body.root, tilt), rotations)
+    return torch.where(tilted, rotate_joint(rotations, body.root, tilt), rotations)
 
 
 def whole(motion: Motion, body: Body, yaw: float, generator: Generator, noise: Noise = USUAL) -> Clips:
-    """A whole recording as one clip (B = 1), of mean shape, seen by a camera at rest from ``yaw`` radians around it.
+    """A whole recording as one clip (B = 1), of mean shape, rotated by ``yaw`` radians before a camera at rest.
 
-    Its cuts are not heeded: give `pieces` of it.
+    Its cuts are ignored: give `pieces` of it.
     """
     _check_joints(motion.joints, body)
-    rotations = axis_angle_to_matrix(motion.rotations)[None].to(body.template)
-    turn = axis_angle_to_matrix(torch.tensor([0.0, yaw, 0.0], device=rotations.device))
-    rotations = turn_joint(rotations, body.root, turn)
-    return see(rotations, body, motion.fps, generator, noise, augment=False)
+    rotations = axis_angle_to_matrix(motion.axis_angle)[None].to(body.template)
+    about_y = axis_angle_to_matrix(torch.tensor([0.0, yaw, 0.0], device=rotations.device))
+    rotations = rotate_joint(rotations, body.root, about_y)
+    return observe(rotations, body, motion.fps, generator, noise, augment=False)
 
 
 def mirror(rotations: Tensor, joints: Sequence[str]) -> Tensor:
     """The same motion in a mirror, left for right: rotations (..., J, 3, 3) -> the same. Twice is the identity.
 
-    Sides are told from the joints' names (left_hip, LeftHip, l_hip, hip.L); a side without its other is refused.
+    Sides are read from the joints' names (left_hip, LeftHip, l_hip, hip.L); one without its opposite is refused.
     """
     pairs = opposite(joints)
     lone = [name for i, (name, (side, _)) in enumerate(zip(joints, sides(joints), strict=True))
@@ -222,37 +235,37 @@ def mirror(rotations: Tensor, joints: Sequence[str]) -> Tensor:
     return rotations[..., pairs, :, :] * flip[:, None] * flip
 
 
-def see(rotations: Tensor, body: Body, fps: float, generator: Generator, noise: Noise, augment: bool) -> Clips:
-    """Put a shape and a camera to rotations (B, T, J, 3, 3) in the world's frame, and disturb what it sees.
+def observe(rotations: Tensor, body: Body, fps: float, generator: Generator, noise: Noise, augment: bool) -> Clips:
+    """Clips of rotations (B, T, J, 3, 3) in the world's frame, with a shape, a camera and disturbed keypoints.
 
-    The camera is a pinhole of FOCAL pixels that looks at the root. ``augment``: any side, a little tilted, slowly
-    turning, at DISTANCES drawn evenly in their logarithm, and a shape of ten normal numbers; otherwise level, from the
-    front, at REST metres, and the mean shape.
+    The camera is a pinhole of FOCAL pixels that looks at the root. ``augment``: from any side, a little tilted, slowly
+    rotating, at a distance whose logarithm is uniform between those of DISTANCES, and a shape of normal numbers;
+    otherwise level, from the front, at REST_DISTANCE, and the mean shape.
     """
-    if body.points is None:
-        raise ValueError(f"body {body.name!r} has no keypoints; load_body(..., points='coco17') gives it some")
+    if body.keypoints is None:
+        raise ValueError(f"body {body.name!r} has no keypoints; load_body(..., keypoints='coco17') gives it some")
     batch, frames = rotations.shape[:2]
     rand, normal = numbers(generator, rotations)
     shape = normal(batch, body.shape_width) if augment else rotations.new_zeros(batch, body.shape_width)
-    yaw, pitch, roll, turn = rotations.new_zeros(4, batch, 1)
-    distance = rotations.new_full((batch, 1, 1), REST)
+    yaw, pitch, roll, speed = rotations.new_zeros(4, batch, 1)
+    distance = rotations.new_full((batch, 1, 1), REST_DISTANCE)
     if augment:
-        yaw, turn = 2 * torch.pi * rand(batch, 1), 0.2 * normal(batch, 1)
+        yaw, speed = 2 * torch.pi * rand(batch, 1), 0.2 * normal(batch, 1)
         pitch, roll = 0.1 + 0.15 * normal(batch, 1), 0.05 * normal(batch, 1)
         distance = DISTANCES[0] * (DISTANCES[1] / DISTANCES[0]) ** rand(batch, 1, 1)
     time = torch.arange(frames, device=rotations.device) / fps
-    rotations = turn_joint(rotations, body.root, _camera(yaw + turn * time, pitch, roll))
+    rotations = rotate_joint(rotations, body.root, _camera(yaw + speed * time, pitch, roll))
 
-    mesh = body(rotations, shape[:, None], want=("joints", "points"))
-    joints, points = (x - mesh.joints[:, :, [body.root]] for x in (mesh.joints, mesh.points))
-    image = perspective(points, pad(distance, (2, 0)), FOCAL) + FOCAL
-    found, confidence = disturb(image, points, body.points.names, fps, generator, noise)
+    mesh = body(rotations, shape[:, None], want=("joints", "keypoints"))
+    joints, keypoints = (x - mesh.joints[:, :, [body.root]] for x in (mesh.joints, mesh.keypoints))
+    image = perspective(keypoints, pad(distance, (2, 0)), FOCAL) + FOCAL
+    found, confidence = disturb(image, keypoints, body.keypoints.names, fps, generator, noise)
     features, box, _ = normalise(torch.cat([found, confidence[..., None]], -1))
     somebody = box[..., 2:] > 0
     truth = to_crop(image, torch.where(somebody, box, 1))
     known = somebody[..., None, :].to(truth).expand_as(truth[..., :1])
-    place = torch.zeros(batch, dtype=torch.long, device=image.device)
-    return Clips(features, rotations, shape, joints, torch.cat([truth, known], -1), place)
+    start = torch.zeros(batch, dtype=torch.long, device=image.device)
+    return Clips(features, rotations, shape, joints, torch.cat([truth, known], -1), start)
 
 
 def _check_joints(joints: Sequence[str], body: Body) -> None:
@@ -268,3 +281,7 @@ def _camera(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:
     zero = torch.zeros_like(yaw)
     about = lambda *v: axis_angle_to_matrix(torch.stack(torch.broadcast_tensors(*v), -1))  # noqa: E731
     return about(zero, zero, roll) @ about(torch.pi + pitch, zero, zero) @ about(zero, yaw, zero)
+
+
+def __getattr__(name: str) -> Any:
+    return _moved.moved(__name__, name)

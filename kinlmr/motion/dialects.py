@@ -40,9 +40,8 @@ _SMPL = {"pelvis", *(f"{side}_{joint}" for side in SIDES for joint in _NEEDED)} 
 
 def joint_map(file: Bvh, body: Body, names: Mapping[str, str] | None) -> dict[int, int]:
     """The body's joint -> the file's, for the joints that both have. ``names``: as names; None: found."""
-    places = {name: i for i, name in enumerate(file.names)} | {name: i for i, name in enumerate(_bare(file.names))}
     if names is not None:
-        return _given(file, body, names, places)
+        return _given(file, body, names)
     index = {name: j for j, name in enumerate(plain_names(body.joints))}
     bare = _bare(file.names)
     own = {name: i for i, name in enumerate(plain_names(bare))}
@@ -57,22 +56,23 @@ def joint_map(file: Bvh, body: Body, names: Mapping[str, str] | None) -> dict[in
     if missing:
         shown = ", ".join(f"{name!r}{nearest(name, others)}" for name in missing)
         raise ValueError(
-            f"{file.path}: its joints are not named as this body's, nor as a known maker's: it lacks {shown}. "
+            f"its joints are not named as this body's, nor as a known maker's: it lacks {shown}. "
             "Give names=, the body's joint -> the file's"
         )
     return {index[name]: i for name, i in found.items() if name in index}
 
 
-def _given(file: Bvh, body: Body, names: Mapping[str, str], places: Mapping[str, int]) -> dict[int, int]:
+def _given(file: Bvh, body: Body, names: Mapping[str, str]) -> dict[int, int]:
+    index = {name: i for i, name in enumerate(file.names)} | {name: i for i, name in enumerate(_bare(file.names))}
     names = {joint: "_".join(name.split()) for joint, name in names.items()}
-    if absent := [name for name in names.values() if name not in places]:
-        shown = ", ".join(f"{name!r}{nearest(name, places)}" for name in absent)
-        raise ValueError(f"{file.path}: names= has joints that it lacks: {shown}")
+    if absent := [name for name in names.values() if name not in index]:
+        shown = ", ".join(f"{name!r}{nearest(name, index)}" for name in absent)
+        raise ValueError(f"names= has joints that it lacks: {shown}")
     if unknown := [joint for joint in names if joint not in body.joints]:
         raise ValueError(f"body {body.name!r} has no joint {', '.join(map(repr, unknown))}")
-    if body.joints[body.parents.index(-1)] not in names:
-        raise ValueError(f"{file.path}: names= must name the body's root")
-    return {body.joints.index(joint): places[name] for joint, name in names.items()}
+    if body.joints[body.root] not in names:
+        raise ValueError("names= must name the body's root")
+    return {body.joints.index(joint): index[name] for joint, name in names.items()}
 
 
 def _by_words(file: Bvh, bare: Sequence[str]) -> tuple[dict[str, int], list[tuple[str, ...]]]:

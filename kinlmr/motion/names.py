@@ -11,7 +11,8 @@ _WORD = re.compile(r"(?i:(?<![a-z])(?:left|right))|(?<=[a-z])(?:Left|Right)(?![a
 _LETTER = re.compile(r"(?<![A-Za-z0-9])[lrLR](?=[_. -]|[A-Z][a-z]|$)|(?<=[a-z])[LR]$")
 # lhip, hipl, upperleft, FL_hip, thigh_l1, leg_lft: where there is the same name with the other side's word
 _WORDS = (("left", "right"), ("lft", "rgt"), ("l", "r"), ("lf", "rt"))
-LONGEST = 200  # characters of a name that is looked through for them
+_PIECE = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # of CamelCase or snake_case; the root is not "oot" on the right
+LONGEST = 200  # characters of a name that is searched for them
 
 
 def sides(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -20,7 +21,7 @@ def sides(names: Sequence[str]) -> list[tuple[str, str]]:
     >>> sides(["LeftHip", "r_knee", "spine1", "lfoot", "rfoot"])
     [('left', 'Hip'), ('right', '_knee'), ('', 'spine1'), ('left', 'foot'), ('right', 'foot')]
     """
-    found, known = [], set(names)
+    found, known = [], {name for name in names if "root" not in map(str.lower, _PIECE.findall(name))}
     for name in names:
         match = _WORD.search(name) or _LETTER.search(name)
         if match:
@@ -32,8 +33,8 @@ def sides(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _paired(name: str, names: set[str]) -> tuple[str, str]:
-    """Side and rest of a name that differs from another by the word of its side alone."""
-    for left, right in _WORDS if len(name) <= LONGEST else ():
+    """Side and rest of a name that differs from another of the names by the word of its side alone."""
+    for left, right in _WORDS if name in names and len(name) <= LONGEST else ():
         other = {left: right, right: left}
         for match in re.finditer(f"(?i:{left}|{right})", name):
             word, before, after = match[0].lower(), name[: match.start()], name[match.end() :]
@@ -51,8 +52,8 @@ def plain_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def opposite(names: Sequence[str]) -> list[int]:
-    """For each name the place of its other side's: left_knee's of right_knee; its own in the middle, or without one."""
+    """For each name the index of its other side's, such as right_knee's for left_knee; its own where there is none."""
     found = sides(names)
-    place = {name: i for i, name in enumerate(found)}
+    index = {name: i for i, name in enumerate(found)}
     other = {"left": "right", "right": "left", "": ""}
-    return [place.get((other[side], rest), i) if side else i for i, (side, rest) in enumerate(found)]
+    return [index.get((other[side], rest), i) if side else i for i, (side, rest) in enumerate(found)]

@@ -12,8 +12,8 @@ from kinlmr.motion.names import opposite
 
 HAND = ("elbow", "wrist", "hand", "thumb", "index", "pinky")
 FOOT = ("knee", "ankle", "foot", "heel", "foot_index", "big_toe", "small_toe")
-HIDDEN = [tuple(f"{side}_{name}" for name in names) for names in (HAND, FOOT) for side in ("left", "right")]
-BEHIND = 0.08  # metres that a point lies behind the trunk's middle to be hidden by it
+HIDDEN_LIMBS = [tuple(f"{side}_{name}" for name in names) for names in (HAND, FOOT) for side in ("left", "right")]
+BEHIND_TRUNK = 0.08  # metres behind the trunk's middle from which on a point is hidden by it
 Numbers = Callable[..., Tensor]
 
 
@@ -23,8 +23,8 @@ class Noise(NamedTuple):
     jitter    white error of every point; one in fifty is five times as large
     missing   chance that a point is not found in a frame
     hidden    how often a limb vanishes, for 0.2 to 1 second
-    swapped   how often left and right are taken for one another, for 1 to 4 frames
-    drift     largest deviation of a slow error of every point, of up to one turn a second
+    swapped   how often left and right are mistaken for each other, for 1 to 4 frames
+    drift     largest deviation of a slow error of every point, of up to 1 Hz
     cut       chance that a clip's picture ends at 0.3 to 0.95 of the person's height in the first frame
     occluded  chance that points behind the trunk are hidden, in nine frames of ten
     guess     chance that a clip's hidden points are guessed, with low confidence, rather than left out
@@ -47,12 +47,12 @@ WIDE = Noise(drift=0.015, cut=0.25, occluded=0.6, guess=0.5)  # as real detector
 
 
 def disturb(
-    image: Tensor, points: Tensor, names: Sequence[str], fps: float, generator: Generator, noise: Noise
+    image: Tensor, keypoints: Tensor, names: Sequence[str], fps: float, generator: Generator, noise: Noise
 ) -> tuple[Tensor, Tensor]:
-    """A detector's view of true points: where it finds them (B, T, K, 2) in pixels, and how sure it is (B, T, K).
+    """What a detector makes of true keypoints: their positions (B, T, K, 2) in pixels, and its confidence (B, T, K).
 
-    image (B, T, K, 2) in pixels, points (B, T, K, 3) in metres with z forward. A confidence of 0 is not found. Without
-    noise the points come back as they are, with confidence one.
+    image (B, T, K, 2) in pixels, keypoints (B, T, K, 3) in metres with z forward. A confidence of 0 is not found.
+    Without noise the image comes back as it is, with confidence one.
     """
     if noise._replace(clean=0.0) == OFF:
         return image, torch.ones_like(image[..., 0])
@@ -67,7 +67,7 @@ def disturb(
         error = error + noise.drift * rand(batch, 1, 1, 1) * slow(tuple(image.shape), fps, rand, normal)
     found = image + error * extent
 
-    member = torch.tensor([[name in limb for name in names] for limb in HIDDEN], device=image.device)  # (4, K)
+    member = torch.tensor([[name in limb for name in names] for limb in HIDDEN_LIMBS], device=image.device)  # (4, K)
     pairs = torch.stack([member[:2].any(0), member[2:].any(0)])  # arms, legs
     swap = (_spells(batch, frames, 2, noise.swapped / 2, (1, 4), fps, rand)[..., None] & pairs).any(2)
     other = opposite(names)
@@ -78,7 +78,7 @@ def disturb(
     hidden = (spells[..., None] & member).any(2)
     guessed = rand(batch, 1, 1) < noise.guess
     if noise.occluded:
-        behind = _behind(image, points, names) & (rand(batch, frames, 1) < 0.9)
+        behind = _behind(image, keypoints, names) & (rand(batch, frames, 1) < 0.9)
         hidden = hidden | (behind & (rand(batch, 1, 1) < noise.occluded))
     if noise.cut:
         share = torch.where(rand(batch, 1, 1) < noise.cut, 0.3 + 0.65 * rand(batch, 1, 1), 2.0)
@@ -103,18 +103,18 @@ def disturb(
     return found, confidence
 
 
-def _behind(image: Tensor, points: Tensor, names: Sequence[str]) -> Tensor:
+def _behind(image: Tensor, keypoints: Tensor, names: Sequence[str]) -> Tensor:
     """Which points lie behind the trunk, in the box of shoulders and hips: (B, T, K) of bool."""
     trunk = [i for i, name in enumerate(names) if name.endswith(("shoulder", "hip"))]
     low, high = image[:, :, trunk].aminmax(dim=2, keepdim=True)
-    deep = points[..., 2] > points[:, :, trunk, 2].mean(2, True) + BEHIND
+    deep = keypoints[..., 2] > keypoints[:, :, trunk, 2].mean(2, True) + BEHIND_TRUNK
     inside = ((image > low) & (image < high)).all(-1) & deep
     inside[..., trunk] = False
     return inside
 
 
 def slow(size: tuple[int, ...], fps: float, rand: Numbers, normal: Numbers) -> Tensor:
-    """Slow deviations (B, T, ...) of deviation one or a little more: a constant and up to one turn a second."""
+    """Slow noise (B, T, ...) of standard deviation one or a little more: a constant and a sine of up to 1 Hz."""
     batch, frames, *rest = size
     time = torch.arange(frames).view(-1, *[1] * len(rest)) / fps
     rate = rand(batch, 1, *rest)
@@ -126,8 +126,8 @@ def slow(size: tuple[int, ...], fps: float, rand: Numbers, normal: Numbers) -> T
 def _spells(
     batch: int, frames: int, kinds: int, rate: float, lengths: tuple[float, float], fps: float, rand: Numbers
 ) -> Tensor:
-    """When something holds that begins at a rate per second and lasts a while, in frames: (B, T, kinds) of bool."""
-    before = int(lengths[1]) + 1  # what began before the clip may hold in it
+    """Whether an event holds, which begins at a rate per second and lasts ``lengths`` frames: (B, T, kinds) of bool."""
+    before = int(lengths[1]) + 1  # an event that began before the clip may hold in it
     total = before + frames
     begins = rand(batch, total, kinds) < rate / fps
     now = torch.arange(total, device=begins.device)[None, :, None]

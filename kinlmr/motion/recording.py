@@ -1,4 +1,4 @@
-"""One recording of motion, and what its readers share: rates and the root's place."""
+"""One recording of motion, and what its readers share: rates and the root's position."""
 
 from __future__ import annotations
 
@@ -8,49 +8,54 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kinlmr._moved import renamed
 from kinlmr.body import Body
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
-MORE = 100_000  # frames that resampling may add, besides four for each: a small file must not claim days
-CHUNK = 10_000  # frames that are resampled together
+MAX_ADDED = 100_000  # frames that resampling may add, besides four for each: a small file must not claim days
+CHUNK_FRAMES = 10_000  # frames that are resampled together
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Motion:
-    """One recording of T frames: rotations (T, J, 3) as axis-angle, the root's translation (T, 3) in metres.
+    """One recording of T frames: rotations as axis_angle (T, J, 3) in radians, the root's translation (T, 3) in metres.
 
-    ``translation`` is the place of the root joint in the world, whatever file it was read from; `origin` turns it into
-    what a body is moved by. ``cuts`` are frames that do not follow from the one before (dirt in the source): no clip
-    may cross them. ``action`` says what is done, ``subject`` who does it.
+    ``translation`` is the position of the root joint in the world, whatever file it was read from; `origin` is the
+    translation that moves a body there. ``cuts`` are frames that do not follow from the one before (faults of the
+    source): no clip may cross them. ``action`` says what is done, ``subject`` who does it.
     """
 
     name: str
     joints: tuple[str, ...]
     fps: float
-    rotations: Tensor
+    axis_angle: Tensor
     translation: Tensor
     cuts: tuple[int, ...] = ()
     action: str = ""
     subject: str = ""
 
+    @property
+    def rotations(self) -> Tensor:
+        return renamed("Motion.rotations", "Motion.axis_angle", self.axis_angle)
+
     def __len__(self) -> int:
-        return len(self.rotations)
+        return len(self.axis_angle)
 
     def __repr__(self) -> str:
         return f"Motion({self.name}: {len(self)} frames at {self.fps:g} per second, {len(self.joints)} joints)"
 
     def origin(self, body: Body, shape: Tensor | None = None) -> Tensor:
-        """The place of the body's origin (T, 3): ``body(matrices, shape, motion.origin(body, shape))`` puts the root
+        """The position of the body's origin (T, 3): ``body(matrices, shape, motion.origin(body, shape))`` puts the root
         joint where the recording has it. shape (S) or fewer numbers; None for the mean shape."""
         return self.translation - root_at_rest(body, shape).to(self.translation)
 
 
 def root_at_rest(body: Body, shape: Tensor | None = None) -> Tensor:
-    """The root joint's place (3) at rest, from the body's origin. shape (S) or fewer numbers; None: the mean."""
-    places = body.J
+    """The root joint's position (3) at rest, from the body's origin. shape (S) or fewer numbers; None: the mean."""
+    joints = body.J
     if shape is not None:
-        places = places + shape.to(places) @ body.J_shapedirs[: len(shape)]
-    return places.view(-1, 3)[body.parents.index(-1)]
+        joints = joints + shape.to(joints) @ body.J_shapedirs[: len(shape)]
+    return joints.view(-1, 3)[body.root]
 
 
 def same_rate(one: float, two: float) -> bool:
@@ -59,28 +64,28 @@ def same_rate(one: float, two: float) -> bool:
 
 
 def resampled(motion: Motion, fps: float) -> Motion:
-    """The recording at another rate: every k-th frame, or by the shortest turn between two. Cuts stay sharp."""
+    """The recording at another rate: every k-th frame, or by the shortest rotation between two. Cuts stay sharp."""
     if not fps > 0:
         raise ValueError(f"fps is {fps}, expected a rate above zero, in frames per second")
     if same_rate(motion.fps, fps):
         return replace(motion, fps=fps)
     ratio = motion.fps / fps
     count = int((len(motion) - 1) / ratio + 1e-6) + 1
-    if count > (most := 4 * len(motion) + MORE):
+    if count > (most := 4 * len(motion) + MAX_ADDED):
         raise ValueError(
             f"recording {motion.name!r}: {len(motion):,} frames at {motion.fps:g} frames per second would be {count:,} "
             f"at {fps:g}, more than {most:,}; is its rate right?"
         )
-    cut, rotations, places = torch.tensor(motion.cuts, dtype=torch.long), [], []
-    for at in (torch.arange(count, dtype=torch.float64) * ratio).split(CHUNK):
+    cut, axis_angle, positions = torch.tensor(motion.cuts, dtype=torch.long), [], []
+    for at in (torch.arange(count, dtype=torch.float64) * ratio).split(CHUNK_FRAMES):
         low = (at + 1e-6).floor().long().clamp_max(len(motion) - 1)
         high = (low + 1).clamp_max(len(motion) - 1)
         high = torch.where(torch.isin(high, cut), low, high)
         part = (at - low).float()[:, None, None]
-        one, two = (axis_angle_to_matrix(motion.rotations[index]) for index in (low, high))
+        one, two = (axis_angle_to_matrix(motion.axis_angle[index]) for index in (low, high))
         between = one @ axis_angle_to_matrix(part * matrix_to_axis_angle(one.mT @ two))
-        rotations.append(matrix_to_axis_angle(between))
-        places.append(torch.lerp(motion.translation[low], motion.translation[high], part[:, 0]))
+        axis_angle.append(matrix_to_axis_angle(between))
+        positions.append(torch.lerp(motion.translation[low], motion.translation[high], part[:, 0]))
     first = {int(np.ceil(cut / ratio - 1e-6)) for cut in motion.cuts}
     cuts = tuple(sorted(cut for cut in first if cut < count))
-    return replace(motion, fps=fps, rotations=torch.cat(rotations), translation=torch.cat(places), cuts=cuts)
+    return replace(motion, fps=fps, axis_angle=torch.cat(axis_angle), translation=torch.cat(positions), cuts=cuts)

@@ -20,11 +20,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from kinlmr._moved import renamed
 from kinlmr.files import (
     KNOWN,
     Array,
     Record,
     Unpickler,
+    about,
     as_dict,
     from_bytes,
     numbers,
@@ -43,7 +45,7 @@ TEXTS = ("vid_name", "img_name")
 class Video:
     """The T frames of one video, as its database has them; None for what the database has not.
 
-    features (T, F); rotations (T, J, 3) as axis-angle, from the column ``pose``; shape (T, S);
+    features (T, F); rotations as axis_angle (T, J, 3) in radians, from the column ``pose``; shape (T, S);
     joints3D (T, K, 3) in metres and joints2D (T, K, 2 or 3) in pixels, of the database's own K joints (for joints that
     were not seen some databases hold other numbers than zero); box (T, 4) around the person in pixels (VIBE's: centre
     x, centre y, width, height); valid (T); frames (T), their numbers in the video; images, their T names.
@@ -51,7 +53,7 @@ class Video:
 
     name: str
     features: Tensor | None = None
-    rotations: Tensor | None = None
+    axis_angle: Tensor | None = None
     shape: Tensor | None = None
     joints3D: Tensor | None = None
     joints2D: Tensor | None = None
@@ -59,6 +61,10 @@ class Video:
     valid: Tensor | None = None
     frames: Tensor | None = None
     images: tuple[str, ...] | None = None
+
+    @property
+    def rotations(self) -> Tensor | None:
+        return renamed("Video.rotations", "Video.axis_angle", self.axis_angle)
 
 
 def read_database(path: str | os.PathLike[str]) -> list[Video]:
@@ -78,26 +84,33 @@ def read_database(path: str | os.PathLike[str]) -> list[Video]:
                    if content.get(key) is not None}  # fmt: skip
     except Exception as error:
         raise refusal(name, error) from None
-    if "vid_name" not in texts:
-        held = ", ".join(content) or "nothing"
-        raise ValueError(f"{name}: no vid_name, which says what video a frame is of; it holds {held}")
+    with about(name):
+        _check_columns(content, texts, columns)
     names = texts["vid_name"]
-    lengths = {key: len(texts.get(key, columns.get(key, ()))) for key in (*texts, *columns)}
-    for key, length in lengths.items():
-        if length != len(names):
-            raise ValueError(f"{name}: {key} has {length} rows, vid_name {len(names)}; expected a row a frame in each")
-    for key, right in (("pose", lambda width: width % 3 == 0), ("bbox", lambda width: width == 4)):
-        if key in columns and not right(columns[key].shape[1]):
-            expected = "four" if key == "bbox" else "three a joint"
-            raise ValueError(f"{name}: {key} has {columns[key].shape[1]} numbers a frame, expected {expected}")
-    if "frame_id" in columns and not np.isfinite(columns["frame_id"]).all():
-        row = int(np.argwhere(~np.isfinite(columns["frame_id"]))[0, 0])
-        raise ValueError(f"{name}: frame_id is not finite in row {row}, expected the number of a frame")
     starts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
     return [
         _video(names[first], slice(first, end), columns, texts.get("img_name"))
         for first, end in itertools.pairwise((*starts, len(names)))
     ]
+
+
+def _check_columns(content: dict[str, Any], texts: dict[str, list[str]], columns: dict[str, Array]) -> None:
+    if "vid_name" not in texts:
+        raise ValueError(
+            f"no vid_name, which says what video a frame is of; it holds {', '.join(content) or 'nothing'}"
+        )
+    rows = len(texts["vid_name"])
+    lengths = {key: len(values) for held in (texts, columns) for key, values in held.items()}
+    for key, length in lengths.items():
+        if length != rows:
+            raise ValueError(f"{key} has {length} rows, vid_name {rows}; expected a row a frame in each")
+    for key, right in (("pose", lambda width: width % 3 == 0), ("bbox", lambda width: width == 4)):
+        if key in columns and not right(columns[key].shape[1]):
+            expected = "four" if key == "bbox" else "three a joint"
+            raise ValueError(f"{key} has {columns[key].shape[1]} numbers a frame, expected {expected}")
+    if "frame_id" in columns and not np.isfinite(columns["frame_id"]).all():
+        row = int(np.argwhere(~np.isfinite(columns["frame_id"]))[0, 0])
+        raise ValueError(f"frame_id is not finite in row {row}, expected the number of a frame")
 
 
 def _video(name: str, part: slice, columns: dict[str, Array], images: list[str] | None) -> Video:

@@ -1,7 +1,14 @@
 """From keypoints of a video to a body: who is whom, what is believed, and the pose, shape and place of everybody."""
 
+from typing import Any
+
+from kinlmr import _moved
 from kinlmr.recovery.gating import Gate, believed
-from kinlmr.recovery.recover import Recovery, Stream, recover
+from kinlmr.recovery.recover import Recovery, RecoveryState, between, recover
 from kinlmr.recovery.tracking import Tracks, track
 
-__all__ = ["Gate", "Recovery", "Stream", "Tracks", "believed", "recover", "track"]
+__all__ = ["Gate", "Recovery", "RecoveryState", "Tracks", "believed", "between", "recover", "track"]
+
+
+def __getattr__(name: str) -> Any:
+    return _moved.moved(__name__, name)

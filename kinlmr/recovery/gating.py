@@ -10,11 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-FAR = 15.0  # a point is nobody's that is so many times further from the middle one than the points are in the median
-OTHERS = 4  # points whose bounding box tells that another one is nobody's
-STEP, SPEED = 0.5, 15.0  # how far half of the points come from one frame to the next: radii, and radii a second
-RATIO, GROWTH = 1.4, 6.0  # by how much the radius changes at most, and how much more a second
-AGREE = 0.06  # seconds for which frames that do not follow must be alike to be believed
+STRAY_DISTANCE = 15.0  # a stray point's distance from the middle one, in median distances of the points from it
+STRAY_OTHERS = 4  # how many other points must be seen for their bounding box to make a point a stray
+MOST_STEP, MOST_SPEED = (
+    0.5,
+    15.0,
+)  # how far half of the points move at most between two frames: radii, and radii a second
+MOST_RATIO, MOST_GROWTH = 1.4, 6.0  # the largest ratio of the radii of two frames, and how much more a second
+AGREE_SECONDS = 0.06  # how long frames that do not follow must be alike to be believed
 
 
 class Gate(NamedTuple):
@@ -33,9 +36,9 @@ class Gate(NamedTuple):
 def believed(keypoints: Tensor, seconds: float, gate: Gate) -> tuple[Tensor, Gate]:
     """Keypoints (B, T, K, 3), ``seconds`` from frame to frame -> the same, zeros where they are not believed.
 
-    A point far off all others is not. A frame is believed where it follows the last one that was: half of the points
-    came no further than a body does in that time, and the person's size did not jump. So is one that does not follow
-    but is like the frames before it for `AGREE` seconds: the person, or the picture, is elsewhere now.
+    A point far from all others is not believed. A frame is believed if it follows the last one that was: half of the
+    points moved no further than a body does in that time, and the person's size did not jump. A frame that does not
+    follow is believed if it is like the frames of `AGREE_SECONDS` before it: the person, or the picture, has changed.
     """
     keypoints = _without_strays(keypoints)
     before = torch.cat([gate.seen[:, None], keypoints[:, :-1]], 1)
@@ -50,7 +53,7 @@ def believed(keypoints: Tensor, seconds: float, gate: Gate) -> tuple[Tensor, Gat
         away = away + seconds
         again = (doubted[..., 2] > 0).any(1) & _follows(frame, doubted, torch.full_like(away, seconds), moved=True)
         alike = torch.where(here & again, alike + seconds, 0)
-        true = here & (_follows(frame, seen, away) | (alike >= AGREE))
+        true = here & (_follows(frame, seen, away) | (alike >= AGREE_SECONDS))
         pick = true[:, None, None]
         frames.append(torch.where(pick, frame, 0))
         gate = Gate(
@@ -65,40 +68,40 @@ def _follows(now: Tensor, before: Tensor, seconds: Tensor, moved: bool = False) 
 
     By the points that both have; where there is nothing to compare, they can. moved: wherever in the picture they are.
     """
-    places, confidence = now[..., :2], now[..., 2]
+    positions, confidence = now[..., :2], now[..., 2]
     old, weight = before[..., :2], confidence * before[..., 2]
     size = _spread(old, before[..., 2])[0]
-    radius, middle = _spread(places, weight)
+    radius, middle = _spread(positions, weight)
     radius_before, middle_before = _spread(old, weight)
-    steps = places - old - (middle - middle_before if moved else 0)
-    near = steps.norm(dim=-1) < ((STEP + SPEED * seconds) * size)[..., None]
+    steps = positions - old - (middle - middle_before if moved else 0)
+    near = steps.norm(dim=-1) < ((MOST_STEP + MOST_SPEED * seconds) * size)[..., None]
     most = (weight * near).sum(-1) >= 0.5 * weight.sum(-1)
-    limit = RATIO + GROWTH * seconds
+    limit = MOST_RATIO + MOST_GROWTH * seconds
     alike = (radius <= limit * radius_before) & (radius_before <= limit * radius)
     return (size == 0) | (most & alike)
 
 
-def _spread(places: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def _spread(positions: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The radius (...) of points (..., K, 2) under weights (..., K), and their middle (..., 1, 2)."""
     share = (weight / weight.sum(-1, keepdim=True).clamp_min(1e-9))[..., None]
-    middle = (share * places).sum(-2, keepdim=True)
-    return (share * (places - middle)).norm(dim=-1).sum(-1), middle
+    middle = (share * positions).sum(-2, keepdim=True)
+    return (share * (positions - middle)).norm(dim=-1).sum(-1), middle
 
 
 def _without_strays(keypoints: Tensor) -> Tensor:
-    """Zeros for points that lie `FAR` from the middle, or outside the others' bounding box by more than its side."""
+    """Zeros for points `STRAY_DISTANCE` from the middle, or further outside the others' bounding box than its side."""
     seen = keypoints[..., 2:] > 0
-    places = keypoints[..., :2]
-    some = torch.where(seen, places, torch.nan)
+    positions = keypoints[..., :2]
+    some = torch.where(seen, positions, torch.nan)
     distance = (some - some.nanmedian(-2, keepdim=True).values).norm(dim=-1)
-    stray = distance > FAR * distance.nanmedian(-1, keepdim=True).values
+    stray = distance > STRAY_DISTANCE * distance.nanmedian(-1, keepdim=True).values
 
     outside, sides = [], []
     for sign in (1, -1):
-        first, second = torch.where(seen, sign * places, -torch.inf).topk(2, -2).values.unsqueeze(-2).unbind(-3)
-        most = torch.where(sign * places >= first, second, first)  # of the other points
-        outside.append(sign * places - most)
+        first, second = torch.where(seen, sign * positions, -torch.inf).topk(2, -2).values.unsqueeze(-2).unbind(-3)
+        most = torch.where(sign * positions >= first, second, first)  # of the other points
+        outside.append(sign * positions - most)
         sides.append(most)
     side = (sides[0] + sides[1]).amax(-1)
-    stray |= (torch.stack(outside).amax((0, -1)) > side) & (seen.sum(-2) > OTHERS)
+    stray |= (torch.stack(outside).amax((0, -1)) > side) & (seen.sum(-2) > STRAY_OTHERS)
     return torch.where(stray[..., None], 0, keypoints)

@@ -1,10 +1,10 @@
 """From a detector's keypoints to a posed body: whole clips, chunks or single frames, at any rate.
 
-A model runs at its own rate, 30 frames a second. Keypoints of another rate are interpolated at the model's ticks, each
-of which lies between two frames and needs no later one. A frame between two ticks gets an estimate of its own, without
-delay: the model looks at it from where the last tick left it, and forgets that it did. It looks at the last tick's
-keypoints again from there too. What it says of them now and what it said at the tick differ; the answer makes up for
-that, less and less towards the next tick, so that it is continuous. A frame on a tick has the numbers of 30 a second.
+A model runs at its own rate, 30 frames a second. Keypoints of another rate are interpolated at the model's ticks; each
+tick needs only the frames around it. A frame between two ticks gets an estimate of its own, without delay: the model
+runs on it from the last tick's state, and that run's state is dropped. The model also runs on the last tick's keypoints
+from there. This second estimate of the tick differs from the first; the frame's answer is corrected by the difference,
+less and less towards the next tick, so that answers are continuous. A frame on a tick has the numbers of 30 a second.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kinlmr.body import Body, keypoint_sets, load_body
-from kinlmr.camera import LEAST, facing, fit, project, to_translation
+from kinlmr.camera import MIN_SCALE, facing, fit, from_root, project, to_translation
 from kinlmr.files import Array
 from kinlmr.keypoints import Track, check_keypoints, normalise, reported
 from kinlmr.model import LMR, Estimate, State
@@ -28,13 +28,13 @@ from kinlmr.state import Rows, select
 
 T = TypeVar("T", bound=tuple[Any, ...])
 
-SAME = 0.01  # rates this near, such as 29.97 and 30, are taken for one
-EXACT = 1e-6  # of a tick: a frame this near is on it
-MEDIAN = 5  # ticks whose median the pixels per metre follow
-STEADY, JUMP = 0.3, 1.5  # how much of the way they go there in a tick; a change by such a factor is taken at once
-ENOUGH = 4  # points that tell the scale
-OFF = 0.1  # crop units: a point this far from where the body has it counts half
-USUAL = 0.9, 0.0, 0.0  # the camera known before, of a model without one
+SAME_RATE = 0.01  # rates this near, such as 29.97 and 30, are taken for one
+ON_TICK = 1e-6  # of a tick: a frame this near is on it
+MEDIAN_TICKS = 5  # pixels per metre follow their median over so many ticks
+SCALE_STEP, SCALE_JUMP = 0.3, 1.5  # how much of the way they go in a tick; a change by such a factor is taken at once
+SCALE_POINTS = 4  # how many points must be seen to measure them
+HALF_DISTANCE = 0.1  # crop units: a point this far from where the body has it counts half
+USUAL_CAMERA = 0.9, 0.0, 0.0  # the camera known before, of a model without one
 
 
 class Recovery(NamedTuple):
@@ -42,7 +42,8 @@ class Recovery(NamedTuple):
 
     rotations (..., T, J, 3, 3), each relative to its joint's parent, the root's to the camera; shape (..., T, S);
     camera (..., T, 3) as (s, tx, ty) in units of the box (see `kinlmr.camera`), for the body as
-    ``body(rotations, shape)`` poses it; box (..., T, 3) as (cx, cy, side) in pixels, zeros until somebody was seen.
+    ``body(rotations, shape)`` poses it (`Estimate`'s is for the body about its root joint: `kinlmr.camera.from_root`);
+    box (..., T, 3) as (cx, cy, side) in pixels, zeros until somebody was seen.
     """
 
     rotations: Tensor
@@ -51,27 +52,27 @@ class Recovery(NamedTuple):
     box: Tensor
 
     def translation(self, size: Tensor | Sequence[float], focal: Tensor | float) -> Tensor:
-        """Where the body stands, for ``body(rotations, shape, translation)``: (..., T, 3) in metres.
+        """The translation for ``body(rotations, shape, translation)``: (..., T, 3) in metres.
 
         size: the image's (width, height), focal: of its camera, both in pixels. NaN until somebody was seen.
 
-        `rotations` are as seen by a camera that looks at the body. Beside the picture's middle it must be turned, too,
-        to stand in the camera's frame: `in_camera` gives both.
+        `rotations` are as seen by a camera that looks at the body. For a body beside the picture's middle, rotations in
+        the camera's frame differ: `in_camera` gives them too.
         """
-        place = to_translation(self.camera, self.box, torch.as_tensor(size).to(self.box), focal)
-        return torch.where(self.box[..., 2:] > 0, place, torch.nan)
+        translation = to_translation(self.camera, self.box, torch.as_tensor(size).to(self.box), focal)
+        return torch.where(self.box[..., 2:] > 0, translation, torch.nan)
 
     def in_camera(
         self, size: Tensor | Sequence[float], focal: Tensor | float, body: Body | str = "anny24"
     ) -> tuple[Tensor, Tensor]:
         """Rotations (..., T, J, 3, 3) and translation (..., T, 3) in the camera's frame, metres, for ``body(rotations,
-        shape, translation)``: `rotations` turned about the root joint onto the ray on which it is seen.
+        shape, translation)``: `rotations`, the root's rotated onto the ray on which the root joint is seen.
 
-        size and focal as of `translation`; body: the model's, or its name. Until somebody was seen, nothing is turned.
+        size and focal as of `translation`; body: the model's, or its name. Until somebody was seen, nothing is rotated.
         """
         translation = self.translation(size, focal)
         body = _body(body, None, self.box.device, self.box.dtype) if isinstance(body, str) else body
-        root = body.parents.index(-1)
+        root = body.root
         rest = body.J.view(-1, 3)[root] + self.shape @ body.J_shapedirs.view(len(body.J_shapedirs), -1, 3)[:, root]
         ray = torch.where(self.box[..., 2:] > 0, translation + rest, translation.new_tensor((0.0, 0.0, 1.0)))
         rotations = self.rotations.clone()
@@ -79,14 +80,14 @@ class Recovery(NamedTuple):
         return rotations, translation
 
 
-class Stream(NamedTuple):
+class RecoveryState(NamedTuple):
     """What `recover` remembers of B people between frames: a plain tuple of tensors, and nothing writes to it.
 
-    As of the last tick: memory (B, V, M), the model's; box (B, 3) and points (B, K, 3), as `kinlmr.keypoints.Track` has
-    them; spans (B, M), pixels per metre as the latest ticks had them, zeros before, and span (B), smoothed; rotations
-    (B, J, 3, 3), shape (B, S) and camera (B, 3), the answer, the camera in pixels. As of the last frame: seen, away,
-    doubted and alike, as `kinlmr.gating.Gate` has them; phase (B), float64, how long ago the last tick was when it
-    came, in ticks; 1 of somebody who had no frame yet.
+    Of the last tick: memory (B, V, M), the model's; box (B, 3) and keypoints (B, K, 3), as `kinlmr.keypoints.Track` has
+    them; measured (B, `MEDIAN_TICKS`), pixels per metre of the latest ticks, zeros before, and pixels_per_metre (B),
+    smoothed; rotations (B, J, 3, 3), shape (B, S) and camera (B, 3), the answer, the camera in pixels. Of the last
+    frame: seen, away, doubted and alike, as `kinlmr.recovery.Gate` has them; phase (B), float64, the ticks from the
+    last tick to it; 1 of somebody who had no frame yet.
 
     A row, index b of every tensor, is one person, and knows nothing of the others. So people may come and go:
 
@@ -94,18 +95,18 @@ class Stream(NamedTuple):
     >>> model = kinlmr.build("smpl.yaml", keypoints="coco17", body="anny24_lo369", hidden=4)
     >>> frames = torch.rand(3, 9, 17, 3) * 300  # of three people
     >>> _, state = kinlmr.recover(model, frames[:2, :5], 25)  # 0 and 1 are there
-    >>> state = kinlmr.concat([state, kinlmr.Stream.initial(model, 1)])  # 2 comes
+    >>> state = kinlmr.concat([state, kinlmr.RecoveryState.initial(model, 1)])  # 2 comes
     >>> state = state.select([0, 2])  # 1 leaves
     >>> recovery, state = kinlmr.recover(model, frames[[0, 2], 5:], 25, state)
 
-    ``torch.save(tuple(state), path)`` keeps it, ``Stream(*torch.load(path))`` brings it back.
+    ``torch.save(tuple(state), path)`` keeps it, ``RecoveryState(*torch.load(path))`` brings it back.
     """
 
     memory: Tensor
     box: Tensor
-    points: Tensor
-    spans: Tensor
-    span: Tensor
+    keypoints: Tensor
+    measured: Tensor
+    pixels_per_metre: Tensor
     rotations: Tensor
     shape: Tensor
     camera: Tensor
@@ -116,39 +117,41 @@ class Stream(NamedTuple):
     phase: Tensor
 
     @classmethod
-    def initial(cls, model: LMR, people: int) -> Stream:
+    def initial(cls, model: LMR, people: int) -> RecoveryState:
         """Of so many people, before their first frame: what `recover` takes ``None`` for."""
         _check_model(model)
         pose, zeros = model.start.pose, model.start.pose.new_zeros
-        points = zeros(people, len(keypoint_sets()[model.options["keypoints"]]), 3)
+        keypoints = zeros(people, len(keypoint_sets()[model.options["keypoints"]]), 3)
         rotations = torch.eye(3).to(pose).repeat(people, len(pose), 1, 1)
         box, number, shape = zeros(people, 3), zeros(people), zeros(people, model.options["shape"])
         phase = torch.ones(people, dtype=torch.float64, device=pose.device)
         return cls(
-            model.initial_state(people).memory, box, points, zeros(people, MEDIAN), number, rotations, shape, box,
-            points, number, points, number, phase,
+            model.initial_state(people).memory, box, keypoints, zeros(people, MEDIAN_TICKS), number, rotations, shape,
+            box, keypoints, number, keypoints, number, phase,
         )  # fmt: skip
 
     def gate(self) -> Gate:
         """What is believed of the keypoints."""
         return Gate(self.seen, self.away, self.doubted, self.alike)
 
-    def keypoints(self) -> Tensor:
-        """The last frame (B, K, 3), zeros where it was not believed."""
+    def last_frame(self) -> Tensor:
+        """The keypoints (B, K, 3) of the last frame, zeros where it was not believed."""
         return torch.where(self.away[:, None, None] > 0, 0, self.seen)
 
-    def select(self, rows: Rows) -> Stream:
+    def select(self, rows: Rows) -> RecoveryState:
         """The state of these people, in this order. rows: numbers (n), which may repeat, or a mask (B) of bools."""
         return select(self, rows)
 
-    def to(self, *args: Any, **kwargs: Any) -> Stream:
+    def to(self, *args: Any, **kwargs: Any) -> RecoveryState:
         """On another device or of another type; arguments as of `torch.Tensor.to`. The phase stays float64."""
-        moved = Stream(*(x.to(*args, **kwargs) for x in self))
+        moved = RecoveryState(*(x.to(*args, **kwargs) for x in self))
         return moved._replace(phase=self.phase.to(moved.phase.device))
 
 
 @torch.no_grad()
-def recover(model: LMR, keypoints: Tensor | Array, fps: float, state: Stream | None = None) -> tuple[Recovery, Stream]:
+def recover(
+    model: LMR, keypoints: Tensor | Array, fps: float, state: RecoveryState | None = None
+) -> tuple[Recovery, RecoveryState]:
     """Pose, shape and camera of every frame, causally: the same for whole clips, chunks and single frames.
 
     model      of `kinlmr.load`, or of `kinlmr.build` with ``keypoints=``
@@ -156,7 +159,7 @@ def recover(model: LMR, keypoints: Tensor | Array, fps: float, state: Stream | N
                model's set (`kinlmr.keypoints.convert` brings others there); a confidence of 0 is not seen, and its x
                and y may be anything
     fps        frames a second. Any rate; within 1 % of the model's there is no resampling, and it is fastest
-    state      from the call before, None at first; people come and go between calls as `Stream` says
+    state      from the call before, None at first; people come and go between calls as `RecoveryState` says
     -> `Recovery`, and the state for the next call. No gradients.
 
     A frame without keypoints is estimated from what was seen before. A ValueError names what does not fit: the model's
@@ -165,76 +168,77 @@ def recover(model: LMR, keypoints: Tensor | Array, fps: float, state: Stream | N
     rate = _check_model(model)
     ratio = rate / _checked_rate(fps)
     x = torch.as_tensor(keypoints).to(model.start.pose)
-    _check_points(x, model.options["keypoints"])
+    _check_set(x, model.options["keypoints"])
     x = torch.where(x[..., 2:] > 0, x, 0)
     rows = x if x.ndim == 4 else x[None]
     body = _body(model.options["body"], model.options["keypoints"], x.device, x.dtype)
     _check_body(model, body)
-    state = Stream.initial(model, len(rows)) if state is None else state
+    state = RecoveryState.initial(model, len(rows)) if state is None else state
     _check_state(state, rows)
 
     gate = state.gate()
     rows, gate = believed(rows, 1 / float(fps), gate)
-    if abs(1 / ratio - 1) <= SAME:
+    if abs(1 / ratio - 1) <= SAME_RATE:
         answer, state = _run(model, body, rows, state)
         state = state._replace(phase=torch.zeros_like(state.phase))
     else:
-        answers, before = [], state.keypoints()
+        answers, before = [], state.last_frame()
         state = state._replace(phase=torch.where(state.phase < 1, state.phase, 1 - ratio))  # a first frame is a tick
         for frame in rows.unbind(1):
             one, state = _resampled(model, body, before, frame, ratio, state)
             answers.append(one)
             before = frame
         answer = Recovery(*(torch.cat(parts, 1) for parts in zip(*answers, strict=True)))
-    state = Stream(*map(_owned, state._replace(**gate._asdict())))
+    state = RecoveryState(*map(_owned, state._replace(**gate._asdict())))
     return answer if x.ndim == 4 else Recovery(*(part[0] for part in answer)), state
 
 
 # --------------------------------------------------------------------------------------------------------------- frames
 
 
-def _run(model: LMR, body: Body, keypoints: Tensor, state: Stream) -> tuple[Recovery, Stream]:
+def _run(model: LMR, body: Body, keypoints: Tensor, state: RecoveryState) -> tuple[Recovery, RecoveryState]:
     """Keypoints (B, T, K, 3) at the model's ticks."""
-    features, box, track = normalise(keypoints, Track(state.box, state.points))
+    features, box, track = normalise(keypoints, Track(state.box, state.keypoints))
     estimate, after = model(reported(features, model.options.get("confidence")), state=State(state.memory))
     rotations = model.matrices(estimate)
-    camera, spans, span = _camera(body, rotations, estimate, features, box, state)
+    camera, measured, smoothed = _camera(body, rotations, estimate, features, box, state)
     state = state._replace(
-        memory=after.memory, box=track.box, points=track.keypoints, spans=spans, span=span, rotations=rotations[:, -1],
-        shape=estimate.shape[:, -1], camera=_in_pixels(camera[:, -1], box[:, -1]),
+        memory=after.memory, box=track.box, keypoints=track.keypoints, measured=measured, pixels_per_metre=smoothed,
+        rotations=rotations[:, -1], shape=estimate.shape[:, -1], camera=_in_pixels(camera[:, -1], box[:, -1]),
     )  # fmt: skip
     return Recovery(rotations, estimate.shape, camera, box), state
 
 
 def _resampled(
-    model: LMR, body: Body, before: Tensor, frame: Tensor, ratio: float, state: Stream
-) -> tuple[Recovery, Stream]:
+    model: LMR, body: Body, before: Tensor, frame: Tensor, ratio: float, state: RecoveryState
+) -> tuple[Recovery, RecoveryState]:
     """A frame (B, K, 3), which comes ``ratio`` ticks after the one before: the ticks up to it, and the frame itself."""
     phase = state.phase + ratio
-    ticks = (phase + EXACT).floor()
+    ticks = (phase + ON_TICK).floor()
     now, answer = state, None
     for tick in range(1, int(max(ticks.tolist(), default=0)) + 1):
         share = ((tick - state.phase) / ratio).clamp(0, 1).to(frame)
-        one, after = _run(model, body, _between(before, frame, share)[:, None], now)
+        one, after = _run(model, body, between(before, frame, share)[:, None], now)
         answer, now = one if answer is None else _chosen(ticks >= tick, one, answer), _chosen(ticks >= tick, after, now)
     phase = phase - ticks
-    apart = phase > EXACT
+    apart = phase > ON_TICK
     if answer is None or apart.any():
         look = _look(model, body, frame, 1 - phase.to(frame), now)
         answer = look if answer is None else _chosen(apart, look, answer)
     return answer, now._replace(phase=phase)
 
 
-def _look(model: LMR, body: Body, frame: Tensor, rest: Tensor, state: Stream) -> Recovery:
+def _look(model: LMR, body: Body, frame: Tensor, rest: Tensor, state: RecoveryState) -> Recovery:
     """A frame (B, K, 3) after the last tick, ``rest`` (B) ticks before the next, by a model that forgets it.
 
-    The last tick's keypoints are looked at again beside it: what is said of them now is brought back to what was said
-    at the tick, and the frame's answer moves by ``rest`` of that, so that answers are continuous at the tick.
+    Beside it the model runs on the last tick's keypoints again. ``rest`` of the difference between the tick's answer
+    and this one is added to the frame's answer, so that answers are continuous at the tick.
     """
-    both, _ = _run(model, body, torch.cat([frame, state.points])[:, None], Stream(*(torch.cat([x, x]) for x in state)))
+    twice = RecoveryState(*(torch.cat([x, x]) for x in state))
+    both, _ = _run(model, body, torch.cat([frame, state.keypoints])[:, None], twice)
     look, again = (Recovery(*(x[half, 0] for x in both)) for half in (slice(len(frame)), slice(len(frame), None)))
-    turn = matrix_to_axis_angle(again.rotations.mT @ state.rotations)
-    rotations = look.rotations @ axis_angle_to_matrix(rest[:, None, None] * turn)
+    difference = matrix_to_axis_angle(again.rotations.mT @ state.rotations)
+    rotations = look.rotations @ axis_angle_to_matrix(rest[:, None, None] * difference)
     shape = look.shape + rest[:, None] * (state.shape - again.shape)
     now, was = (_in_pixels(r.camera, r.box) for r in (look, again))
     grown = (state.camera[:, :1] / was[:, :1].clamp_min(1e-9)) ** rest[:, None]
@@ -256,13 +260,16 @@ def _in_crop(camera: Tensor, box: Tensor) -> Tensor:
     return torch.cat([camera[..., :1] / half, (camera[..., 1:] - box[..., :2]) / half], -1)
 
 
-def _between(before: Tensor, after: Tensor, share: Tensor) -> Tensor:
-    """Keypoints (B, K, 3) of a moment between two frames: the mean of both, weighted by nearness and confidence."""
+def between(before: Tensor, after: Tensor, share: Tensor) -> Tensor:
+    """Keypoints (B, K, 3) of a moment between two frames: the mean of both, weighted by nearness and confidence.
+
+    before, after (B, K, 3) as x, y, confidence; share (B), from 0 at the first to 1 at the second
+    """
     share = share[:, None, None]
     one, two = (1 - share) * before[..., 2:], share * after[..., 2:]
     total = one + two
-    places = torch.lerp(before[..., :2], after[..., :2], two / torch.where(total > 0, total, 1))
-    return torch.cat([places, total], -1)
+    positions = torch.lerp(before[..., :2], after[..., :2], two / torch.where(total > 0, total, 1))
+    return torch.cat([positions, total], -1)
 
 
 def _chosen(where: Tensor, yes: T, no: T) -> T:
@@ -272,45 +279,52 @@ def _chosen(where: Tensor, yes: T, no: T) -> T:
 
 
 def _owned(x: Tensor) -> Tensor:
-    """The tensor, or a copy of one that is a view of something larger."""
+    """The tensor; of a view of something larger, a copy."""
     return x if x.untyped_storage().nbytes() == x.nbytes else x.clone()
 
 
 def _camera(
-    body: Body, rotations: Tensor, estimate: Estimate, features: Tensor, box: Tensor, state: Stream
+    body: Body, rotations: Tensor, estimate: Estimate, features: Tensor, box: Tensor, state: RecoveryState
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The camera (B, T, 3) by least squares of the body's points on those that were seen; spans and span after it.
+    """The camera (B, T, 3), by least squares from the body's keypoints to the image's; measured, pixels_per_metre.
 
-    The model's own camera, which is for the body about its root joint, decides what they leave open. A point far from
-    where the body has it counts less. The span, pixels per metre, follows the median of the last ticks that told it: a
-    person's distance changes slowly.
+    Where they leave it open, the model's own camera decides. A point far from where the body has it counts less.
     """
-    mesh = body(rotations, estimate.shape, want=("joints", "points"))
-    own = estimate.camera if estimate.camera.shape[-1] == 3 else box.new_tensor(USUAL).expand_as(box)
-    s = own[..., :1].clamp_min(LEAST)
-    own = torch.cat([s, own[..., 1:] - s * mesh.joints[..., body.parents.index(-1), :2]], -1)
+    mesh = body(rotations, estimate.shape, want=("joints", "keypoints"))
+    own = estimate.camera if estimate.camera.shape[-1] == 3 else box.new_tensor(USUAL_CAMERA).expand_as(box)
+    own = torch.cat([own[..., :1].clamp_min(MIN_SCALE), own[..., 1:]], -1)
+    own = from_root(own, mesh.joints[..., body.root, :])
     image, weight = features.unflatten(-1, (-1, 3)).split((2, 1), -1)
     weight = weight[..., 0]
     count = (weight > 0).sum(-1)
-    off = (project(mesh.points, fit(mesh.points, image, weight, own)) - image).square().sum(-1)
-    weight = weight / (1 + off / OFF**2)
-    free, side = fit(mesh.points, image, weight, own)[..., 0], box[..., 2]
-    told = (count >= ENOUGH) & (free > 1.001 * LEAST)
-    spans, span, known = state.spans, state.span, []
-    for now, ok, some in zip((free * side).unbind(1), told.unbind(1), (count > 0).unbind(1), strict=True):
-        spans = torch.where(ok[:, None], torch.cat([spans[:, 1:], now[:, None]], 1), spans)
-        middle = torch.where(spans > 0, spans, torch.nan).nanmedian(1).values
-        near = (middle < JUMP * span) & (span < JUMP * middle)
-        span = torch.where(some & middle.isfinite(), torch.where(near, span + STEADY * (middle - span), middle), span)
-        known.append(span)
-    held = torch.stack(known, 1)
-    scale = torch.where((side > 0) & (held > 0), held / side.clamp_min(1e-9), torch.where(told, free, own[..., 0]))
-    return fit(mesh.points, image, weight, own, scale), spans, span
+    off = (project(mesh.keypoints, fit(mesh.keypoints, image, weight, own)) - image).square().sum(-1)
+    weight = weight / (1 + off / HALF_DISTANCE**2)
+    free, side = fit(mesh.keypoints, image, weight, own)[..., 0], box[..., 2]
+    told = (count >= SCALE_POINTS) & (free > 1.001 * MIN_SCALE)
+    held, measured = _smoothed(free * side / 2, told, count > 0, state)
+    scale = torch.where((side > 0) & (held > 0), 2 * held / side.clamp_min(1e-9), torch.where(told, free, own[..., 0]))
+    return fit(mesh.keypoints, image, weight, own, scale), measured, held[:, -1]
+
+
+def _smoothed(now: Tensor, told: Tensor, seen: Tensor, state: RecoveryState) -> tuple[Tensor, Tensor]:
+    """Pixels per metre (B, T), which follow the median of the latest ticks: a person's distance changes slowly.
+
+    now (B, T), as measured; told (B, T), whether it was; seen (B, T), whether any point was -> and the latest (B, .)
+    """
+    measured, smoothed, every = state.measured, state.pixels_per_metre, []
+    for one, ok, some in zip(now.unbind(1), told.unbind(1), seen.unbind(1), strict=True):
+        measured = torch.where(ok[:, None], torch.cat([measured[:, 1:], one[:, None]], 1), measured)
+        middle = torch.where(measured > 0, measured, torch.nan).nanmedian(1).values
+        near = (middle < SCALE_JUMP * smoothed) & (smoothed < SCALE_JUMP * middle)
+        step = torch.where(near, smoothed + SCALE_STEP * (middle - smoothed), middle)
+        smoothed = torch.where(some & middle.isfinite(), step, smoothed)
+        every.append(smoothed)
+    return torch.stack(every, 1), measured
 
 
 @functools.cache
-def _body(name: str, points: str | None, device: torch.device, dtype: torch.dtype) -> Body:
-    return load_body(name, points=points).to(device, dtype)
+def _body(name: str, keypoints: str | None, device: torch.device, dtype: torch.dtype) -> Body:
+    return load_body(name, keypoints=keypoints).to(device, dtype)
 
 
 # --------------------------------------------------------------------------------------------------------------- checks
@@ -342,26 +356,26 @@ def _checked_rate(fps: Any) -> float:
     return rate
 
 
-def _check_points(keypoints: Tensor, points: str) -> None:
+def _check_set(keypoints: Tensor, known: str) -> None:
     check_keypoints(keypoints)
     if keypoints.ndim > 4 or not keypoints.shape[-3]:
         raise ValueError(
             f"keypoints have shape (T, K, 3) or (B, T, K, 3) with at least one frame, not {tuple(keypoints.shape)}"
         )
     sets = {name: len(names) for name, names in keypoint_sets().items()}
-    if (count := keypoints.shape[-2]) != sets[points]:
+    if (count := keypoints.shape[-2]) != sets[known]:
         alike = [name for name, size in sets.items() if size == count]
-        mend = f"kinlmr.keypoints.convert(keypoints, {alike[0]!r}, {points!r}) brings one to the other" if alike else (
+        mend = f"kinlmr.keypoints.convert(keypoints, {alike[0]!r}, {known!r}) brings one to the other" if alike else (
             "there are " + ", ".join(f"{name} ({size})" for name, size in sets.items())
         )  # fmt: skip
         raise ValueError(
-            f"the keypoints have {count} points, the model takes {points} with {sets[points]}; sets of {count} points: "
+            f"the keypoints have {count} points, the model takes {known} with {sets[known]}; sets of {count} points: "
             f"{', '.join(alike) or 'none'}; {mend}"
         )
 
 
-def _check_state(state: Stream, rows: Tensor) -> None:
-    if not isinstance(state, Stream):
+def _check_state(state: RecoveryState, rows: Tensor) -> None:
+    if not isinstance(state, RecoveryState):
         raise TypeError(f"state is what recover returned, or None, not {type(state).__name__}")
     if (people := len(state.seen)) != len(rows):
         raise ValueError(f"the state is of {people} people, the keypoints of {len(rows)}; start with state None")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from kinlmr._moved import renamed
 from kinlmr.files import Array
 from kinlmr.keypoints import SURE
 
@@ -19,17 +20,21 @@ LEARN = 0.3  # how much of the way the velocity goes to the last frame's motion
 class Tracks(NamedTuple):
     """The people that `track` follows, P of them, by ascending row: as large as they are many, however long it runs.
 
-    row (P): their rows. points (P, K, 3): where each point was last seen, moved on with the person since; confidence 0
-    if never. velocity (P, 2): in pixels a frame. seen, away (P): how often, and for how many frames not. next (): the
+    row (P): their rows. keypoints (P, K, 3): where each was last seen, moved on with the person since; confidence 0 if
+    never. velocity (P, 2): in pixels a frame. seen, away (P): how often, and for how many frames not. next (): the
     row of the next who comes.
     """
 
     row: Tensor
-    points: Tensor
+    keypoints: Tensor
     velocity: Tensor
     seen: Tensor
     away: Tensor
     next: Tensor
+
+    @property
+    def points(self) -> Tensor:
+        return renamed("Tracks.points", "Tracks.keypoints", self.keypoints)
 
 
 def track(keypoints: Tensor | Array, tracks: Tracks | None = None, patience: int = 30) -> tuple[Tensor, Tracks]:
@@ -41,29 +46,29 @@ def track(keypoints: Tensor | Array, tracks: Tracks | None = None, patience: int
     patience   frames that somebody may be away and keep the row: 30 are a second at 30 frames a second
     -> the row (D) of each detection, -1 of one with fewer than two points; tracks
 
-    A row is a number: whoever comes gets the next, from 0, people who come together from left to right, and no row is
-    given twice. Who is away for longer than ``patience`` is given up, and gets a new row on return; who was seen in a
-    single frame, likely a false detection, is given up at once.
+    A row is a number, from 0, and none is given twice. Whoever comes gets the next; people who come together get theirs
+    from left to right. A person who is away for longer than ``patience`` is given up, and gets a new row on return; one
+    who was seen in a single frame, likely a false detection, is given up at once.
 
-    A person is expected where last seen, moved on with constant velocity, and a detection is theirs within `REACH` of
-    that place (after a gap also from there back to where they were lost). The distance is the mean over points, in
+    A person is expected where last seen, moved on with constant velocity, and a detection within `REACH` of there is
+    theirs (after a gap also one on the way back to where they were lost). The distance is the mean over points, in
     units of the person's size. The nearest pair is matched first, then the next (greedy); people who were seen in one
-    frame only come last. So people who cross are told apart, unless they turn back where nobody sees them.
+    frame only are matched last. People who cross are told apart, unless they turn back while hidden.
 
-    With `kinlmr.Stream`, its rows being the people of ``tracks`` in their order:
+    With `kinlmr.RecoveryState`, its rows being the people of ``tracks`` in their order:
 
     >>> import kinlmr, torch
     >>> model = kinlmr.build("smpl.yaml", keypoints="coco17", body="anny24_lo369", hidden=4)
-    >>> tracks, stream = None, kinlmr.Stream.initial(model, 0)
+    >>> tracks, state = None, kinlmr.RecoveryState.initial(model, 0)
     >>> before = torch.zeros(0, dtype=torch.long)
     >>> for detections in torch.rand(3, 2, 17, 3) * 300:  # D = 2 in each of 3 frames
     ...     rows, tracks = kinlmr.track(detections, tracks)
-    ...     new = kinlmr.Stream.initial(model, int((~torch.isin(tracks.row, before)).sum()))
-    ...     stream = kinlmr.concat([stream.select(torch.isin(before, tracks.row)), new])
+    ...     new = kinlmr.RecoveryState.initial(model, int((~torch.isin(tracks.row, before)).sum()))
+    ...     state = kinlmr.concat([state.select(torch.isin(before, tracks.row)), new])
     ...     before = tracks.row
     ...     people = detections.new_zeros(len(before), 1, 17, 3)
     ...     people[torch.searchsorted(before, rows), 0] = detections
-    ...     recovery, stream = kinlmr.recover(model, people, 30, stream)
+    ...     recovery, state = kinlmr.recover(model, people, 30, state)
     """
     x = _checked(keypoints, tracks, patience)
     if tracks is None or not len(tracks.row):
@@ -73,15 +78,15 @@ def track(keypoints: Tensor | Array, tracks: Tracks | None = None, patience: int
     order = sorted(there, key=lambda d: (float(_middle(x[d])), x[d].flatten().tolist()))  # the detector's says nothing
     x = x[order]
 
-    expected = tracks.points + pad(tracks.velocity, (0, 1))[:, None]
+    expected = tracks.keypoints + pad(tracks.velocity, (0, 1))[:, None]
     away = tracks.away + 1
-    p, d, trust = _pairs(x, tracks._replace(points=expected, away=away))
+    p, d, trust = _pairs(x, tracks._replace(keypoints=expected, away=away))
     was, now = expected[p], x[d]
     weight = was[..., 2:] * now[..., 2:]
     missed = (weight * (now - was)[..., :2]).sum(1) / weight.sum(1)
     rate = trust * (1 / tracks.seen[p]).clamp_min(LEARN) / away[p]
     tracks = tracks._replace(
-        points=expected.index_copy(0, p, torch.where(now[..., 2:] > 0, now, was + pad(missed, (0, 1))[:, None])),
+        keypoints=expected.index_copy(0, p, torch.where(now[..., 2:] > 0, now, was + pad(missed, (0, 1))[:, None])),
         velocity=tracks.velocity.index_add(0, p, rate[:, None] * missed),
         seen=tracks.seen.index_add(0, p, torch.ones_like(p)),
         away=away.index_fill(0, p, 0),
@@ -93,27 +98,27 @@ def track(keypoints: Tensor | Array, tracks: Tracks | None = None, patience: int
     rows[[order[k] for k in (*d.tolist(), *new)]] = torch.cat([tracks.row[p], came])
     stays = (tracks.away == 0) | ((tracks.away <= patience) & (tracks.seen >= FIRM))
     fresh = (came, x[new], x.new_zeros(len(new), 2), torch.ones_like(came), torch.zeros_like(came))
-    row, points, velocity, seen, away = (torch.cat([old[stays], one]) for old, one in zip(tracks, fresh, strict=False))
-    return rows, Tracks(row, points, velocity, seen, away, tracks.next + len(new))
+    row, last, velocity, seen, away = (torch.cat([old[stays], one]) for old, one in zip(tracks, fresh, strict=False))
+    return rows, Tracks(row, last, velocity, seen, away, tracks.next + len(new))
 
 
 def _pairs(x: Tensor, tracks: Tracks) -> tuple[Tensor, Tensor, Tensor]:
-    """Who (n), by index, is which (n) of the detections (D, K, 3); the tracks' points are the expected ones.
+    """Who (n), by index, is which (n) of the detections (D, K, 3); the tracks' keypoints are the expected ones.
 
-    And how sure that is (n), from 1 where the person was expected to 0 at the end of the reach: what is far off teaches
-    little of the motion, so that one false detection does not lead a row out of its person's reach.
+    And the trust (n) in that, from 1 where the person was expected to 0 at the end of the reach: a detection that is
+    far off changes the velocity little, so that one false detection does not lead a row away from its person.
     """
-    weight = tracks.points[:, None, :, 2] * x[None, :, :, 2]
-    apart = (tracks.points[:, None, :, :2] - x[None, :, :, :2]).norm(dim=-1)
+    weight = tracks.keypoints[:, None, :, 2] * x[None, :, :, 2]
+    apart = (tracks.keypoints[:, None, :, :2] - x[None, :, :, :2]).norm(dim=-1)
     distance = (weight * apart).sum(-1) / weight.sum(-1).clamp_min(1e-9)
-    size = _size(tracks.points)
+    size = _size(tracks.keypoints)
     reach = (REACH * size + (tracks.away - 1) * tracks.velocity.norm(dim=-1))[:, None]
     late = torch.where(tracks.seen < FIRM, 1e9, 0.0)[:, None]
     cost = torch.where((distance <= reach) & (weight.sum(-1) > 0), distance / size[:, None] + late, torch.inf)
     pairs: dict[int, int] = {}
     taken: set[int] = set()
-    for place in cost.flatten().argsort(stable=True)[: int(cost.isfinite().sum())].tolist():
-        p, d = divmod(place, len(x))
+    for cell in cost.flatten().argsort(stable=True)[: int(cost.isfinite().sum())].tolist():
+        p, d = divmod(cell, len(x))
         if p not in pairs and d not in taken:
             pairs[p] = d
             taken.add(d)
@@ -151,9 +156,9 @@ def _checked(keypoints: Tensor | Array, tracks: Tracks | None, patience: int) ->
         )
     if not (tracks is None or isinstance(tracks, Tracks)):
         raise TypeError(f"tracks are what track returned, or None, not {type(tracks).__name__}")
-    if tracks is not None and len(tracks.row) and tracks.points.shape[1] != x.shape[1]:
+    if tracks is not None and len(tracks.row) and tracks.keypoints.shape[1] != x.shape[1]:
         raise ValueError(
-            f"the detections have {x.shape[1]} points, the tracks {tracks.points.shape[1]}; "
+            f"the detections have {x.shape[1]} points, the tracks {tracks.keypoints.shape[1]}; "
             "begin with tracks None where the detector changes"
         )
     if not patience >= 0:

@@ -20,7 +20,7 @@ import limbs  # noqa: E402
 
 @pytest.fixture(scope="module")
 def body():
-    return kinlmr.load_body("anny24_lo369", points="coco17")
+    return kinlmr.load_body("anny24_lo369", keypoints="coco17")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def recordings(body):
 @pytest.fixture
 def run(tmp_path, monkeypatch, recordings):
     short = [
-        replace(m, rotations=m.rotations[:90], translation=m.translation[:90], name=name, subject=name)
+        replace(m, axis_angle=m.axis_angle[:90], translation=m.translation[:90], name=name, subject=name)
         for m, name in zip(recordings, ("tested", "trained"), strict=True)
     ]
     save_motion([*short, replace(short[1], name="left_out", subject="someone")], tmp_path / "motion.npz")
@@ -116,7 +116,7 @@ def test_hidden_sizes_match_the_parameters():
 def test_pieces_hold_every_frame_once_and_never_cross_a_cut(recordings):
     m = replace(recordings[0], cuts=(70, 71, 300))
     cut = clips.pieces([m], 100, 1)
-    assert torch.equal(torch.cat([p.rotations for p in cut]), m.rotations)
+    assert torch.equal(torch.cat([p.axis_angle for p in cut]), m.axis_angle)
     ends = torch.tensor([len(p) for p in cut]).cumsum(0).tolist()
     assert {70, 71, 300} <= set(ends)
     assert max(len(p) for p in cut) <= 100
@@ -193,7 +193,7 @@ def test_hidden_points_are_zero_in_their_frames_and_nothing_else_changes():
 
 
 def test_swapped_points_are_on_the_other_side_and_swapping_twice_is_the_identity(body):
-    keypoints, names = torch.rand(2, 9, 17, 3), body.points.names
+    keypoints, names = torch.rand(2, 9, 17, 3), body.keypoints.names
     arms = [names.index(f"{side}_{end}") for end in ("elbow", "wrist") for side in ("left", "right")]
     swapped = limbs.swap(keypoints, names, arms, 4, 3)
     for end in ("elbow", "wrist"):
@@ -206,7 +206,7 @@ def test_swapped_points_are_on_the_other_side_and_swapping_twice_is_the_identity
 
 @pytest.fixture(scope="module")
 def lost(recordings, body):
-    short = [replace(m, rotations=m.rotations[:140], translation=m.translation[:140]) for m in recordings]
+    short = [replace(m, axis_angle=m.axis_angle[:140], translation=m.translation[:140]) for m in recordings]
     return limbs.trials(short, body)
 
 
@@ -219,7 +219,7 @@ def test_trials_are_the_same_clips_until_the_limb_is_lost(lost, body):
         assert torch.equal(trial.features[:, :first], lost.features[:, :first])
         assert not torch.equal(trial.features[:, first], lost.features[:, first])
         unseen = (points[:, first : first + trial.frames, :, 2] == 0).all((0, 1))
-        names = {body.points.names[k].split("_")[1] for k in unseen.nonzero()[:, 0]}
+        names = {body.keypoints.names[k].split("_")[1] for k in unseen.nonzero()[:, 0]}
         assert names == ({"elbow", "wrist"} if trial.name == "arm hidden" else
                          {"knee", "ankle"} if trial.name == "leg hidden" else set())  # fmt: skip
         assert (points[:, first + trial.frames :, :, 2] == 0).float().mean() < 0.1
@@ -228,16 +228,16 @@ def test_trials_are_the_same_clips_until_the_limb_is_lost(lost, body):
 def test_the_detector_sees_the_joints_that_are_scored(recordings, body):
     """Without noise the keypoints are the truth's picture: wrists and ankles near the projected joints."""
     keypoints, joints = limbs.seen(clips.pieces(recordings, 66, 66)[:3], body)
-    image = clips.FOCAL * joints[..., :2] / (joints[..., 2:] + clips.REST) + clips.FOCAL
+    image = clips.FOCAL * joints[..., :2] / (joints[..., 2:] + clips.REST_DISTANCE) + clips.FOCAL
     for name in ("left_wrist", "right_wrist", "left_ankle", "right_ankle"):
-        own = keypoints[:, :, body.points.names.index(name)]
+        own = keypoints[:, :, body.keypoints.names.index(name)]
         apart = (own[..., :2] - image[:, :, body.joints.index(name)]).norm(dim=-1)
         assert apart[own[..., 2] > 0].median() < 15  # pixels, of a person of about 400
 
 
 def test_lost_limbs_are_scored_where_they_are_lost(lost, recordings, body):
     """A perfect model scores zero; one that is wrong in one limb while it is lost scores there and then."""
-    short = [replace(m, rotations=m.rotations[:140], translation=m.translation[:140]) for m in recordings]
+    short = [replace(m, axis_angle=m.axis_angle[:140], translation=m.translation[:140]) for m in recordings]
     pieces = clips.pieces(short, 66, 66)
     truth = torch.cat([clips.whole(m, body, limbs.VIEWS[i % 4], torch.Generator(), clips.OFF).rotations
                        for i, m in enumerate(pieces)])  # fmt: skip

@@ -19,11 +19,11 @@ from kinlmr.motion.noise import numbers
 from kinlmr.motion.recording import Motion
 from kinlmr.rotations import axis_angle_to_matrix
 
-BODY = kinlmr.load_body("anny24_lo369", points="coco17")
+BODY = kinlmr.load_body("anny24_lo369", keypoints="coco17")
 MOTIONS = load_motion(Path(__file__).parents[2] / "examples/data/motion.npz", BODY)
 
 
-NAMES = BODY.points.names
+NAMES = BODY.keypoints.names
 ORDER = [1, 5, 0, 23, *(j for j in range(24) if j not in (0, 1, 5, 23))]  # of joints, the root third
 
 
@@ -34,7 +34,7 @@ def other(tmp_path_factory):
     kinlmr.save_body(kinlmr.load_body("anny24_lo369"), path)
     with np.load(path) as file:
         np.savez(path, **bodies.reordered(dict(file), ORDER))
-    return kinlmr.load_body(path, points="coco17")
+    return kinlmr.load_body(path, keypoints="coco17")
 
 
 def seeded(seed=0):
@@ -42,7 +42,7 @@ def seeded(seed=0):
 
 
 def drawn(seed=0, batch=6, frames=8, noise=clips.USUAL, augment=True):
-    return clips.draw(clips.bank(MOTIONS, frames), BODY, batch, frames, seeded(seed), noise, augment)
+    return clips.sample(clips.bank(MOTIONS, frames), BODY, batch, frames, seeded(seed), noise, augment)
 
 
 def assert_involution(mirror, x):
@@ -156,7 +156,7 @@ def test_shapes_and_frames_of_reference():
     assert (upright < 0).float().mean() > 0.9  # y points down, and heads are mostly up
     still = Motion("still", BODY.joints, 30.0, torch.zeros(4, 24, 3), torch.zeros(4, 3))
     face = clips.whole(still, BODY, 0.0, seeded(), clips.OFF)
-    left, nose = (face.points[0, 0, NAMES.index(n)] for n in ("left_shoulder", "nose"))
+    left, nose = (face.keypoints[0, 0, NAMES.index(n)] for n in ("left_shoulder", "nose"))
     assert left[0] > 0.1  # who faces the camera has the left hand on the image's right
     assert nose[1] < -0.5
     assert face.joints[0, 0, BODY.joints.index("left_foot"), 2] < 0  # toes point at the camera
@@ -165,10 +165,12 @@ def test_shapes_and_frames_of_reference():
 def test_without_noise_the_features_are_the_truth():
     clip = drawn(noise=clips.OFF)
     found = clip.features.unflatten(-1, (17, 3))
-    assert torch.equal(found, clip.points)
+    assert torch.equal(found, clip.keypoints)
+    with pytest.warns(FutureWarning, match=r"Clips\.points is now Clips\.keypoints"):
+        assert clip.points is clip.keypoints
     assert (found[..., 2] == 1).all()
     extent = (found[:, 0, :, :2].amax(1) - found[:, 0, :, :2].amin(1)).amax(-1)
-    assert torch.allclose(extent, torch.tensor(2 / keypoints.MARGIN), atol=1e-5)  # the first box is the points' own
+    assert torch.allclose(extent, torch.tensor(2 / keypoints.BOX_MARGIN), atol=1e-5)  # the first box is the points' own
 
 
 @pytest.mark.parametrize(
@@ -342,11 +344,11 @@ def assert_limbs_whole(clip_of, joints):
 
 
 def varied_only(monkeypatch, what, rotations, body, seed=0):
-    """`clips.varied` with one of its three changes."""
-    for name in {"MIXED", "BENT", "TILTED"} - {what}:
+    """`clips.augment` with one of its three changes."""
+    for name in {"MIX_CHANCE", "BEND_ANGLE", "TILT_CHANCE"} - {what}:
         monkeypatch.setattr(clips, name, 0.0)
     kept = rotations.clone()
-    varied = clips.varied(rotations, body, 30.0, *numbers(seeded(seed), rotations))
+    varied = clips.augment(rotations, body, 30.0, *numbers(seeded(seed), rotations))
     assert torch.equal(rotations, kept)
     return varied
 
@@ -355,7 +357,7 @@ def test_limbs_are_mixed_as_a_whole(monkeypatch):
     angle = torch.linspace(0, 1, 40)[:, None, None, None] * torch.tensor([1.0, 0, 0])
     rotations = axis_angle_to_matrix(angle.expand(40, 3, 24, 3))
     for joints in (BODY.joints, [name.title().replace("_", "") for name in BODY.joints]):
-        mixed = varied_only(monkeypatch, "MIXED", rotations, replace(BODY, joints=tuple(joints)))
+        mixed = varied_only(monkeypatch, "MIX_CHANCE", rotations, replace(BODY, joints=tuple(joints)))
         clip_of = ((mixed[:, 0, :, 2, 1].asin()) * 39).round().long()
         assert_limbs_whole(clip_of, BODY.joints)
         others = (clip_of != torch.arange(40)[:, None]).float().mean(0)
@@ -367,7 +369,7 @@ def test_limbs_are_mixed_as_a_whole(monkeypatch):
 @pytest.mark.parametrize("first", [True, False])
 def test_joints_are_bent_slowly_and_the_root_is_not(monkeypatch, other, first):
     rotations, body = axis_angle_to_matrix(clip_of_turns(40, 30)), BODY if first else other
-    bent = varied_only(monkeypatch, "BENT", rotations, body)
+    bent = varied_only(monkeypatch, "BEND_ANGLE", rotations, body)
     assert torch.equal(bent[:, :, body.root], rotations[:, :, body.root])
     others = [j for j in range(24) if j != body.root]
     turns = rotations[:, :, others].mT @ bent[:, :, others]
@@ -381,7 +383,7 @@ def test_joints_are_bent_slowly_and_the_root_is_not(monkeypatch, other, first):
 @pytest.mark.parametrize("first", [True, False])
 def test_some_clips_are_turned_as_a_whole(monkeypatch, other, first):
     rotations, body = axis_angle_to_matrix(clip_of_turns(200, 5)), BODY if first else other
-    turned = varied_only(monkeypatch, "TILTED", rotations, body)
+    turned = varied_only(monkeypatch, "TILT_CHANCE", rotations, body)
     others = [j for j in range(24) if j != body.root]
     assert torch.equal(turned[:, :, others], rotations[:, :, others])
     before, after = rotations[:, :, body.root], turned[:, :, body.root]
@@ -398,21 +400,21 @@ def reordered(clip):
 @pytest.mark.parametrize("noise", [clips.OFF, clips.USUAL])
 def test_the_order_of_joints_plays_no_part(other, noise):
     """A body whose root is not its first joint is seen as its twin, whose is: features, and all else in its order."""
-    mine = [replace(m, joints=other.joints, rotations=m.rotations[:, ORDER]) for m in MOTIONS]
+    mine = [replace(m, joints=other.joints, axis_angle=m.axis_angle[:, ORDER]) for m in MOTIONS]
     one, two = (
-        clips.draw(clips.bank(m, 8), b, 3, 8, seeded(), noise, False) for m, b in ((MOTIONS, BODY), (mine, other))
+        clips.sample(clips.bank(m, 8), b, 3, 8, seeded(), noise, False) for m, b in ((MOTIONS, BODY), (mine, other))
     )
     assert_same(two, reordered(one), 1e-4)
     for k, (first, second) in enumerate(zip(MOTIONS, mine, strict=True)):
         one, two = (clips.whole(m, b, 0.5, seeded(k), noise) for m, b in ((first, BODY), (second, other)))
         assert_same(two, reordered(one), 1e-4)
     turns = axis_angle_to_matrix(clip_of_turns(4, 6))
-    one = clips.see(turns, BODY, 30.0, seeded(), noise, augment=True)
-    assert_same(clips.see(turns[:, :, ORDER], other, 30.0, seeded(), noise, augment=True), reordered(one), 1e-4)
+    one = clips.observe(turns, BODY, 30.0, seeded(), noise, augment=True)
+    assert_same(clips.observe(turns[:, :, ORDER], other, 30.0, seeded(), noise, augment=True), reordered(one), 1e-4)
 
 
 def test_recordings_are_those_of_the_body(other):
-    for use in (lambda: clips.draw(clips.bank(MOTIONS, 8), other, 2, 8, seeded()),
+    for use in (lambda: clips.sample(clips.bank(MOTIONS, 8), other, 2, 8, seeded()),
                 lambda: clips.whole(MOTIONS[0], other, 0.0, seeded())):  # fmt: skip
         with pytest.raises(
             ValueError, match=r"the recordings have joints pelvis, left_hip, .*; load them for that body"
@@ -436,20 +438,20 @@ def test_pieces_cross_no_cut_and_lose_nothing_else(cuts, longest, shortest):
     motion = Motion("m", BODY.joints, 30.0, frame, frame[:, 0], tuple(sorted(cuts)), "walk", "someone")
     found = clips.pieces([motion], longest, shortest)
     for piece in found:
-        places = piece.rotations[:, 0, 0].long().tolist()
+        places = piece.axis_angle[:, 0, 0].long().tolist()
         assert places == list(range(places[0], places[-1] + 1))
         assert not set(places[1:]) & cuts
         assert shortest <= len(piece) <= (longest or 100)
         assert (piece.name, piece.action, piece.subject, piece.cuts) == ("m", "walk", "someone", ())
-        assert torch.equal(piece.translation, piece.rotations[:, 0])
+        assert torch.equal(piece.translation, piece.axis_angle[:, 0])
     if shortest == 1:
-        assert torch.equal(torch.cat([piece.rotations for piece in found]), frame)
+        assert torch.equal(torch.cat([piece.axis_angle for piece in found]), frame)
 
 
 def test_a_person_who_is_not_seen_at_all():
     clip = drawn(noise=clips.OFF._replace(missing=1.0))
     assert (clip.features == 0).all()
-    assert clip.points.isfinite().all()
+    assert clip.keypoints.isfinite().all()
 
 
 def test_clips_cross_no_cut_and_no_recordings_end():
@@ -463,11 +465,13 @@ def test_clips_cross_no_cut_and_no_recordings_end():
 
 
 def test_actions_are_drawn_by_a_root_of_their_places():
-    short = {name: getattr(MOTIONS[0], name)[:40] for name in ("rotations", "translation")}
+    short = {name: getattr(MOTIONS[0], name)[:40] for name in ("axis_angle", "translation")}
     source = clips.bank([replace(MOTIONS[0], name="rare", **short), *[replace(MOTIONS[1], name="common")] * 3], 16)
     rare, common = source.count.tolist()
-    start = clips.draw(source, BODY, 4000, 16, seeded(), clips.OFF, augment=False).start
-    share = (start < 40).float().mean() * (rare**clips.SPREAD + common**clips.SPREAD) / rare**clips.SPREAD
+    start = clips.sample(source, BODY, 4000, 16, seeded(), clips.OFF, augment=False).start
+    share = (
+        (start < 40).float().mean() * (rare**clips.ACTION_POWER + common**clips.ACTION_POWER) / rare**clips.ACTION_POWER
+    )
     assert 0.8 < share < 1.2
     assert common > 100 * rare  # drawn by places alone it would be rarer than this
 
@@ -475,7 +479,7 @@ def test_actions_are_drawn_by_a_root_of_their_places():
 @given(st.integers(0, 99))
 def test_clips_follow_the_recording(seed):
     clip = drawn(seed, batch=2, noise=clips.OFF, augment=False)
-    turns = axis_angle_to_matrix(torch.cat([m.rotations for m in MOTIONS]))
+    turns = axis_angle_to_matrix(torch.cat([m.axis_angle for m in MOTIONS]))
     for rotations, start in zip(clip.rotations, clip.start.tolist(), strict=True):
         assert torch.allclose(rotations[:, 1:], turns[start : start + 8, 1:], atol=1e-5)
 
@@ -496,6 +500,6 @@ def test_bad_input():
     with pytest.raises(ValueError, match="different joints or rates"):
         clips.bank([MOTIONS[0], replace(MOTIONS[1], fps=60.0)], 16)
     with pytest.raises(ValueError, match="recording 'cmu_01_01' is not finite"):
-        clips.bank([replace(MOTIONS[0], rotations=MOTIONS[0].rotations * torch.nan)], 16)
+        clips.bank([replace(MOTIONS[0], axis_angle=MOTIONS[0].axis_angle * torch.nan)], 16)
     with pytest.raises(ValueError, match="has no keypoints"):
-        clips.draw(clips.bank(MOTIONS, 8), kinlmr.load_body("anny24_lo369"), 2, 8, seeded())
+        clips.sample(clips.bank(MOTIONS, 8), kinlmr.load_body("anny24_lo369"), 2, 8, seeded())

@@ -54,7 +54,7 @@ def assert_read(videos, content):
         for field in ("features", "shape", "joints3D", "joints2D", "frames")
     }
     joined |= {"bbox": torch.cat([v.box for v in videos]), "frame_id": joined.pop("frames")}
-    joined |= {"pose": torch.cat([v.rotations for v in videos]).flatten(1)}
+    joined |= {"pose": torch.cat([v.axis_angle for v in videos]).flatten(1)}
     for key, column in joined.items():
         assert torch.allclose(column.double(), torch.from_numpy(content[key]).double(), atol=1e-6), key
     assert torch.equal(torch.cat([v.valid for v in videos]), torch.from_numpy(content["valid"] > 0))
@@ -115,7 +115,9 @@ def test_features_go_straight_into_a_model(tmp_path):
     for video in read_database(tmp_path / "a.pt"):
         estimate = model(video.features[None])
         assert estimate.pose.shape == (1, len(video.images), 24, 6)
-        truth = kinlmr.rotations.axis_angle_to_matrix(video.rotations[None])
+        truth = kinlmr.rotations.axis_angle_to_matrix(video.axis_angle[None])
+        with pytest.warns(FutureWarning, match=r"Video\.rotations is now Video\.axis_angle"):
+            assert video.rotations is video.axis_angle
         assert model.matrices(estimate).shape == truth.shape
         assert estimate.shape.shape == video.shape[None].shape
 

@@ -237,7 +237,7 @@ def test_bvh_holds_the_first_pose_until_somebody_comes(tmp_path, body):
     export.save_bvh(tmp_path / "first.bvh", body, *motion, FPS)
     export.save_bvh(tmp_path / "later.bvh", body, *motion, FPS, start=4)
     first, later = (kinlmr.motion.read_bvh(tmp_path / f"{name}.bvh", body, FPS) for name in ("first", "later"))
-    for one, two in ((first.rotations, later.rotations), (first.translation, later.translation)):
+    for one, two in ((first.axis_angle, later.axis_angle), (first.translation, later.translation)):
         assert len(two) == len(one) + 4
         assert torch.equal(two[:4], one[:1].expand_as(two[:4]))
         assert torch.equal(two[4:], one)
@@ -266,7 +266,7 @@ def test_amass_for_readers_of_smplh(tmp_path, body):
         assert file["poses"].shape == (FRAMES, 156)
         assert not file["poses"][:, 66:].any()
     (read,) = kinlmr.motion.load_motion(tmp_path / "body.npz", body, FPS)
-    turned = body.to(torch.float64)(axis_angle_to_matrix(read.rotations.double()), shape).joints.numpy()
+    turned = body.to(torch.float64)(axis_angle_to_matrix(read.axis_angle.double()), shape).joints.numpy()
     truth = posed(body, rotations, shape, None)[0]
     assert_within(turned, truth)
     with pytest.raises(ValueError, match="SMPL's 24 joints"):
@@ -290,9 +290,9 @@ def test_smpl_is_read_back(tmp_path, name):
 def test_trc_is_read_back(tmp_path, body):
     trc = pytest.importorskip("trc")
     motion = motion_of(body)
-    named = kinlmr.load_body("anny24_lo369", points="coco17")
-    truth = named.to(torch.float64)(*motion, want=("joints", "points"))
-    for want, names in (("joints", body.joints), ("points", named.points.names)):
+    named = kinlmr.load_body("anny24_lo369", keypoints="coco17")
+    truth = named.to(torch.float64)(*motion, want=("joints", "keypoints"))
+    for want, names in (("joints", body.joints), ("keypoints", named.keypoints.names)):
         export.save_trc(tmp_path / "body.trc", named, *motion, FPS, want=want)
         file = trc.TRCData()
         file.load(tmp_path / "body.trc")

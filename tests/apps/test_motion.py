@@ -12,12 +12,13 @@ from laws import assert_same
 
 import kinlmr
 from kinlmr.body.assembly import assemble
+from kinlmr.export import write_bvh
 from kinlmr.motion.archives import load_motion, save_motion
 from kinlmr.motion.bvh import Bvh
 from kinlmr.motion.dialects import DIALECTS
 from kinlmr.motion.names import sides
 from kinlmr.motion.recording import Motion, resampled
-from kinlmr.motion.retarget import read_bvh, write_bvh
+from kinlmr.motion.retarget import read_bvh
 from kinlmr.motion.up import upright
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
@@ -35,7 +36,7 @@ def recording(frames=20, fps=30.0, seed=0, name="made"):
 def assert_same_motion(one, two, tolerance):
     """Two recordings turn every joint alike and stand in the same places."""
     assert (one.joints, one.fps, len(one)) == (two.joints, two.fps, len(two))
-    turns = [axis_angle_to_matrix(m.rotations) for m in (one, two)]
+    turns = [axis_angle_to_matrix(m.axis_angle) for m in (one, two)]
     assert_same(turns[:1], turns[1:], tolerance)
     assert torch.allclose(one.translation, two.translation, atol=max(tolerance, 1e-6))
 
@@ -53,7 +54,7 @@ def test_bvh_written_then_read_is_the_same(tmp_path, seed):
 def test_every_frame_written_is_read(tmp_path_factory, frames, seed, still, rate):
     """No frame is dropped, not even a first one that happens to be the rest pose; the rate is exact too."""
     motion = replace(recording(frames, rate, seed), cuts=())
-    motion.rotations[0 if still else slice(0)] = 0
+    motion.axis_angle[0 if still else slice(0)] = 0
     path = tmp_path_factory.mktemp("bvh") / "made.bvh"
     write_bvh(motion, path, BODY)
     assert_same_motion(read_bvh(path, BODY, fps=rate), motion, 1e-5)
@@ -75,8 +76,8 @@ def test_the_law_can_fail():
 
 def test_archives_keep_everything_to_their_step(tmp_path):
     one = replace(recording(name="one"), cuts=(5, 9), action="walk", subject="s1")
-    one = replace(one, rotations=one.rotations.clamp(-3.1, 3.1))
-    two = replace(recording(31, seed=1, name="two"), rotations=recording(31, seed=1).rotations.clamp(-3.1, 3.1))
+    one = replace(one, axis_angle=one.axis_angle.clamp(-3.1, 3.1))
+    two = replace(recording(31, seed=1, name="two"), axis_angle=recording(31, seed=1).axis_angle.clamp(-3.1, 3.1))
     save_motion([one, two], tmp_path / "m.npz")
     found = load_motion(tmp_path / "m.npz", BODY)
     assert [(m.name, m.cuts, m.action, m.subject) for m in found] == [
@@ -84,7 +85,7 @@ def test_archives_keep_everything_to_their_step(tmp_path):
         ("two", (), "", ""),
     ]
     for mine, theirs in zip((one, two), found, strict=True):
-        assert (mine.rotations - theirs.rotations).abs().max() < 5e-5
+        assert (mine.axis_angle - theirs.axis_angle).abs().max() < 5e-5
         assert (mine.translation - theirs.translation).abs().max() < 6e-4
     with pytest.raises(ValueError, match="share their rate"):
         save_motion([one, replace(two, fps=60.0)], tmp_path / "m.npz")
@@ -92,7 +93,7 @@ def test_archives_keep_everything_to_their_step(tmp_path):
         save_motion([], tmp_path / "m.npz")
 
 
-@pytest.mark.parametrize("what", ["rotations", "translation"])
+@pytest.mark.parametrize("what", ["axis_angle", "translation"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_archives_refuse_what_is_not_finite(tmp_path, what, value):
     motion = recording()
@@ -102,9 +103,15 @@ def test_archives_refuse_what_is_not_finite(tmp_path, what, value):
     assert not (tmp_path / "m.npz").exists()
 
 
+def test_rotations_of_a_recording_are_its_axis_angle_under_their_old_name():
+    motion = recording()
+    with pytest.warns(FutureWarning, match=r"Motion\.rotations is now Motion\.axis_angle"):
+        assert motion.rotations is motion.axis_angle
+
+
 def test_archives_keep_vectors_of_more_than_half_a_turn(tmp_path):
-    motion = replace(recording(), rotations=recording().rotations * 9)
-    assert motion.rotations.norm(dim=-1).max() > 7
+    motion = replace(recording(), axis_angle=recording().axis_angle * 9)
+    assert motion.axis_angle.norm(dim=-1).max() > 7
     save_motion([motion], tmp_path / "m.npz")
     assert_same_motion(load_motion(tmp_path / "m.npz", BODY)[0], motion, 1e-3)
 
@@ -148,6 +155,12 @@ def test_sides_are_told_from_names(pair):
         assert_paired(names, [])
 
 
+@pytest.mark.parametrize("pair", ["root loot", "Root Loot", "ROOT LOOT", "root_01 loot_01", "RootJoint LootJoint"])
+def test_the_root_has_no_side(pair):
+    assert_paired([*pair.split(), "lfoot", "rfoot"], [["lfoot", "rfoot"]])
+    assert_paired(["root", "lroot", "rroot"], [["lroot", "rroot"]])
+
+
 def test_a_recording_says_what_it_is():
     assert repr(recording(7, 59.94)) == "Motion(made: 7 frames at 59.94 per second, 24 joints)"
 
@@ -157,13 +170,13 @@ def test_the_recordings_that_come_along():
     assert [(m.name, len(m), m.fps) for m in motions] == [("cmu_01_01", 688, 30.0), ("cmu_01_03", 1128, 30.0)]
     assert "mocap.cs.cmu.edu" in str(np.load(DATA)["note"])
     for motion in motions:  # no T-pose before it: no joint moves more than 30 cm in a thirtieth of a second
-        places = BODY(axis_angle_to_matrix(motion.rotations), None, motion.origin(BODY)).joints
+        places = BODY(axis_angle_to_matrix(motion.axis_angle), None, motion.origin(BODY)).joints
         steps = places.diff(dim=0).norm(dim=-1).amax(1)
         assert motion.cuts == ()
         assert steps[0] < 2 * steps[1:6].max()
         assert steps.max() < 0.3
     for motion in motions:  # hinges bend the way they do: knees about x, elbows about y, left and right mirrored
-        mean = {joint: motion.rotations[:, i].mean(0) for i, joint in enumerate(motion.joints)}
+        mean = {joint: motion.axis_angle[:, i].mean(0) for i, joint in enumerate(motion.joints)}
         for side, sign in (("left", -1), ("right", 1)):
             assert mean[f"{side}_knee"][0] > 0.3
             assert mean[f"{side}_knee"][1:].abs().max() < 0.1
@@ -243,18 +256,18 @@ def test_another_rest_pose_is_turned_into_the_bodys(tmp_path):
     path.write_text(cmu_like(0.0))
     motion = read_bvh(path, BODY, skip=1)  # the frame at rest that comes first
     assert len(motion) == 2
-    assert torch.equal(motion.rotations[0], motion.rotations[1])
+    assert torch.equal(motion.axis_angle[0], motion.axis_angle[1])
     path.write_text(cmu_like(40.0))
     motion = read_bvh(path, BODY, skip=1)
     assert len(motion) == 2
-    mesh = BODY(axis_angle_to_matrix(motion.rotations[:1]))
+    mesh = BODY(axis_angle_to_matrix(motion.axis_angle[:1]))
     hip, knee = (mesh.joints[0, BODY.joints.index(f"left_{j}")] for j in ("hip", "knee"))
     direction = (knee - hip) / (knee - hip).norm()
     rest = BODY.J.view(-1, 3)[4] - BODY.J.view(-1, 3)[1]
     splayed = axis_angle_to_matrix(torch.tensor([0.0, 0, 20.0]).deg2rad()) @ rest
     assert torch.allclose(direction, splayed / splayed.norm(), atol=1e-3)
     assert torch.allclose(
-        motion.rotations[0, BODY.joints.index("left_knee")].norm().rad2deg(), torch.tensor(40.0), atol=0.1
+        motion.axis_angle[0, BODY.joints.index("left_knee")].norm().rad2deg(), torch.tensor(40.0), atol=0.1
     )
     legs = 18 * 1.0
     assert torch.allclose(motion.translation[0], torch.tensor([1.0, 17, 2]) / legs, rtol=1e-3)
@@ -284,7 +297,7 @@ def amass(path, joints=52, rate=60.0, frames=9, seed=0, **extra):
 
 def assert_stands_where(motion, body, joints):
     """Posed by the recording, the body's joints (T, J, 3) are at these places in the world, whatever its shape."""
-    matrices = axis_angle_to_matrix(motion.rotations)
+    matrices = axis_angle_to_matrix(motion.axis_angle)
     for shape in (None, torch.ones(3)):
         mesh = body(matrices, shape, motion.origin(body, shape))
         root = body.parents.index(-1)
@@ -332,7 +345,7 @@ def test_the_same_place_from_every_reader(tmp_path):
     save_motion([motion], tmp_path / "archive.npz")
     for file, tolerance in (("a.npz", 1e-4), ("a.bvh", 1e-4), ("archive.npz", 2e-3)):
         (found,) = load_motion(tmp_path / file, BODY)
-        posed = BODY(axis_angle_to_matrix(found.rotations), None, found.origin(BODY)).joints
+        posed = BODY(axis_angle_to_matrix(found.axis_angle), None, found.origin(BODY)).joints
         assert torch.allclose(posed, joints, atol=tolerance), file
 
 
@@ -349,7 +362,7 @@ def test_amass_joints_are_matched_by_name(tmp_path, file, joints, body):
     poses, *_ = amass(tmp_path / "a.npz", joints)
     layout, body = kinlmr.load_skeleton(file).joints, tree_body(body)
     (motion,) = load_motion(tmp_path / "a.npz", body, fps=60.0)
-    found, theirs = axis_angle_to_matrix(motion.rotations), own_frame(poses)
+    found, theirs = axis_angle_to_matrix(motion.axis_angle), own_frame(poses)
     for j, name in enumerate(body.joints):
         expected = theirs[:, layout.index(name)] if name in layout else torch.eye(3).expand(9, 3, 3)
         assert torch.allclose(found[:, j], expected, atol=1e-5), name
@@ -390,7 +403,7 @@ def test_who_lies_in_amass_is_asked_about(tmp_path):
     with pytest.raises(ValueError, match=r"a\.npz: which axis is up cannot be told: .* give up='z' or up='y'"):
         load_motion(path, BODY)
     (motion,) = load_motion(path, BODY, up="z")
-    assert axis_angle_to_matrix(motion.rotations)[:, 0, 1, 1].abs().max() < 1e-3
+    assert axis_angle_to_matrix(motion.axis_angle)[:, 0, 1, 1].abs().max() < 1e-3
     assert torch.allclose(motion.translation[:, 1], torch.tensor(0.2))
 
 
@@ -398,7 +411,7 @@ def test_amass_knows_the_names_of_other_tools(tmp_path):
     poses, *_ = amass(tmp_path / "a.npz")
     names = [re.sub("^(left|right)_", lambda m: m[0][0].upper() + "_", n) for n in BODY.joints]
     (motion,) = load_motion(tmp_path / "a.npz", replace(BODY, joints=tuple(names)), fps=60.0)
-    assert torch.allclose(axis_angle_to_matrix(motion.rotations)[:, :22], own_frame(poses)[:, :22], atol=1e-5)
+    assert torch.allclose(axis_angle_to_matrix(motion.axis_angle)[:, :22], own_frame(poses)[:, :22], atol=1e-5)
 
 
 def test_amass_is_resampled_and_named(tmp_path):
@@ -455,7 +468,7 @@ def test_rates_are_changed_by_the_shortest_turn():
     motion = Motion("turn", BODY.joints, 50.0, rotations, torch.stack([time, time, time], 1), cuts=(26,))
     slower = resampled(motion, 30.0)
     assert len(slower) == 36
-    assert torch.allclose(slower.rotations[:, 0, 1], 0.05 * torch.arange(36) * 50 / 30, atol=1e-5)
+    assert torch.allclose(slower.axis_angle[:, 0, 1], 0.05 * torch.arange(36) * 50 / 30, atol=1e-5)
     assert torch.allclose(slower.translation[:, 0], torch.arange(36) * 50 / 30, atol=1e-4)
     assert slower.cuts == (16,)
     assert len(resampled(motion, 25.0)) == 30
@@ -468,7 +481,7 @@ def test_nothing_is_interpolated_across_a_cut():
     for fps in (30.0, 24.0, 70.0, 100.0):
         found = resampled(motion, fps)
         (cut,) = found.cuts
-        turns, places = found.rotations[:, 0, 1], found.translation[:, 0]
+        turns, places = found.axis_angle[:, 0, 1], found.translation[:, 0]
         assert torch.allclose(turns, torch.where(torch.arange(len(found)) < cut, 0.0, 2.0), atol=1e-6)
         assert torch.equal(places, torch.where(torch.arange(len(found)) < cut, 0.0, 5.0))
     five = replace(motion, cuts=(5,))
@@ -573,7 +586,7 @@ def test_names_of_ones_own(tmp_path):
 
 def test_archives_that_are_none(tmp_path):
     path = tmp_path / "m.npz"
-    motion = replace(recording(), rotations=recording().rotations.clamp(-3, 3))
+    motion = replace(recording(), axis_angle=recording().axis_angle.clamp(-3, 3))
     save_motion([motion], path)
     with np.load(path) as file:
         good = {key: file[key] for key in file.files}

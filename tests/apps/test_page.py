@@ -93,7 +93,7 @@ def test_normalise_is_the_same():
 def test_another_margin_would_be_seen(tmp_path):
     (tmp_path / "package.json").write_text('{"type": "module"}')
     shutil.copy(PAGE / "body.js", tmp_path)
-    changed = (PAGE / "kinlmr.js").read_text().replace("MARGIN = 1.2", "MARGIN = 1.21")
+    changed = (PAGE / "kinlmr.js").read_text().replace("BOX_MARGIN = 1.2", "BOX_MARGIN = 1.21")
     (tmp_path / "kinlmr.js").write_text(changed)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         assert_normalise(tmp_path)
@@ -151,7 +151,7 @@ def test_recover_is_the_same_at_any_rate(fps, monkeypatch):
 
 
 def test_vertices_are_the_same():
-    body, generator = kinlmr.load_body(MESH, points="coco17"), torch.Generator().manual_seed(0)
+    body, generator = kinlmr.load_body(MESH, keypoints="coco17"), torch.Generator().manual_seed(0)
     turns = kinlmr.ROTATIONS["axis_angle"].to_matrix(0.5 * torch.randn(24, 3, generator=generator))
     shape = torch.randn(10, generator=generator)
     code = (
@@ -159,9 +159,9 @@ def test_vertices_are_the_same():
     )
     code += " (_, value) => (value instanceof Float64Array ? Array.from(value) : value)))"
     given = {"body": prepare.body(MESH, "coco17", MESH), "turns": rows(turns.flatten()), "shape": rows(shape)}
-    found, mesh = node(PAGE, code, given), body(turns, shape, want=("joints", "points", "vertices"))
+    found, mesh = node(PAGE, code, given), body(turns, shape, want=("joints", "keypoints", "vertices"))
     np.testing.assert_allclose(found["joints"], mesh.joints, atol=2e-5)
-    np.testing.assert_allclose(found["points"], mesh.points, atol=2e-5)
+    np.testing.assert_allclose(found["points"], mesh.keypoints, atol=2e-5)
     np.testing.assert_allclose(found["vertices"], mesh.vertices.flatten(), atol=2e-5)
 
 

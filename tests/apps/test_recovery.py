@@ -17,7 +17,7 @@ from kinlmr.checkpoint import shipped
 DEMO = Path(__file__).parents[2] / "examples" / "data" / "demo.npz"
 RATES = (12, 24, 25, 29.97, 30, 50, 60, 120, 240)
 room = importlib.import_module("kinlmr.recovery.recover")  # the package has a function of that name
-recover, Recovery, Stream = room.recover, room.Recovery, room.Stream
+recover, Recovery, RecoveryState = room.recover, room.Recovery, room.RecoveryState
 
 
 def pieces(model, keypoints, fps, cuts):
@@ -39,15 +39,17 @@ def test_the_models_camera_is_for_the_body_about_its_root():
     features, _, _ = kinlmr.keypoints.normalise(seen)
     with torch.no_grad():
         estimate = model(features)
-        mesh = kinlmr.load_body("anny24", points="coco17")(
-            model.matrices(estimate), estimate.shape, want=("joints", "points")
+        mesh = kinlmr.load_body("anny24", keypoints="coco17")(
+            model.matrices(estimate), estimate.shape, want=("joints", "keypoints")
         )
     image, weight = features.unflatten(-1, (17, 3)).split((2, 1), -1)
     off = lambda points: float(  # noqa: E731
         (weight * (kinlmr.project(points, estimate.camera) - image)).norm(dim=-1).sum() / weight.sum()
     )
-    assert off(mesh.points - mesh.joints[..., :1, :]) < 0.05
-    assert off(mesh.points) > 0.1
+    assert off(mesh.keypoints - mesh.joints[..., :1, :]) < 0.05
+    assert off(mesh.keypoints) > 0.1
+    estimate = estimate._replace(camera=kinlmr.camera.from_root(estimate.camera, mesh.joints[..., 0, :]))
+    assert off(mesh.keypoints) < 0.05
 
 
 def assert_chunks(model, keypoints, fps, cuts):
@@ -82,7 +84,7 @@ def test_whole_clips_and_single_frames_are_the_same(fps):
 
 @pytest.mark.parametrize(
     ("cut", "broken"),
-    [(7, name) for name in ("memory", "box", "points", "span", "spans", "away", "phase")]
+    [(7, name) for name in ("memory", "box", "keypoints", "measured", "pixels_per_metre", "away", "phase")]
     + [(16, name) for name in ("rotations", "shape", "camera", "seen")]
     + [(17, name) for name in ("doubted", "alike")],
 )
@@ -150,9 +152,9 @@ def test_the_camera_stands_where_least_squares_puts_it():
     """The body of the estimate lies on the keypoints better than under any camera near this one, by Cauchy's cost."""
     keypoints = walker(1)
     found, _ = recover(MODEL, keypoints, 30)
-    points = BODY(found.rotations, found.shape, want=("points",)).points
+    points = BODY(found.rotations, found.shape, want=("keypoints",)).keypoints
     seen = kinlmr.camera.to_crop(keypoints[..., :2], found.box)
-    off = lambda c: (kinlmr.project(points, c) - seen).square().sum(-1) / room.OFF**2  # noqa: E731
+    off = lambda c: (kinlmr.project(points, c) - seen).square().sum(-1) / room.HALF_DISTANCE**2  # noqa: E731
     error = lambda c: float((keypoints[..., 2] * off(c).log1p()).sum())  # noqa: E731
     for axis in range(3):
         for change in (-0.05, 0.05):
@@ -166,9 +168,9 @@ def test_translation_brings_the_body_to_the_keypoints():
     found, _ = recover(MODEL, walker(4), 30)
     size, focal = (640, 480), 50_000.0
     place = found.translation(size, focal)
-    posed = BODY(found.rotations, found.shape, place, want=("points",)).points
+    posed = BODY(found.rotations, found.shape, place, want=("keypoints",)).keypoints
     far = kinlmr.camera.perspective(posed, torch.zeros(3), focal) + torch.tensor(size) / 2
-    points = BODY(found.rotations, found.shape, want=("points",)).points
+    points = BODY(found.rotations, found.shape, want=("keypoints",)).keypoints
     near = kinlmr.camera.from_crop(kinlmr.project(points, found.camera), found.box)
     assert torch.allclose(far, near, atol=1.5)
     assert (place[..., 2] > 0).all()
@@ -180,7 +182,7 @@ def test_distance_is_steady_but_follows_a_jump():
     keypoints[..., :2] += 4 * torch.randn(1, 60, 17, 2, generator=generator)
     depth = recover(MODEL, keypoints, 30)[0].translation((640, 480), 1000.0)[0, 20:, 2]
     loose = pieces(MODEL, keypoints, 30, [])[0]
-    points = BODY(loose.rotations, loose.shape, want=("points",)).points
+    points = BODY(loose.rotations, loose.shape, want=("keypoints",)).keypoints
     seen = kinlmr.camera.to_crop(keypoints[..., :2], loose.box)
     free = kinlmr.camera.fit(points, seen, keypoints[..., 2], loose.camera)
     free = kinlmr.camera.to_translation(free, loose.box, torch.tensor([640.0, 480.0]), 1000.0)[0, 20:, 2]
@@ -276,14 +278,14 @@ def test_too_few_points_tell_no_distance(count):
 
 def rendered(times, frames=45):
     """The same motion of a body at 30 frames a second times so many: keypoints (T, 17, 3), joints (T, 24, 3)."""
-    body = kinlmr.load_body("anny24", points="coco17")
+    body = kinlmr.load_body("anny24", keypoints="coco17")
     time = torch.arange(frames * times) / (30.0 * times)
     generator = torch.Generator().manual_seed(4)
     swing, phase, speed = torch.rand(3, 1, 24, 3, generator=generator)
     turns = 0.35 * swing * (6 * phase + (2 + 5 * speed) * time[:, None, None]).sin()
     turns[:, 0] = torch.tensor([torch.pi, 0.0, 0.0])
-    mesh = body(kinlmr.rotations.axis_angle_to_matrix(turns), want=("joints", "points"))
-    joints, points = (x - mesh.joints[:, :1] for x in (mesh.joints, mesh.points))
+    mesh = body(kinlmr.rotations.axis_angle_to_matrix(turns), want=("joints", "keypoints"))
+    joints, points = (x - mesh.joints[:, :1] for x in (mesh.joints, mesh.keypoints))
     image = 1200 * points[..., :2] / (points[..., 2:] + 5) + 500
     return torch.cat([image, torch.full_like(image[..., :1], 0.9)], -1), joints
 

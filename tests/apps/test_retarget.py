@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from laws import assert_same
 
 import kinlmr
+from kinlmr.export import write_bvh
 from kinlmr.motion.archives import load_motion
 from kinlmr.motion.dialects import DIALECTS
 from kinlmr.motion.recording import Motion
-from kinlmr.motion.retarget import read_bvh, write_bvh
+from kinlmr.motion.retarget import read_bvh
 from kinlmr.motion.up import upright
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
@@ -86,13 +87,13 @@ def written(path, motion, axes=None, world=None, names=None, channel=str, joints
 def turns_of(motion):
     """World rotations (T, 24, 3, 3)."""
     world = []
-    for j, local in enumerate(axis_angle_to_matrix(motion.rotations.double()).unbind(1)):
+    for j, local in enumerate(axis_angle_to_matrix(motion.axis_angle.double()).unbind(1)):
         world.append(local if BODY.parents[j] < 0 else world[BODY.parents[j]] @ local)
     return torch.stack(world, 1)
 
 
 def joints_of(motion):
-    return BODY(axis_angle_to_matrix(motion.rotations), None, motion.origin(BODY)).joints
+    return BODY(axis_angle_to_matrix(motion.axis_angle), None, motion.origin(BODY)).joints
 
 
 def apart(one, two):
@@ -164,7 +165,7 @@ def test_who_lies_is_asked_about(tmp_path):
     assert apart(lies, stands).max() > 0.5
     rotations, places = lying(0.0)
     found = read_bvh(written(path, (rotations, places + np.linspace(-2, 2, 24)[:, None] * [0, 0, 1])), BODY)
-    assert torch.allclose(found.rotations, lies.rotations, atol=1e-6)
+    assert torch.allclose(found.axis_angle, lies.axis_angle, atol=1e-6)
     write_bvh(lies, path, BODY)  # what is written by us is y up
     assert torch.allclose(joints_of(read_bvh(path, BODY)), joints_of(lies), atol=1e-5)
     with pytest.raises(ValueError, match="up is 'Z', expected one of y, z, x, -y, -z, -x"):
@@ -208,7 +209,7 @@ def test_makers_names_are_known(tmp_path, plain, maker, prefix):
 @pytest.mark.parametrize("case", [str.upper, str.lower, str.swapcase])
 def test_channels_in_any_case(tmp_path, plain, case):
     found = read_bvh(written(tmp_path / "a.bvh", walk(), channel=case), BODY)
-    assert torch.equal(found.rotations, plain.rotations)
+    assert torch.equal(found.axis_angle, plain.axis_angle)
 
 
 @pytest.mark.parametrize("without", [["foot"], ["wrist"], ["collar"], ["neck"], ["neck", "head"], ["spine2"],
@@ -256,8 +257,8 @@ def test_right_angles_are_written_exactly(tmp_path, axis, degrees, joint):
     turns[:, INDEX[joint]] = axis_angle_to_matrix(about) @ axis_angle_to_matrix(others)
     motion = Motion("a", BODY.joints, 30.0, matrix_to_axis_angle(turns), torch.zeros(9, 3))
     for kind in (torch.float64, torch.float32):
-        write_bvh(replace(motion, rotations=motion.rotations.to(kind)), tmp_path / "a.bvh", BODY)
-        found = axis_angle_to_matrix(read_bvh(tmp_path / "a.bvh", BODY).rotations.double())
+        write_bvh(replace(motion, axis_angle=motion.axis_angle.to(kind)), tmp_path / "a.bvh", BODY)
+        found = axis_angle_to_matrix(read_bvh(tmp_path / "a.bvh", BODY).axis_angle.double())
         assert_same([found], [turns], 2e-6)
 
 

@@ -177,3 +177,9 @@ def test_a_hundred_false_detections_leave_a_state_as_small_as_before():
 def test_what_cannot_be_tracked(arguments, error, message):
     with pytest.raises(error, match=message):
         track(*arguments)
+
+
+def test_points_of_tracks_are_keypoints_under_their_old_name():
+    _, tracks = track(figure(0, 0.0)[None])
+    with pytest.warns(FutureWarning, match=r"Tracks\.points is now Tracks\.keypoints"):
+        assert tracks.points is tracks.keypoints

@@ -36,21 +36,21 @@ def motions(tmp_path, monkeypatch):
     recordings = load_motion(ROOT / "examples/data/motion.npz", "anny24_lo369")
     short = [
         replace(
-            m, rotations=m.rotations[:n], translation=m.translation[:n], name=name, subject=f"{name}_01", action=name
+            m, axis_angle=m.axis_angle[:n], translation=m.translation[:n], name=name, subject=f"{name}_01", action=name
         )
         for m, name, n in zip(recordings, ("held", "kept"), (95, 120), strict=True)
     ]
     save_motion([*short, replace(short[0], name="other", subject="someone")], tmp_path / "motion.npz")
     monkeypatch.chdir(tmp_path)
     load = kinlmr.load_body
-    monkeypatch.setattr(kinlmr, "load_body", lambda name, points: load("anny24_lo369", points=points))
+    monkeypatch.setattr(kinlmr, "load_body", lambda name, keypoints: load("anny24_lo369", keypoints=keypoints))
     monkeypatch.setattr(train, "VALIDATE", 4)
     return short
 
 
 @pytest.fixture(scope="module")
 def body():
-    return kinlmr.load_body("anny24_lo369", points="coco17")
+    return kinlmr.load_body("anny24_lo369", keypoints="coco17")
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(run, monkeypatch, cap
 @pytest.fixture
 def drawn(monkeypatch):
     """The clips that training drew; what is in ``spoil`` is done to each of them."""
-    draw, seen, spoil = clips.draw, [], []
+    draw, seen, spoil = clips.sample, [], []
 
     def watched(*args, **kwargs):
         clip = draw(*args, **kwargs)
@@ -296,7 +296,7 @@ def drawn(monkeypatch):
                 change(clip)
         return clip
 
-    monkeypatch.setattr(clips, "draw", watched)
+    monkeypatch.setattr(clips, "sample", watched)
     return seen, spoil
 
 
@@ -451,7 +451,7 @@ def test_it_scores_two_models_by_action_part_and_view(trained, monkeypatch, caps
 
 def test_pieces_between_cuts_are_scored_as_recordings_of_their_own(trained, motions, monkeypatch):
     (whole, _) = motions
-    halves = [replace(whole, name=f"held{i}", rotations=whole.rotations[a:b], translation=whole.translation[a:b])
+    halves = [replace(whole, name=f"held{i}", axis_angle=whole.axis_angle[a:b], translation=whole.translation[a:b])
               for i, (a, b) in enumerate(((0, 40), (40, 95)))]  # fmt: skip
     save_motion([replace(whole, cuts=(40,))], "motion.npz")
     cut = evaluated(monkeypatch, "--noise", "wide")["results"]["model"]["wide"]
@@ -506,7 +506,7 @@ def test_what_cannot_be_scored_is_said(trained, monkeypatch):
 def video(motions, body):
     """A made-up video.npz: pictures of a recording, and as the detector's own 3D what the model makes of them."""
     clip = clips.whole(motions[0], body, 0.7, torch.Generator(), clips.OFF)
-    points = body(clip.rotations[:, :30], clip.shape[:, None], want=("points",)).points[0]
+    points = body(clip.rotations[:, :30], clip.shape[:, None], want=("keypoints",)).keypoints[0]
     image = 1000 * points[..., :2] / (points[..., 2:] + 4) + 800
     keypoints = torch.cat([image, torch.ones_like(image[..., :1])], -1)
 
@@ -514,10 +514,10 @@ def video(motions, body):
         own = points
         if model is not None:
             recovery, _ = kinlmr.recover(model, keypoints, 25)
-            own = body(recovery.rotations, recovery.shape, want=("points",)).points
+            own = body(recovery.rotations, recovery.shape, want=("keypoints",)).keypoints
         names = keypoint_sets()["mediapipe33"]
         world = torch.full((len(own), 33, 3), 0.5)
-        for k, name in enumerate(body.points.names):
+        for k, name in enumerate(body.keypoints.names):
             world[:, names.index(name)] = own[:, k]
         arrays = {"coco17": keypoints.numpy(), "world33": world.numpy(), "fps": np.array(25.0)} | others
         np.savez("video.npz", **{key: x for key, x in arrays.items() if x is not None})

@@ -31,11 +31,11 @@ def same_body(one, two):
     turns = kinlmr.rotations.axis_angle_to_matrix(torch.randn(4, len(one.joints), 3).to(one.template))
     shape, want = (
         torch.randn(4, one.shape_width).to(one.template),
-        ("joints", "vertices", "points")[: 2 + bool(one.points)],
+        ("joints", "vertices", "keypoints")[: 2 + bool(one.keypoints)],
     )
     assert_same(*[body(turns, shape, want=want) for body in (one, two)], 1e-6)
     assert (one.name, one.joints, one.parents, one.licence) == (two.name, two.joints, two.parents, two.licence)
-    assert (one.points is None) == (two.points is None)
+    assert (one.keypoints is None) == (two.keypoints is None)
 
 
 # ----------------------------------------------------------------------------------------------------- what is embedded
@@ -59,11 +59,11 @@ def test_the_embedded_bodies(name):
 @MESHES
 @pytest.mark.parametrize("points", keypoint_sets())
 def test_keypoint_sets_lie_where_they_should(name, points):
-    body = load_body(name, points=points)
-    assert body.points.names == keypoint_sets()[points]
-    mesh = rest(body, "joints", "points")
+    body = load_body(name, keypoints=points)
+    assert body.keypoints.names == keypoint_sets()[points]
+    mesh = rest(body, "joints", "keypoints")
     joint = lambda name: mesh.joints[body.joints.index(name)]  # noqa: E731
-    for made_of, point, place in zip(POINTS["sets"][points], body.points.names, mesh.points, strict=True):
+    for made_of, point, place in zip(POINTS["sets"][points], body.keypoints.names, mesh.keypoints, strict=True):
         if isinstance(made_of, dict):
             one, two = made_of[point]
             assert torch.allclose(place, (joint(one) + joint(two)) / 2, atol=1e-6)
@@ -72,7 +72,7 @@ def test_keypoint_sets_lie_where_they_should(name, points):
         else:
             assert torch.allclose(place, joint(point), atol=1e-6)
         if point.startswith("left_"):
-            other = mesh.points[body.points.names.index("right_" + point[5:])]
+            other = mesh.keypoints[body.keypoints.names.index("right_" + point[5:])]
             assert torch.allclose(place * torch.tensor([-1.0, 1, 1]), other, atol=0.004)
 
 
@@ -89,12 +89,12 @@ def test_surface_points_lie_on_the_surface(name):
 
 
 def test_points_of_the_mesh_are_points_of_the_surface():
-    body = load_body("anny24_lo1229", points="coco17")
+    body = load_body("anny24_lo1229", keypoints="coco17")
     turns = kinlmr.rotations.axis_angle_to_matrix(0.4 * torch.randn(3, 24, 3))
-    mesh = body(turns, torch.randn(3, 10), want=("vertices", "points"))
+    mesh = body(turns, torch.randn(3, 10), want=("vertices", "keypoints"))
     index, weight = POINTS["surface"]["anny24_lo1229"]["left_ear"]
     expected = (mesh.vertices[:, index] * torch.tensor(weight)[:, None]).sum(1)
-    assert torch.allclose(mesh.points[:, body.points.names.index("left_ear")], expected, atol=1e-5)
+    assert torch.allclose(mesh.keypoints[:, body.keypoints.names.index("left_ear")], expected, atol=1e-5)
 
 
 # ----------------------------------------------------------------------------------------------------- what is written
@@ -105,14 +105,14 @@ def test_points_of_the_mesh_are_points_of_the_surface():
 def test_saved_and_loaded(tmp_path, dtype, pose):
     path = tmp_path / "body.npz"
     body = assemble(bodies.arrays((-1, 0, 1, 1), 20, 3, pose=pose), "made").to(dtype)
-    for other in (body, body.with_points("ab", torch.rand(2, 20))):
+    for other in (body, body.with_keypoints("ab", torch.rand(2, 20))):
         save_body(other, path)
         again = load_body(path).to(dtype)
         same_body(again, other)
         for field in ("template", "basis", "weights", "J", "J_shapedirs"):
             assert torch.equal(getattr(again, field), getattr(other, field)), field
-    save_body(load_body("anny24_lo369", points="coco17"), path)
-    same_body(load_body(path), load_body("anny24_lo369", points="coco17"))
+    save_body(load_body("anny24_lo369", keypoints="coco17"), path)
+    same_body(load_body(path), load_body("anny24_lo369", keypoints="coco17"))
     with pytest.raises(ValueError, match=r"a body file ends in \.npz"):
         save_body(body, tmp_path / "body.pkl")
 
@@ -157,24 +157,24 @@ def test_a_regressor_of_ones_own(tmp_path):
     rows = np.random.default_rng(0).random((17, 20))
     np.save(tmp_path / "rows.npy", rows)
     for points in (rows, str(tmp_path / "rows.npy"), tmp_path / "rows.npy"):
-        body = load_body(tmp_path / "body.npz", points=points)
-        mesh = rest(body, "vertices", "points")
-        assert torch.allclose(mesh.points, torch.from_numpy(rows).float() @ mesh.vertices, atol=1e-5)
+        body = load_body(tmp_path / "body.npz", keypoints=points)
+        mesh = rest(body, "vertices", "keypoints")
+        assert torch.allclose(mesh.keypoints, torch.from_numpy(rows).float() @ mesh.vertices, atol=1e-5)
     for points, where in ((np.eye(3, 20, -1), ""), (tmp_path / "zero.npy", r".*zero\.npy: ")):
         np.save(tmp_path / "zero.npy", np.eye(3, 20, -1))
         with pytest.raises(ValueError, match=f"^{where}point 'point0' is given by no vertex and no joint"):
-            load_body(tmp_path / "body.npz", points=points)
+            load_body(tmp_path / "body.npz", keypoints=points)
     (tmp_path / "rows.npy").write_bytes(b"hello")
     with pytest.raises(ValueError, match=r"rows\.npy: not a \.npy file of numbers"):
-        load_body(tmp_path / "body.npz", points=tmp_path / "rows.npy")
+        load_body(tmp_path / "body.npz", keypoints=tmp_path / "rows.npy")
     with pytest.raises(FileNotFoundError, match="no keypoint set and no file 'coco18'.*did you mean 'coco17'"):
-        load_body("anny24_lo369", points="coco18")
+        load_body("anny24_lo369", keypoints="coco18")
     with pytest.raises(ValueError, match=r"shape \(K, 20\), not float64 of \(3,\)"):
-        load_body(tmp_path / "body.npz", points=rows[0, :3])
+        load_body(tmp_path / "body.npz", keypoints=rows[0, :3])
     with pytest.raises(ValueError, match="^a regressor of numbers that are not finite"):
-        load_body(tmp_path / "body.npz", points=np.where(rows > 0.9, np.inf, rows))
+        load_body(tmp_path / "body.npz", keypoints=np.where(rows > 0.9, np.inf, rows))
     with pytest.raises(ValueError, match="no joint and no surface point 'nose', which coco17 needs"):
-        load_body(tmp_path / "body.npz", points="coco17")
+        load_body(tmp_path / "body.npz", keypoints="coco17")
 
 
 def test_the_left_hands_mirrored_directions():
@@ -203,12 +203,12 @@ def test_a_body_that_was_saved_is_not_corrected_again(tmp_path):
 
 def test_saved_points_are_checked_and_follow_the_columns(tmp_path):
     path = tmp_path / "body.npz"
-    body = assemble(bodies.arrays((-1, 0, 1, 1), 20, 3), "made").with_points("ab", torch.rand(2, 20))
+    body = assemble(bodies.arrays((-1, 0, 1, 1), 20, 3), "made").with_keypoints("ab", torch.rand(2, 20))
     save_body(body, path)
     fewer = load_body(path, columns=[2])
     turns = torch.eye(3).expand(4, 3, 3)
-    expected = body(turns, torch.tensor([0.0, 0, 1.5]), want=("points",)).points
-    assert torch.allclose(fewer(turns, torch.tensor([1.5]), want=("points",)).points, expected, atol=1e-6)
+    expected = body(turns, torch.tensor([0.0, 0, 1.5]), want=("keypoints",)).keypoints
+    assert torch.allclose(fewer(turns, torch.tensor([1.5]), want=("keypoints",)).keypoints, expected, atol=1e-6)
     with np.load(path) as file:
         good = {key: file[key] for key in file.files}
     for key, value, message in (
@@ -310,15 +310,15 @@ def test_parents_are_a_tree_or_refused(raw):
         leads.append(joint)
     sound = expected.count(-1) == 1 and all(0 <= j < len(raw) and expected[j] == -1 for j in leads)
     if sound:
-        assert parents_of(np.array(raw), names, "file") == tuple(expected)
+        assert parents_of(np.array(raw), names) == tuple(expected)
     else:
-        with pytest.raises(ValueError, match="file: the kinematic tree .*'?j\\d"):
-            parents_of(np.array(raw), names, "file")
+        with pytest.raises(ValueError, match="the kinematic tree .*'?j\\d"):
+            parents_of(np.array(raw), names)
 
 
 def test_a_long_chain_of_joints_is_read_at_once():
     raw = np.arange(-1, 99_999)
-    assert parents_of(raw, range(len(raw)), "file")[-1] == 99_998
+    assert parents_of(raw, range(len(raw)))[-1] == 99_998
 
 
 @pytest.mark.parametrize(

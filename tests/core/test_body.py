@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from laws import assert_same
 from strategies import trees
 
+import kinlmr
 from kinlmr.body import kinematics as room
 from kinlmr.body import skinning
 from kinlmr.body.assembly import assemble
 from kinlmr.rotations import axis_angle_to_matrix
 
-EVERY = ("joints", "vertices", "points")
+EVERY = ("joints", "vertices", "keypoints")
 
 
 def small(seed=0, pose=True, dtype=torch.float64, parents=(-1, 0, 1, 1, 0)):
@@ -28,7 +29,7 @@ def small(seed=0, pose=True, dtype=torch.float64, parents=(-1, 0, 1, 1, 0)):
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(4, 11, generator=generator, dtype=torch.float64)
     joints = torch.tensor([[0.0] * 5, [1.0, 0, 0, 0, 0], [0, 0.5, 0.5, 0, 0], [0.0] * 5])
-    return body.with_points("abcd", rows, joints)
+    return body.with_keypoints("abcd", rows, joints)
 
 
 def posed(body, *batch, seed=0, scale=0.5):
@@ -227,7 +228,7 @@ def test_only_what_is_wanted_is_there():
     body = small()
     mesh = body(*posed(body, 2))
     assert [x.shape for x in mesh] == [(2, 5, 3), (2, 0, 3), (2, 0, 3)]
-    mesh = body(*posed(body, 2, 3), want=("points",))
+    mesh = body(*posed(body, 2, 3), want=("keypoints",))
     assert [x.shape for x in mesh] == [(2, 3, 0, 3), (2, 3, 0, 3), (2, 3, 4, 3)]
 
 
@@ -256,7 +257,7 @@ def assert_vmaps(call, inputs):
     assert_same(gradients, expected, 1e-11)
 
 
-@pytest.mark.parametrize("want", [("joints",), ("vertices",), ("points",), EVERY])
+@pytest.mark.parametrize("want", [("joints",), ("vertices",), ("keypoints",), EVERY])
 @pytest.mark.parametrize("lead", [(), (2,)])
 def test_vmap(want, lead):
     body = small()
@@ -322,10 +323,30 @@ def test_the_law_of_nans_can_fail():
 
 def test_moving_a_body():
     body = small().to(torch.float32)
-    assert body.template.dtype == body.points.basis.dtype == torch.float32
+    assert body.template.dtype == body.keypoints.basis.dtype == torch.float32
     assert body.faces.dtype == body.fronts.order.dtype == torch.int64
-    assert body.to("meta").points.owner.device.type == "meta"
-    assert repr(body).startswith("Body(body: 5 joints, 11 vertices, 3 shape numbers, with pose directions, 4 points;")
+    assert body.to("meta").keypoints.owner.device.type == "meta"
+    assert repr(body).startswith(
+        "Body(body: 5 joints, 11 vertices, 3 shape numbers, with pose directions, 4 keypoints;"
+    )
+
+
+def test_points_are_keypoints_under_their_old_name():
+    body = small()
+    inputs, old = posed(body, 2), pytest.warns(FutureWarning, match="is now .*keypoints")
+    mesh = body(*inputs, want=("joints", "keypoints"))
+    with old:
+        assert_same(body(*inputs, want=("points", "joints")), mesh, 0.0)
+    with old:
+        assert mesh.points is mesh.keypoints
+    with old:
+        assert body.points is body.keypoints
+    rows = torch.rand(1, 11)
+    with old:
+        again = body.with_points("a", rows)
+    assert torch.equal(again.keypoints.template, body.with_keypoints("a", rows).keypoints.template)
+    with pytest.warns(FutureWarning, match=r"load_body\(points=\) is now keypoints="):
+        assert kinlmr.load_body("anny24_lo369", points="coco17").keypoints.names[0] == "nose"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -348,16 +369,16 @@ def test_cuda_equals_cpu():
         (lambda b, r, s, t: b(r.float(), s), r"rotations are torch\.float32 on cpu, body 'body' is torch\.float64"),
         (lambda b, r, s, t: b(r, s.to("meta")), r"shape are torch\.float64 on meta"),
         (lambda b, r, s, t: b(r, s[:1].expand(3, 3)), r"leading shapes \(2,\), \(3,\) do not broadcast"),
-        (lambda b, r, s, t: b(r, s, want=("joint",)), r"want has \['joint'\]; a Mesh has joints, vertices, points"),
-        (lambda b, r, s, t: replace(b, points=None)(r, s, want=("points",)), "has no points"),
+        (lambda b, r, s, t: b(r, s, want=("joint",)), r"want has \['joint'\]; a Mesh has joints, vertices, keypoints"),
+        (lambda b, r, s, t: replace(b, keypoints=None)(r, s, want=("keypoints",)), "has no keypoints"),
         (lambda b, r, s, t: b(r, s, want="joints"), r"want is a tuple of names, like \('joints',\)"),
         (lambda b, r, s, t: b(r, s[0, 0]), "shape has at least one axis"),
         (lambda b, r, s, t: b.rotate_root(r, s, t, r[:, 0, :2]), r"turn has shape \(\.\.\., 3, 3\), not \(2, 2, 3\)"),
-        (lambda b, r, s, t: b.with_points((), torch.zeros(0, 11)), "points need names"),
-        (lambda b, r, s, t: b.with_points("a"), "points need names, and rows over the vertices"),
-        (lambda b, r, s, t: b.with_points("a", torch.zeros(1, 10)), r"shape \(1, 10\), expected \(1, 11\)"),
-        (lambda b, r, s, t: b.with_points("a", torch.zeros(1, 11)), "point 'a' is given by no vertex and no joint"),
-        (lambda b, r, s, t: b.with_points("a", torch.full((1, 11), torch.nan)), "rows over vertices are not finite"),
+        (lambda b, r, s, t: b.with_keypoints((), torch.zeros(0, 11)), "keypoints need names"),
+        (lambda b, r, s, t: b.with_keypoints("a"), "keypoints need names, and rows over the vertices"),
+        (lambda b, r, s, t: b.with_keypoints("a", torch.zeros(1, 10)), r"shape \(1, 10\), expected \(1, 11\)"),
+        (lambda b, r, s, t: b.with_keypoints("a", torch.zeros(1, 11)), "point 'a' is given by no vertex and no joint"),
+        (lambda b, r, s, t: b.with_keypoints("a", torch.full((1, 11), torch.nan)), "rows over vertices are not finite"),
     ],
 )
 def test_bad_input(call, message):

@@ -27,6 +27,23 @@ def test_boxes_and_translations_invert(n, scale, side):
     )
 
 
+def assert_same_image(change, points, camera, root):
+    """A posed body under the changed camera looks like the body about its root under the camera."""
+    centred = c.project(points - root, camera)
+    assert torch.allclose(c.project(points, change(camera, root)), centred, atol=1e-9)
+
+
+@given(st.tuples(*[number] * 11), st.floats(0.1, 3))
+def test_the_two_cameras_show_one_image(n, scale):
+    points, root, camera = tensor(*n[:6]).view(2, 3), tensor(*n[6:9]), tensor(scale, *n[9:])
+    assert_same_image(c.from_root, points, camera, root)
+    assert_inverse(lambda x: c.from_root(x, root), lambda x: c.from_root(x, -root), camera)
+    assert c.from_root(camera.expand(3, 1, 3), root.expand(4, 3)).shape == (3, 4, 3)
+    if root[:2].abs().max() > 0.1:
+        with pytest.raises(AssertionError):
+            assert_same_image(lambda camera, root: camera, points, camera, root)
+
+
 @given(st.tuples(*[number] * 6), st.floats(0.1, 3), st.floats(0.1, 3))
 def test_a_ray_is_one_pixel(n, depth, further):
     """What lies on one ray through the pinhole, or on one line along z under equation 1, has one image."""

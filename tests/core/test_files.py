@@ -8,6 +8,7 @@ import sys
 import tracemalloc
 import types
 import zipfile
+from pathlib import Path
 
 import bodies
 import numpy as np
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinlmr import load_body
+from kinlmr.files import about
 from kinlmr.files.arrays import read_npz
 from kinlmr.files.pickles import KNOWN, Record, Unpickler, read_pickle
 
@@ -238,3 +240,15 @@ def test_plain_archives_are_read(tmp_path):
     assert np.array_equal(read_npz(path)["a"], arrays["a"])
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_npz(tmp_path / "none.npz")
+
+
+# ------------------------------------------------------------------------------------------------------------- messages
+
+
+@pytest.mark.parametrize("said", ["no frames", "a.bvh:3: no frames", "a.bvh: no frames"])
+@pytest.mark.parametrize("path", ["a.bvh", Path("a.bvh")])
+def test_a_refusal_names_its_file_once(path, said):
+    with pytest.raises(ValueError, match=r"^a\.bvh(:3)?: no frames$"), about("a.bvh"), about(path):
+        raise ValueError(said)
+    with pytest.raises(KeyError, match="^'no frames'$"), about(path):
+        raise KeyError("no frames")

@@ -1,7 +1,9 @@
 """The house itself: public names, floors, packaging, and every command and snippet of the README."""
 
 import ast
+import importlib
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -31,7 +33,7 @@ EXTRAS = {"av", "onnxruntime", "mediapipe", "matplotlib", "ray", "safetensors", 
 OWN = {"torch", "numpy", "networkx", "einops", "yaml", "kinlmr", "__future__"}
 
 PUBLIC = """
-    LMR ROTATIONS Body Estimate Mesh Part Plan Recovery Rotation Skeleton State Stream Tracks
+    LMR ROTATIONS Body Estimate Mesh Part Plan Recovery RecoveryState Rotation Skeleton State Tracks
     build camera compile concat export keypoints load load_body load_skeleton losses metrics motion
     project read_database recover rotations save save_body track video
 """
@@ -140,6 +142,17 @@ def test_what_moved_is_found_under_its_old_name():
         assert f"kinlmr.{_moved.MODULES[room]}" in rooms(), room
     with pytest.raises(AttributeError, match="no attribute 'attic'"):
         kinlmr.attic  # noqa: B018
+
+
+@pytest.mark.parametrize(("old", "new"), _moved.NAMES.items())
+def test_what_was_renamed_is_found_under_its_old_name(old, new):
+    module, _, name = f"kinlmr.{old}".rpartition(".")
+    with pytest.warns(FutureWarning, match=f"^kinlmr.{old} is now kinlmr.{new}$") as seen:
+        found = getattr(importlib.import_module(module), name)
+    assert found is pkgutil.resolve_name(f"kinlmr.{new}")
+    assert seen[0].filename == __file__
+    with pytest.raises(AttributeError, match=f"module '{module}' has no attribute 'attic'"):
+        importlib.import_module(module).attic  # noqa: B018
 
 
 def test_tab_completion_shows_what_users_need():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinlmr.body.assembly import assemble
-from kinlmr.body.points import compile_points, keypoint_sets, set_rows
+from kinlmr.body.points import compile_keypoints, keypoint_sets, set_rows
 from kinlmr.keypoints import check_keypoints, convert, normalise
 from kinlmr.rotations import axis_angle_to_matrix
 
@@ -19,12 +19,12 @@ def assert_points(body, rows, joints, seed):
     """Compiled points are what the rows say of the posed vertices and joints."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(4, *shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    mesh = body(axis_angle_to_matrix(draw(5, 3)), draw(3), draw(3), want=("joints", "vertices", "points"))
+    mesh = body(axis_angle_to_matrix(draw(5, 3)), draw(3), draw(3), want=("joints", "vertices", "keypoints"))
     expected = 0
     for weights, places in ((rows, mesh.vertices), (joints, mesh.joints)):
         if weights is not None:
             expected = expected + weights @ places
-    assert torch.allclose(mesh.points, expected, atol=1e-11)
+    assert torch.allclose(mesh.keypoints, expected, atol=1e-11)
 
 
 @st.composite
@@ -45,22 +45,22 @@ def weights(draw, width):
 @given(st.booleans(), st.one_of(st.none(), weights(11)), st.one_of(st.none(), weights(5)), st.integers(0, 99))
 def test_points_equal_the_regressor(pose, rows, joints, seed):
     if rows is not None or joints is not None:
-        assert_points(small(pose).with_points("abc", rows, joints), rows, joints, seed)
+        assert_points(small(pose).with_keypoints("abc", rows, joints), rows, joints, seed)
 
 
 def test_the_law_can_fail():
     body, rows = small(True), torch.randn(3, 11, generator=torch.Generator().manual_seed(0)).double()
     with pytest.raises(AssertionError):
-        assert_points(body.with_points("abc", rows), rows + 1e-6, None, 0)
+        assert_points(body.with_keypoints("abc", rows), rows + 1e-6, None, 0)
 
 
 def test_names_and_rows_are_one_for_one():
     rows, template, basis, held = torch.ones(2, 4), torch.ones(3, 4), torch.ones(5, 3, 4), torch.ones(1, 4)
-    assert compile_points("ab", rows, template, basis, held).owner.tolist() == [0, 1]
-    with pytest.raises(ValueError, match="1 names of points for 2 rows; give one for each, and at least one"):
-        compile_points("a", rows, template, basis, held)
+    assert compile_keypoints("ab", rows, template, basis, held).owner.tolist() == [0, 1]
+    with pytest.raises(ValueError, match="1 names of keypoints for 2 rows; give one for each, and at least one"):
+        compile_keypoints("a", rows, template, basis, held)
     with pytest.raises(ValueError, match="point 'b' is given by no vertex and no joint; its row is zero"):
-        compile_points("ab", rows * torch.tensor([[1.0], [0.0]]), template, basis, held)
+        compile_keypoints("ab", rows * torch.tensor([[1.0], [0.0]]), template, basis, held)
 
 
 def test_sizes_of_the_keypoint_sets():

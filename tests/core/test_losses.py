@@ -22,7 +22,7 @@ TERMS = {
     "parameters": (pose, False),
     "parameters_norm": (lambda p, t, w: losses.parameters_norm(p.flatten(-2), t.flatten(-2), w), False),
     "joints": (losses.joints, True),
-    "points": (lambda p, t, w: losses.points(p[..., :2], t[..., :2], w), True),
+    "keypoints": (lambda p, t, w: losses.keypoints(p[..., :2], t[..., :2], w), True),
 }
 EVERY = pytest.mark.parametrize("name", TERMS)
 
@@ -80,9 +80,9 @@ def test_equations_by_hand():
     prediction, truth = torch.zeros(1, 2, 2, 3), torch.zeros(1, 2, 2, 3)
     truth[0, 1, 1] = torch.tensor([0.3, -0.1, 0.2])
     assert torch.isclose(losses.joints(prediction, truth), torch.tensor(0.6 / 4))
-    assert torch.isclose(losses.points(prediction[..., :2], truth[..., :2]), torch.tensor(0.4 / 4))
+    assert torch.isclose(losses.keypoints(prediction[..., :2], truth[..., :2]), torch.tensor(0.4 / 4))
     confidence = torch.tensor([[[1.0, 1.0], [1.0, 0.5]]])
-    assert torch.isclose(losses.points(prediction[..., :2], truth[..., :2], confidence), torch.tensor(0.2 / 3.5))
+    assert torch.isclose(losses.keypoints(prediction[..., :2], truth[..., :2], confidence), torch.tensor(0.2 / 3.5))
     assert torch.isclose(losses.joints(prediction, truth + 5), torch.tensor(0.6 / 4))  # centred on the root
     assert torch.isclose(losses.joints(prediction.flip(-2), truth.flip(-2) + 5, root=1), torch.tensor(0.6 / 4))
     assert torch.isclose(losses.joints(prediction.flip(-2), truth.flip(-2) + 5, root=-1), torch.tensor(0.6 / 4))

@@ -11,9 +11,11 @@ from kinlmr import ROTATIONS
 from kinlmr.rotations import (
     SHORT,
     axis_angle_to_matrix,
+    continuous_quaternions,
     matrix_to_axis_angle,
     matrix_to_quaternion,
     nearest_rotation,
+    quaternion_to_matrix,
     six_d_columns_to_matrix,
     six_d_rows_to_matrix,
     six_d_to_matrix,
@@ -323,6 +325,23 @@ def test_the_laws_can_fail():
         assert_rotations(-matrix, 1e-6)
     with pytest.raises(AssertionError):
         assert_rotations(matrix * 1.01, 1e-6)
+
+
+def assert_continuous(function, q):
+    """The same rotations, each quaternion on the side of the one before, and the first as it was."""
+    found = function(q)
+    assert torch.allclose(quaternion_to_matrix(found), quaternion_to_matrix(q), atol=1e-12)
+    assert torch.equal(found[:1], q[:1])
+    assert ((found[1:] * found[:-1]).sum(-1) >= 0).all()
+
+
+@given(st.integers(1, 9), st.integers(0, 99))
+def test_quaternions_of_a_motion_are_continuous(frames, seed):
+    q = torch.randn(frames, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    q[frames // 2] = torch.eye(4, dtype=torch.float64)[seed % 4]  # at right angles to others: either side is near
+    assert_continuous(continuous_quaternions, q)
+    with pytest.raises(AssertionError):
+        assert_continuous(lambda q: q, torch.stack([q[0], -q[0]]))
 
 
 @EVERY

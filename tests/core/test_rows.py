@@ -15,7 +15,7 @@ from laws import assert_same
 from models import MODEL, small, walker
 
 import kinlmr
-from kinlmr import State, Stream, concat, recover
+from kinlmr import RecoveryState, State, concat, recover
 
 PEOPLE = 4
 FRAMES = 8
@@ -34,7 +34,7 @@ def stepped(rows, frames, fps, state):
     return MODEL(FEATURES[rows][:, frames], state=state or MODEL.initial_state(len(rows)))
 
 
-KINDS = {"stream": (streamed, lambda n: Stream.initial(MODEL, n)), "state": (stepped, MODEL.initial_state)}
+KINDS = {"stream": (streamed, lambda n: RecoveryState.initial(MODEL, n)), "state": (stepped, MODEL.initial_state)}
 
 
 def assert_rows_are_people(kind, fps, presence):
@@ -91,7 +91,7 @@ def states(seed=0):
     """A state of each kind with random numbers, of `PEOPLE`."""
     generator = torch.Generator().manual_seed(seed)
     fill = lambda x: torch.rand(x.shape, generator=generator, dtype=x.dtype)  # noqa: E731
-    return [type(s)(*map(fill, s)) for s in (MODEL.initial_state(PEOPLE), Stream.initial(MODEL, PEOPLE))]
+    return [type(s)(*map(fill, s)) for s in (MODEL.initial_state(PEOPLE), RecoveryState.initial(MODEL, PEOPLE))]
 
 
 @given(st.lists(st.integers(0, PEOPLE - 1), max_size=6), st.integers(0, PEOPLE))
@@ -140,8 +140,12 @@ def test_rows_that_are_not_there(rows):
     ("joined", "error", "message"),
     [
         (lambda s, t: [], ValueError, "concat joins at least one state"),
-        (lambda s, t: s, TypeError, r"State with State or Stream with Stream; states\[0\] is of type Tensor"),
-        (lambda s, t: [s, t], TypeError, r"states\[1\] is of type Stream, states\[0\] of type State"),
+        (
+            lambda s, t: s,
+            TypeError,
+            r"State with State or RecoveryState with RecoveryState; states\[0\] is of type Tensor",
+        ),
+        (lambda s, t: [s, t], TypeError, r"states\[1\] is of type RecoveryState, states\[0\] of type State"),
         (lambda s, t: [t, None], TypeError, r"states\[1\] is of type NoneType"),
         (lambda s, t: [t, tuple(t)], TypeError, r"states\[1\] is of type tuple"),
         (
@@ -152,9 +156,9 @@ def test_rows_that_are_not_there(rows):
         (lambda s, t: [s, s.to(torch.float64)], ValueError, r"float64 on cpu.*with \.to\(\)"),
         (lambda s, t: [t, t.to("meta")], ValueError, r"float32 on meta"),
         (
-            lambda s, t: [t, Stream.initial(small("mediapipe33"), 1)],
+            lambda s, t: [t, RecoveryState.initial(small("mediapipe33"), 1)],
             ValueError,
-            r"the points of states\[1\] is \(B, 33",
+            r"the keypoints of states\[1\] is \(B, 33",
         ),
     ],
 )
@@ -177,7 +181,7 @@ def test_two_streams_go_on_from_one_state():
 
 def test_states_are_plain_tuples_of_tensors():
     """They are pickled, copied, moved, and kept by torch.save without a class of kinlmr in the file."""
-    for run, kind in ((stepped, State), (streamed, Stream)):
+    for run, kind in ((stepped, State), (streamed, RecoveryState)):
         _, state = run([0, 1], slice(0, 5), 50, None)
         assert type(state) is kind
         buffer = io.BytesIO()
@@ -205,16 +209,16 @@ def test_a_state_of_another_type_fits_a_model_of_that_type():
 
 def test_a_fresh_stream_is_no_stream():
     for fps in (24, 30, 50):
-        fresh = recover(MODEL, walker(6, fps), fps, Stream.initial(MODEL, 1))
+        fresh = recover(MODEL, walker(6, fps), fps, RecoveryState.initial(MODEL, 1))
         none = recover(MODEL, walker(6, fps), fps)
         assert_same(fresh[0], none[0], 0)
         assert_same(fresh[1], none[1], 0)
     with pytest.raises(ValueError, match="does not say which keypoints"):
-        Stream.initial(kinlmr.build(features=51, hidden=4), 1)
+        RecoveryState.initial(kinlmr.build(features=51, hidden=4), 1)
 
 
 def test_nobody_is_a_crowd_too():
-    recovery, state = recover(MODEL, torch.zeros(0, 3, 17, 3), 50, Stream.initial(MODEL, 0))
+    recovery, state = recover(MODEL, torch.zeros(0, 3, 17, 3), 50, RecoveryState.initial(MODEL, 0))
     assert recovery.rotations.shape == (0, 3, 24, 3, 3)
     assert len(state.memory) == 0
 
@@ -254,7 +258,7 @@ def test_two_thousand_steps_leave_nothing_behind():
 def test_a_stream_of_people_who_come_and_go_leaves_nothing_behind(fps):
     def job(frame, state):
         if frame % 10 == 9:
-            state = concat([state.select([1]), Stream.initial(MODEL, 1)])
+            state = concat([state.select([1]), RecoveryState.initial(MODEL, 1)])
         return recover(MODEL, SEEN[fps][:2, frame % FRAMES][:, None], fps, state)[1]
 
     more, state = grown(job, 120)

@@ -16,7 +16,7 @@ from kinlmr.motion.archives import load_motion
 from kinlmr.rotations import axis_angle_to_matrix
 
 DATA = Path(__file__).parents[2] / "examples/data/motion.npz"
-BODY = kinlmr.load_body("anny24_lo369", points="coco17")
+BODY = kinlmr.load_body("anny24_lo369", keypoints="coco17")
 
 
 @contextlib.contextmanager
@@ -57,12 +57,12 @@ def step(seed):
 def recover(seed, fps=30):
     keypoints = (200 + 50 * drawn(seed, 6, 17, 3)).abs()
     found, state = kinlmr.recover(model(), keypoints, fps)
-    return (*found, state.span, state.phase)
+    return (*found, state.pixels_per_metre, state.phase)
 
 
 def pose(seed):
     rotations, shape = axis_angle_to_matrix(0.3 * drawn(seed, 3, 24, 3)), drawn(seed + 1, 3, 10)
-    return BODY(rotations, shape, want=("joints", "vertices", "points"))
+    return BODY(rotations, shape, want=("joints", "vertices", "keypoints"))
 
 
 def train(seed):
@@ -122,7 +122,7 @@ def bank():
 
 def draw(bank, body, seed):
     """What a worker does. It and its arguments go to a spawned process, so this stays a plain function of a module."""
-    return tuple(clips.draw(bank, body, 1, 8, torch.Generator().manual_seed(seed)))
+    return tuple(clips.sample(bank, body, 1, 8, torch.Generator().manual_seed(seed)))
 
 
 class Drawn(torch.utils.data.Dataset):
@@ -157,7 +157,7 @@ def test_what_a_process_is_given_can_be_pickled():
         assert pickle.loads(pickle.dumps(rotation)) == rotation, name
     body, motion, source = pickle.loads(pickle.dumps((BODY, load_motion(DATA, BODY)[0], bank())))
     assert torch.equal(body(torch.eye(3).expand(24, 3, 3)).joints, BODY(torch.eye(3).expand(24, 3, 3)).joints)
-    assert torch.equal(motion.rotations, load_motion(DATA, BODY)[0].rotations)
+    assert torch.equal(motion.axis_angle, load_motion(DATA, BODY)[0].axis_angle)
     assert torch.equal(source.quaternions, bank().quaternions)
     found, state = kinlmr.recover(model(), (200 + 50 * drawn(0, 4, 17, 3)).abs(), 25)
     again, after = pickle.loads(pickle.dumps((found, state)))
