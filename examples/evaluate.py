@@ -102,9 +102,10 @@ def grouped(rows: list[Row], key: str) -> dict[str, dict[str, float]]:
 
 
 def table(title: str, columns: list[str], rows: dict[str, list[float]]) -> str:
-    """A Markdown table."""
+    """A Markdown table; whole numbers as they are, NaN as a dash."""
     lines = [f"| {title} | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 1)]
-    return "\n".join(lines + [f"| {name} | {' | '.join(f'{x:.1f}' for x in row)} |" for name, row in rows.items()])
+    cell = lambda x: "-" if x != x else f"{x}" if isinstance(x, int) else f"{x:.1f}"  # noqa: E731
+    return "\n".join(lines + [f"| {name} | {' | '.join(map(cell, row))} |" for name, row in rows.items()])
 
 
 def report(results: dict[str, dict[str, Row]]) -> str:

@@ -5,16 +5,17 @@
 
 A line of the manifest is one JSON object; paths are relative to the manifest's folder:
 
-    keypoints   a file or folder that readers.py knows, or an .npy (T, K, 3) or (P, T, K, 3)
+    keypoints   a file or folder of another detector, in a format of examples/README.md
     fps         frames per second
     name        of the result, NAME.npz; else the name of the keypoints' file
-    set         of an .npy, one of kinlmr's keypoint sets, where the number of points does not tell
-    size        (width, height) of the video, which MediaPipe's landmarks need
+    set         one of kinlmr's keypoint sets, or body25b, where the number of points does not tell
+    size        (width, height) of the video, which shares of the picture need, such as MediaPipe's landmarks
+    frames      how many the video has, which tells whether a list of those with people counts them from 0 or from 1
 
 NAME.npz has P people in T frames: pose (P, T, J, 3) as axis-angle, each joint's relative to its parent, the root's to
 the camera; shape (P, T, S), camera (P, T, 3) and box (P, T, 3) as `kinlmr.Recovery`; fps, set, joints. NaN where a
-person was not seen for a second or more. What cannot be recovered is passed over, NAME.error says why, and the exit
-code is 1; it is tried again the next time.
+person was not seen for a second or more. What was assumed of a file is printed. What cannot be recovered is passed
+over, NAME.error (of a very long name, its SHA-256) says why, and the exit code is 1; it is tried again the next time.
 
 A result is written whole or not at all, and what is there is not done again: kill it at any moment and start it again,
 with another N too. A process takes every N-th line (RANK of WORLD_SIZE; a job array may set these two alone); on a
@@ -23,8 +24,9 @@ one at a time (docs/scale.md).
 """
 
 import argparse
+import contextlib
+import errno
 import io
-import json
 import os
 import resource
 import sys
@@ -35,31 +37,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import readers
 import runs
 import torch
+from manifest import Job, error_of, jobs, left
 from numpy.typing import NDArray
 from torch import Tensor
 
 import kinlmr
 from kinlmr import files, keypoints, rotations
+from kinlmr.video import readers
 
 Array = NDArray[Any]
 MODEL = "anny24-coco17"
 AWAY = 1.0  # seconds without keypoints after which a person is followed no longer, and then starts afresh
 CHUNK = 64  # frames at once
+NO_NAME = errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ
 MOST = 200_000  # frames of a batch: about 60 MB of keypoints, and 100 MB of results
-
-
-class Job(NamedTuple):
-    """A line of the manifest, or what is wrong with it."""
-
-    name: str
-    keypoints: Path
-    fps: float = 0.0
-    size: tuple[float, float] | None = None
-    set: str | None = None
-    wrong: str = ""
 
 
 class Track(NamedTuple):
@@ -90,68 +83,22 @@ class Done(NamedTuple):
     cpu: float = 0
 
 
-# ------------------------------------------------------------------------------------------------------------- manifest
-
-
-def jobs(manifest: Path, rank: int = 0, world: int = 1) -> Iterator[Job]:
-    """The lines of a manifest that are this process's."""
-    names: set[str] = set()
-    with open(manifest, encoding="utf-8") as lines:
-        for number, line in enumerate(lines):
-            if not line.strip():
-                continue
-            job = parsed(line, f"line-{number + 1}", manifest.parent)
-            if job.name in names:
-                wrong = f"line {number + 1}: a second {job.name!r}; give each line a name of its own"
-                job = job._replace(name=f"line-{number + 1}", wrong=wrong)
-            names.add(job.name)
-            if number % world == rank:
-                yield job
-
-
-def parsed(line: str, place: str, folder: Path) -> Job:
-    try:
-        entry = json.loads(line)
-        path = folder / str(entry["keypoints"])
-        name = str(entry.get("name", path.stem if path.suffix else path.name))
-        fps, size = float(entry["fps"]), entry.get("size")
-        size = None if size is None else (float(size[0]), float(size[1]))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        what = f'expected {{"keypoints": file, "fps": number}}, not {line.strip()[:100]} ({error})'
-        return Job(place, folder, wrong=f"{place}: {what}")
-    if not name or name.startswith(".") or "/" in name or "\\" in name or "\0" in name or len(name) > 200:
-        return Job(place, path, wrong=f"{place}: {name[:200]!r} names no file; give it a plain name")
-    points = entry.get("set")
-    if not 0 < fps < float("inf"):
-        return Job(name, path, wrong=f"{place}: fps is {fps}; give frames per second, such as 25 or 29.97")
-    return Job(name, path, fps, size, None if points is None else str(points))
-
-
-def left(found: Iterator[Job], out: Path) -> list[Job]:
-    """The jobs without a result; what a killed process left half-written of theirs is taken away."""
-    there = {path.name for path in out.iterdir()}
-    open_jobs = [job for job in found if f"{job.name}.npz" not in there]
-    own = {job.name for job in open_jobs}
-    for name in there:
-        if name.startswith(".") and name.endswith(".part") and name[1:].split(".npz.")[0] in own:
-            (out / name).unlink(missing_ok=True)
-    return open_jobs
-
-
 # ------------------------------------------------------------------------------------------------------------- the work
+
+
+def tell(job: Job, text: str) -> None:
+    """Print what is to be said of a job, whatever letters its name has."""
+    print(f"{job.name}: {text}".encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
 
 
 def opened(job: Job, target: str) -> Sequence:
     """Read the keypoints of a job, as tracks of the set ``target``. ValueError, OSError: they are not good."""
     if job.wrong:
         raise ValueError(job.wrong)
-    if job.keypoints.suffix == ".npy":
-        x = files.read_npy(job.keypoints)
-        x, name = (x, job.set) if job.set else readers.named(x, str(job.keypoints))
-        x = keypoints.convert(x, name, target).numpy().astype(np.float32)
-        x = x[None] if x.ndim == 3 else x
-    else:
-        x = readers.read(job.keypoints, job.size or (1.0, 1.0), target).keypoints
+    found = readers.read(job.keypoints, job.size, target, job.fps, job.frames, job.set)
+    for note in found.notes:
+        tell(job, note)
+    x = found.keypoints
     keypoints.check_keypoints(torch.from_numpy(x))
     tracks = []
     for person, rows in enumerate(x):
@@ -222,26 +169,29 @@ class Worker:
 
     def open(self, job: Job) -> Sequence | None:
         """A job's keypoints, or None where they are not good, which its .error then says."""
+        path = job.keypoints
         try:
             sequence = opened(job, self.model.options["keypoints"])
+            size = sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size
         except Exception as error:  # a stranger's file can be wrong in any way, and must not end the run
             self.fail(job, error)
             return None
-        path = job.keypoints
-        size = sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size
         self.done = self.done._replace(read=self.done.read + size)
         return sequence
 
     def fail(self, job: Job, error: Exception) -> None:
         text = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
-        self.write(f"{job.name}.error", f"{text}\n".encode())
-        print(f"{job.name}: {text}", file=sys.stderr, flush=True)
+        with contextlib.suppress(ValueError):
+            self.write(error_of(job), f"{text}\n".encode(errors="backslashreplace"))
+        tell(job, text)
         self.done = self.done._replace(failed=self.done.failed + 1)
 
     def write(self, name: str, data: bytes) -> None:
         try:
             files.write_atomic(self.out / name, data)
         except OSError as error:
+            if error.errno in NO_NAME:
+                raise ValueError(f"{name!r} is no name for a file here ({error.strerror})") from None
             raise OSError(f"{self.out / name} is not written ({error}); make room, and start the same again") from None
 
     def work(self, batch: list[Sequence]) -> None:
@@ -262,8 +212,12 @@ class Worker:
             own = [found[i, k] for k in range(len(sequence.tracks))]
             buffer = io.BytesIO()
             np.savez(buffer, **arrays(sequence, own, self.model))  # type: ignore[arg-type]
-            self.write(f"{sequence.job.name}.npz", data := buffer.getvalue())
-            (self.out / f"{sequence.job.name}.error").unlink(missing_ok=True)  # of an earlier run
+            try:
+                self.write(f"{sequence.job.name}.npz", data := buffer.getvalue())
+            except ValueError as error:
+                self.fail(sequence.job, error)
+                continue
+            (self.out / error_of(sequence.job)).unlink(missing_ok=True)  # of an earlier run
             done, frames = self.done, sum(len(t.keypoints) for t in sequence.tracks)
             self.done = done._replace(
                 sequences=done.sequences + 1, frames=done.frames + frames, written=done.written + len(data)

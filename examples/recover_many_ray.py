@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from manifest import Job, jobs, left
 from numpy.typing import NDArray
-from recover_many import MODEL, Done, Job, Worker, batches, jobs, left, report
+from recover_many import MODEL, Done, Worker, batches, report
 
 IN_FLIGHT = 2  # batches
 

@@ -22,14 +22,14 @@ import numpy as np
 import torch
 
 import kinlmr
-from kinlmr.export import write_bvh
+from kinlmr.export.bvh import write_bvh
 from kinlmr.files.yaml_text import MAX_BYTES
 from kinlmr.motion.archives import load_motion, save_motion
 from kinlmr.motion.recording import Motion
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
-import readers  # noqa: E402
+from kinlmr.video import readers
 
 SECONDS, MEMORY = 5.0, 512 * 2**20
 SIZE = (200.0, 100.0)
@@ -153,6 +153,23 @@ def landmarks(frames=3):
     }
 
 
+def mmpose(frames=3):
+    points = [{"keypoints": [[9.0 * k, 7 + 5 * k] for k in range(17)], "keypoint_scores": [0.9] * 17}]
+    return {"meta_info": {}, "instance_info": [{"frame_id": t + 1, "instances": points} for t in range(frames)]}
+
+
+def ultralytics(frames=3):
+    columns = {"x": [9.0 * k for k in range(17)], "y": [7.0 + 5 * k for k in range(17)], "visible": [0.9] * 17}
+    return [[{"name": "person", "class": 0, "box": {}, "keypoints": columns, "track_id": 1}]] * frames
+
+
+def trc(frames=3):
+    names = readers.points.LIMBS
+    rows = [[str(t), "0.1", *(str(9.0 * k) for k in range(3 * len(names)))] for t in range(frames)]
+    head = ["PathFileType\t4", "DataRate\tUnits", "30\tpx", "Frame#\tTime\t" + "\t\t\t".join(names), "\t\tX1"]
+    return "\n".join([*head, *("\t".join(row) for row in rows)])
+
+
 def sound():
     """(reader, suffix, bytes) of a small sound file of every kind that is read."""
     means = {"pose": np.tile([1.0, 0, 0, 1, 0, 0], 24), "shape": np.zeros(10), "cam": np.array([0.9, 0, 0])}
@@ -171,6 +188,10 @@ def sound():
     yield "database", ".pt", zlib.compress(pickle.dumps(columns_of_database(), 2))
     yield "keypoints", ".json", json.dumps(coco()).encode()
     yield "keypoints", ".json", json.dumps(landmarks()).encode()
+    yield "keypoints", ".json", json.dumps(mmpose()).encode()
+    yield "keypoints", ".json", json.dumps(ultralytics()).encode()
+    yield "keypoints", ".trc", trc().encode()
+    yield "keypoints", ".npy", npy(people)
     yield "keypoints", ".npz", npz(keypoints=people, set=np.array("coco17"), size=np.array(SIZE))
     try:
         import joblib
@@ -582,6 +603,17 @@ def cases(folder):
         ("no frames", {"keypoints": people[:, :0]}, "without a person"),
     ):
         yield Case(what, "keypoints", ".npz", npz(**{"keypoints": people, **change}), says)
+    yield Case("80 GB claimed", "keypoints", ".npy", npy(shape=(10**10,)), "not a .npy file of numbers")
+    for what, text, says in (
+        ("no markers", "PathFileType\n" * 9, "lack some of|its rows"),
+        ("frame 10^15", trc().replace("\n2\t", f"\n{10**15}\t"), "numbered 0 to 1000000000000000"),
+        ("frame 10^400", trc().replace("\n2\t", f"\n{10**400}\t"), "its rows are not a frame"),
+        ("numbers beyond float32", trc().replace("\t9.0\t", "\t1e300\t"), "points in space|not finite"),
+        ("a frame twice", trc().replace("\n2\t", "\n1\t"), "numbered 0 to 1"),
+        ("markers of text", trc().replace("9.0", "a"), "its rows are not a frame"),
+        ("another file", "HIERARCHY", "does not begin with PathFileType"),
+    ):
+        yield Case(what, "keypoints", ".trc", text.encode(), says)
 
     data = columns_of_database()
     for what, change, says in (

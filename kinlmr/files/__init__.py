@@ -1,6 +1,16 @@
 """Files of strangers, read without running anything in them, and every write. Imports nothing of kinlmr."""
 
-from kinlmr.files.arrays import MAX_BYTES, Array, check_members, from_bytes, read_npy, read_npz, write_atomic
+from kinlmr.files.arrays import (
+    MAX_BYTES,
+    Array,
+    beside,
+    check_members,
+    from_bytes,
+    read_npy,
+    read_npz,
+    short_name,
+    write_atomic,
+)
 from kinlmr.files.messages import about, nearest, short
 from kinlmr.files.pickles import (
     KNOWN,
@@ -37,6 +47,7 @@ __all__ = [
     "Unpickler",
     "about",
     "as_dict",
+    "beside",
     "check_members",
     "from_bytes",
     "mapping",
@@ -56,6 +67,7 @@ __all__ = [
     "repeated",
     "scalar",
     "short",
+    "short_name",
     "unpacked",
     "write_atomic",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import secrets
@@ -101,12 +102,26 @@ def from_bytes(key: str, data: Any, kind: np.dtype[Any], shape: tuple[int, ...],
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
+LONGEST = 200  # bytes of a name to which more may be added: most file systems take 255
+
+
+def short_name(name: str) -> str:
+    """A file's name, or of one that is too long to add to it a digest, the same each time."""
+    data = os.fsencode(name)
+    return name if len(data) <= LONGEST else hashlib.sha256(data).hexdigest()
+
+
+def beside(path: Path) -> Path:
+    """A new hidden name beside a file, for a piece of it."""
+    return path.with_name(f".{short_name(path.name)}.{secrets.token_hex(4)}.part")
+
+
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Write aside, then rename: a reader sees the old file or the new one, never a piece."""
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise ValueError(f"{os.fspath(path)}: the folder {target.parent} does not exist; make it first")
-    aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    aside = beside(target)
     try:
         with open(aside, "xb") as file:
             file.write(data)

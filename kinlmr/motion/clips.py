@@ -25,12 +25,7 @@ from kinlmr.keypoints import normalise
 from kinlmr.motion.names import opposite, plain_names, sides
 from kinlmr.motion.noise import OFF, USUAL, WIDE, Noise, Numbers, disturb, numbers, slow
 from kinlmr.motion.recording import Motion, same_rate
-from kinlmr.rotations import (
-    axis_angle_to_matrix,
-    continuous_quaternions,
-    matrix_to_quaternion,
-    quaternion_to_matrix,
-)
+from kinlmr.rotations import axis_angle_to_matrix, continuous_quaternions, matrix_to_quaternion, quaternion_to_matrix
 
 __all__ = ["OFF", "USUAL", "WIDE", "Bank", "Clips", "Noise", "augment", "bank", "disturb", "mirror", "observe",
            "opposite", "pieces", "sample", "whole"]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -41,7 +42,7 @@ def track(keypoints: Tensor | Array, tracks: Tracks | None = None, patience: int
     """Whose detections these are: the next frame of a video, causally.
 
     keypoints  (D, K, 3) of D people in any order: x, y in pixels and confidence, 0 for a point that was not seen. Boxes
-               go in as their corners, K = 2. D may be 0
+               go in as their corners, K = 2. Of any type; nobody is D = 0, or an empty list
     tracks     from the frame before, None at first
     patience   frames that somebody may be away and keep the row: 30 are a second at 30 frames a second
     -> the row (D) of each detection, -1 of one with fewer than two points; tracks
@@ -71,6 +72,7 @@ def track(keypoints: Tensor | Array, tracks: Tracks | None = None, patience: int
     ...     recovery, state = kinlmr.recover(model, people, 30, state)
     """
     x = _checked(keypoints, tracks, patience)
+    rows = torch.full((len(x),), -1)
     if tracks is None or not len(tracks.row):
         nobody, first = torch.zeros(0, dtype=torch.long), torch.zeros((), dtype=torch.long)
         tracks = Tracks(nobody, x[:0], x[:0, 0, :2], nobody, nobody, first if tracks is None else tracks.next)
@@ -94,7 +96,6 @@ def track(keypoints: Tensor | Array, tracks: Tracks | None = None, patience: int
 
     new = sorted(set(range(len(x))) - set(d.tolist()))
     came = tracks.next + torch.arange(len(new))
-    rows = torch.full((len(keypoints),), -1)
     rows[[order[k] for k in (*d.tolist(), *new)]] = torch.cat([tracks.row[p], came])
     stays = (tracks.away == 0) | ((tracks.away <= patience) & (tracks.seen >= FIRM))
     fresh = (came, x[new], x.new_zeros(len(new), 2), torch.ones_like(came), torch.zeros_like(came))
@@ -139,9 +140,13 @@ def _middle(points: Tensor) -> Tensor:
 
 
 def _checked(keypoints: Tensor | Array, tracks: Tracks | None, patience: int) -> Tensor:
-    """The keypoints (D, K, 3) on the CPU, zeros where a point was not seen."""
-    x = torch.as_tensor(keypoints).cpu()
-    x = x if x.is_floating_point() else x.float()
+    """The keypoints (D, K, 3) on the CPU in float32, zeros where a point was not seen."""
+    if not isinstance(keypoints, Tensor):
+        with np.errstate(over="ignore"):  # what is infinite is refused below
+            keypoints = torch.from_numpy(np.array(keypoints, np.float32))
+    x = keypoints.detach().cpu().float()
+    if x.ndim and not len(x):
+        x = x.new_zeros(0, tracks.points.shape[1] if isinstance(tracks, Tracks) else 2, 3)
     if x.ndim != 3 or x.shape[2] != 3 or x.shape[1] < 2:
         raise ValueError(
             f"track takes the keypoints (D, K, 3) of one frame: D people, at least two points x, y, confidence each; "

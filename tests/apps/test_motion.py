@@ -12,7 +12,7 @@ from laws import assert_same
 
 import kinlmr
 from kinlmr.body.assembly import assemble
-from kinlmr.export import write_bvh
+from kinlmr.export.bvh import write_bvh
 from kinlmr.motion.archives import load_motion, save_motion
 from kinlmr.motion.bvh import Bvh
 from kinlmr.motion.dialects import DIALECTS

@@ -1,5 +1,7 @@
 """Bulk recovery: the numbers of one video alone, whatever stands beside it; nothing lost, nothing done twice."""
 
+import errno
+import hashlib
 import json
 import os
 import subprocess
@@ -12,6 +14,7 @@ import torch
 
 import kinlmr
 from kinlmr import rotations
+from kinlmr.keypoints import convert
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -122,6 +125,67 @@ def test_what_is_bad_is_told_and_passed_over(manifest, capsys):
     manifest.write_text("\n".join(good))
     assert recover_many.main(line()) == 0
     assert not (Path("out") / "video0.error").exists()
+
+
+LONG = {
+    "latin": "a" * 251,
+    "chinese": "\u6f22" * 83,
+    "too long": "\u6f22" * 84,
+    "surrogate": "\ud800",
+    "newline": "a\nb",
+}
+
+
+def test_no_name_ends_a_run(manifest, capsys):
+    """Names of a result of 255 bytes are written; of longer ones, and those that are none, the error is."""
+    lines = [{"keypoints": "clip0.npz", "fps": 30, "name": name} for name in LONG.values()]
+    lines += [{"keypoints": name * 9, "fps": 30, "name": f"from {kind}"} for kind, name in LONG.items()]
+    lines += [{"keypoints": "none.npz", "fps": 30, "name": "\u6f22" * 82}]
+    good = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([*map(json.dumps, lines), *good]))
+    assert recover_many.main(line()) == 1
+    assert "10 sequences, " in capsys.readouterr().out
+    for kind in ("latin", "chinese", "newline"):
+        assert (Path("out") / f"{LONG[kind]}.npz").is_file()
+    errors = {path.name for path in Path("out").glob("*.error")}
+    assert {"line-3.error", "line-4.error", *(f"from {kind}.error" for kind in LONG)} <= errors
+    assert len(errors) == 8
+    (Path("out") / f".{hashlib.sha256(os.fsencode(LONG['latin'] + '.npz')).hexdigest()}.12345678.part").write_bytes(b"")
+    (Path("out") / f"{LONG['latin']}.npz").unlink()
+    recover_many.main(line())
+    assert not [path for path in Path("out").iterdir() if path.suffix == ".part"]
+
+
+def test_a_name_that_the_file_system_refuses_fails_alone(manifest, monkeypatch, capsys):
+    whole = recover_many.files.write_atomic
+
+    def picky(path, data):
+        if "video3" in path.name:
+            raise OSError(errno.EILSEQ, "Illegal byte sequence")
+        whole(path, data)
+
+    monkeypatch.setattr(recover_many.files, "write_atomic", picky)
+    assert recover_many.main(line()) == 1
+    assert "video3: 'video3.npz' is no name for a file here (Illegal byte sequence)" in capsys.readouterr().err
+    assert len(list(Path("out").glob("*.npz"))) == 6
+
+
+def test_a_lines_rate_size_set_and_frames_reach_the_reader(manifest, capsys):
+    """One who is hidden for 0.75 s is one person at any rate; what was assumed is printed."""
+    x = DEMO[1, :160]
+    people = [{"image_id": t + 1, "keypoints": x[t].ravel().tolist()} for t in range(3, 160) if not 60 <= t < 105]
+    (manifest.parent / "clip.json").write_text(json.dumps(people))
+    np.save("rows.npy", convert(x[:20], "coco17", "h36m17").numpy())
+    lines = [{"keypoints": "clip.json", "fps": 60, "name": "one", "frames": 160},
+             {"keypoints": "clip.json", "fps": 30, "name": "two"},
+             {"keypoints": "rows.npy", "fps": 30, "name": "three", "set": "h36m17"}]  # fmt: skip
+    manifest.write_text("\n".join(map(json.dumps, lines)))
+    assert recover_many.main(line()) == 0
+    shapes = [np.load(f"out/{name}.npz")["pose"].shape[:2] for name in ("one", "two", "three")]
+    assert shapes == [(1, 160), (2, 161), (1, 20)]
+    said = capsys.readouterr().err
+    assert "two: its first frame with somebody is number 4; taken as counted from 0" in said
+    assert "one: " not in said
 
 
 def test_one_that_does_not_go_with_the_others_is_told_alone(manifest, monkeypatch, capsys):

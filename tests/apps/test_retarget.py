@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from laws import assert_same
 
 import kinlmr
-from kinlmr.export import write_bvh
+from kinlmr.export.bvh import write_bvh
 from kinlmr.motion.archives import load_motion
 from kinlmr.motion.dialects import DIALECTS
 from kinlmr.motion.recording import Motion

@@ -142,6 +142,47 @@ def test_boxes_are_followed_by_their_corners():
         assert rows.tolist() == [t % 2, 1 - t % 2]
 
 
+KINDS = [
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.int32,
+    "<f2",
+    ">f4",
+    ">f8",
+    "g",
+    ">i2",
+    "nobody",
+    list,
+]
+
+
+@settings(max_examples=25)
+@given(st.lists(st.sampled_from(KINDS), min_size=3, max_size=8))
+def test_the_type_of_a_frame_says_nothing_and_may_change(kinds):
+    """People stand on whole pixels, which every type has."""
+    people, tracks = np.rint(np.stack([figure(0, 40), figure(1, 160)])), None
+    people[..., 2] = 1
+    for kind in (torch.float32, torch.float32, *kinds):
+        if kind == "nobody":
+            frame = (np.zeros((0, 17, 3)), [], np.array([]), torch.zeros(0, 17, 3).half())[len(kinds) % 4]
+        elif kind is list:
+            frame = people.tolist()
+        else:
+            frame = people.astype(kind) if isinstance(kind, str) else torch.from_numpy(people).to(kind)
+        rows, tracks = track(frame, tracks)
+        assert rows.tolist() == ([] if kind == "nobody" else [0, 1])
+        assert tracks.points.dtype == tracks.velocity.dtype == torch.float32
+
+
+def test_nobody_comes_first_in_any_shape():
+    for nobody in ([], np.zeros(0), np.zeros((0, 17, 3), np.float16), torch.zeros(0, 33, 3)):
+        rows, tracks = track(nobody)
+        assert rows.tolist() == tracks.row.tolist() == []
+        assert track(figure(0, 10)[None], tracks)[0].tolist() == [0]
+
+
 def test_tracks_are_values():
     frames = [figure(0, 5 * t)[None] for t in range(6)]
     tracks = None
@@ -168,6 +209,8 @@ def test_a_hundred_false_detections_leave_a_state_as_small_as_before():
     [
         ((torch.zeros(17, 3),), ValueError, r"\(D, K, 3\) of one frame.* not \(17, 3\)"),
         ((torch.zeros(1, 4),), ValueError, r"not \(1, 4\)"),
+        ((3.0,), ValueError, r"not \(\)"),
+        ((np.full((1, 2, 3), 1e300),), ValueError, "point 0 of detection 0 is .inf.*not finite"),
         ((torch.full((2, 17, 3), torch.nan),), ValueError, "point 0 of detection 0 is .*set the confidence"),
         ((torch.rand(1, 17, 3), "no"), TypeError, "what track returned, or None, not str"),
         ((torch.rand(1, 33, 3), track(torch.rand(1, 17, 3))[1]), ValueError, "have 33 points, the tracks 17"),

@@ -1,9 +1,10 @@
-"""examples/video.py: formats of keypoints, people from frame to frame, videos in and out, the whole on a few frames."""
+"""examples/video.py: videos in and out, people from frame to frame, the whole on a few frames."""
 
 import contextlib
 import itertools
 import json
 import sys
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,172 +14,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_same
+from test_readers import assert_same_people, clip, person
 
 import kinlmr
-from kinlmr.body.points import keypoint_sets
 from kinlmr.checkpoint import shipped
 from kinlmr.keypoints import convert
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
-import readers  # noqa: E402
-
-SIZE = (200.0, 100.0)
-WALK, REST = np.array([4.0, 0.0, 0.0]), np.zeros(3)
-
-
-def person(count, at, sure=0.9):
-    """Points (K, 3) in a box of 30 x 80 pixels."""
-    places = np.random.default_rng(count).uniform(0, 1, (count, 2)) * [30, 80] + at
-    return np.column_stack([places, np.full(count, sure)]).astype(np.float32)
-
-
-def clip(count, frames=8):
-    """Two people (2, T, K, 3): one stands, one walks."""
-    left, right = person(count, (10, 5)), person(count, (110, 10))
-    return np.stack([[left + k * REST for k in range(frames)], [right + k * WALK for k in range(frames)]])
-
-
-def assert_same_people(found, expected, atol=1e-3):
-    """The same rows in some order."""
-    assert found.shape == expected.shape
-    order = [int(np.abs(found[:, 0] - row[0]).sum((1, 2)).argmin()) for row in expected]
-    assert sorted(order) == list(range(len(expected)))
-    np.testing.assert_allclose(found[order], expected, atol=atol)
-
-
-def openpose(folder, people):
-    folder.mkdir(exist_ok=True)
-    for frame in range(people.shape[1]):
-        rows = people[:: 1 if frame % 2 else -1, frame]  # in any order
-        text = json.dumps({"people": [{"pose_keypoints_2d": row.ravel().tolist()} for row in rows]})
-        (folder / f"clip_{frame:012d}_keypoints.json").write_text(text)
-    return folder
-
-
-def coco(path, people, first=0):
-    entries = [
-        {"image_id": f"{frame + first}.jpg", "category_id": 1, "keypoints": row.ravel().tolist(), "score": 1.0}
-        for frame in range(people.shape[1])
-        for row in people[:: 1 if frame % 2 else -1, frame]
-    ]
-    path.write_text(json.dumps(entries))
-    return path
-
-
-def mediapipe(path, people, names=None):
-    def mark(k, point):
-        x, y, sure = point
-        return {"x": x / SIZE[0], "y": y / SIZE[1], "visibility": sure} | ({"name": names[k]} if names else {})
-
-    frames = [[[mark(k, p) for k, p in enumerate(row.tolist())] for row in frame] for frame in people.swapaxes(0, 1)]
-    path.write_text(json.dumps({"frames": [{"landmarks": frame} for frame in frames]}))
-    return path
-
-
-def test_every_format_gives_the_same_people(tmp_path):
-    body, wide = clip(25), clip(33)
-    expected = convert(body, "body25", "coco17").numpy()
-    assert_same_people(readers.read(openpose(tmp_path / "op", body), SIZE).keypoints, expected)
-    expected = convert(wide, "mediapipe33", "coco17").numpy()
-    assert_same_people(readers.read(mediapipe(tmp_path / "mp.json", wide), SIZE).keypoints, expected)
-    for count in (17, 26, 133, 136):
-        people = clip(count)
-        for first in (0, 1):
-            found = readers.read(coco(tmp_path / "coco.json", people, first), SIZE)
-            assert_same_people(found.keypoints, people[:, :, :17])
-        assert_same_people(readers.read(openpose(tmp_path / "op", people), SIZE).keypoints, people[:, :, :17])
-    np.savez(tmp_path / "a.npz", keypoints=clip(17), set="coco17", size=SIZE)
-    found = readers.read(tmp_path / "a.npz", SIZE)
-    np.testing.assert_allclose(found.keypoints, clip(17), rtol=1e-6)
-    assert found.size == SIZE
-    with pytest.raises(AssertionError):  # the law can fail
-        assert_same_people(clip(17)[:, ::-1], clip(17))
-
-
-def test_openposes_18_points_are_cocos(tmp_path):
-    named = "nose neck right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist right_hip right_knee"
-    named += " right_ankle left_hip left_knee left_ankle right_eye left_eye right_ear left_ear"
-    assert tuple(named.split()[k] for k in readers.COCO18) == keypoint_sets()["coco17"]
-    people = clip(18)
-    found = readers.read(openpose(tmp_path / "op", people), SIZE)
-    assert_same_people(found.keypoints, people[:, :, list(readers.COCO18)])
-
-
-@pytest.mark.parametrize(
-    ("content", "seen"),
-    [
-        ('{"shapes": [], "flags": 1}', "an object with shapes, flags"),
-        ("[1, 2]", "a list of 2, first int '1'"),
-        ('[{"id": 3}]', "a list of 1, first an object with id"),
-        ("[[", "not JSON"),
-        ("[]", "a list of 0"),
-        ('[{"image_id": 1}]', "entry 0"),
-        ('[{"image_id": "a", "keypoints": []}]', "entry 0"),
-        ('[{"image_id": 0, "keypoints": [1, 2, 3]}]', "1 points a person; known are 17"),
-        ('[{"image_id": 397133, "keypoints": [1, 2, 3]}]', "pictures up to number 397133"),
-    ],
-)
-def test_what_is_no_keypoint_file_is_refused_with_what_was_seen(tmp_path, content, seen):
-    path = tmp_path / "x.json"
-    path.write_text(content)
-    with pytest.raises(ValueError, match="x.json") as error:
-        readers.read(path, SIZE)
-    assert seen in str(error.value)
-
-
-def test_names_that_do_not_match_are_listed(tmp_path):
-    names = list(keypoint_sets()["mediapipe33"])
-    plain = [name.replace("_", " ").upper() for name in names]
-    found = readers.read(mediapipe(tmp_path / "a.json", clip(33), plain), SIZE)
-    assert found.keypoints.shape == (2, 8, 17, 3)
-    names[3], names[5] = "tail", "paw"
-    with pytest.raises(ValueError, match=r"tail \(.*paw \("):
-        readers.read(mediapipe(tmp_path / "a.json", clip(33), names), SIZE)
-
-
-def test_names_of_an_npz_that_do_not_match_are_listed(tmp_path):
-    names = list(keypoint_sets()["coco17"])
-    names[4], names[9] = "tail", "paw"
-    np.savez(tmp_path / "a.npz", keypoints=clip(17), names=names)
-    with pytest.raises(
-        ValueError, match=r"a.npz: its 17 names .* coco17, 17; .* tail \(right_ear\), paw \(left_wrist\)"
-    ):
-        readers.read(tmp_path / "a.npz", SIZE)
-
-
-def test_people_of_a_file_who_cross_keep_their_rows(tmp_path):
-    """As OpenPose writes them: in no order, and for a few frames only the one in front."""
-    one = np.stack([person(25, (10 + 5 * t, 10)) for t in range(40)])
-    two = np.stack([person(25, (210 - 5 * t, 12)) for t in range(40)])
-    hidden = np.abs(np.arange(40) - 20) < 4
-    two[hidden] = 0
-    folder = openpose(tmp_path / "op", np.stack([one, two]))
-    found = readers.read(folder, SIZE, "coco17", fps=25)
-    expected = convert(np.stack([one, two]), "body25", "coco17").numpy()
-    assert_same_people(found.keypoints, expected)
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.permutations(range(3)), min_size=6, max_size=20), st.data())
-def test_people_keep_their_rows_however_detections_are_ordered(orders, data):
-    steps = data.draw(st.lists(st.integers(-5, 5), min_size=len(orders), max_size=len(orders)))
-    way = np.cumsum(steps)
-    truth = np.stack([[person(17, (100 * p + x, 10)) for x in way] for p in range(3)])
-    found = readers.follow([[truth[p, k] for p in order] for k, order in enumerate(orders)])
-    assert_same_people(found, truth)
-
-
-def test_a_person_who_leaves_for_a_moment_returns_to_the_row_and_a_glimpse_is_nobody():
-    people = clip(17, 40)
-    frames = [[people[0, k], people[1, k]] if k < 10 or k > 11 else [people[0, k]] for k in range(20)]
-    frames[3] = [*frames[3], person(17, (400, 300))]
-    found = readers.follow(frames)
-    assert found.shape[:2] == (2, 20)
-    assert (found[1, 10:12] == 0).all()
-    gone = [[people[0, k]] if k < 5 or k > 36 else [] for k in range(42 - 2)]
-    assert len(readers.follow([*gone, *[[people[0, 0]]] * 5])) == 2  # away for too long: somebody new
-
+from kinlmr.video import readers
 
 # --------------------------------------------------------------------------------------------------------------- videos
 
@@ -287,6 +131,51 @@ def test_a_broken_frame_in_the_middle_is_left_out_and_the_others_keep_their_numb
     assert len(ticks) == len(whole)
 
 
+def squeezed(frames, path, aspect, rate=30, size=(320, 240)):
+    """A clip with a square of 120 pixels in the middle, as it looks, stored with pixels of another width."""
+    with frames.av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = aspect
+        picture = np.zeros((size[1], size[0], 3), np.uint8)
+        half = round(60 / float(aspect))
+        picture[size[1] // 2 - 60 : size[1] // 2 + 60, size[0] // 2 - half : size[0] // 2 + half] = 255
+        for _ in range(12):
+            container.mux(stream.encode(frames.av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("aspect", [Fraction(4, 3), Fraction(16, 11), Fraction(1, 2), Fraction(1, 1)])
+def test_pixels_are_square_for_detectors_keypoints_and_pictures(video, frames, tmp_path, aspect, monkeypatch):
+    """What a detector sees, what it finds, a file of keypoints, and the overlay lie over one another."""
+    path = squeezed(frames, tmp_path / "a.mp4", aspect)
+    wide = round(320 * aspect)
+    opened = frames.open_video(path, None, 1280)
+    assert opened.stored_size == (320, 240)
+    assert opened.source_size == pytest.approx((wide, 240), abs=0.5)
+    picture = next(opened.shots).picture
+    assert picture.shape[:2] == pytest.approx((240, wide), abs=1)
+    assert np.ptp(np.argwhere(picture[..., 0] > 128), 0) == pytest.approx([119, 119], abs=3)
+
+    body = person(17, (wide / 2 - 15, 80))  # in square pixels
+    monkeypatch.setattr(video, "find_detector", lambda name, people: lambda picture: body)
+    video.main([str(path), "--out", str(tmp_path / "seen")])
+    stored = [{"image_id": t, "keypoints": (body / [float(aspect), 1, 1]).ravel().tolist()} for t in range(12)]
+    (tmp_path / "a.json").write_text(json.dumps(stored))
+    video.main([str(path), "--keypoints", str(tmp_path / "a.json"), "--out", str(tmp_path / "read")])
+    one, two = (np.load(tmp_path / name / "recovery.npz") for name in ("seen", "read"))
+    np.testing.assert_allclose(one["keypoints"], two["keypoints"], atol=0.5)
+    np.testing.assert_allclose(one["size"], opened.source_size)
+
+
+@pytest.mark.parametrize("rate", [Fraction(1, 2), 12, 240, 480])
+def test_any_rate_of_a_video_is_its_keypoints_rate(frames, tmp_path, rate):
+    opened = frames.open_video(squeezed(frames, tmp_path / "a.mp4", Fraction(1), rate), None, 1280)
+    assert opened.rate == float(rate)
+    assert opened.fps == (float(rate) if rate >= 1 else 30)
+
+
 class Unplugged:
     """A container that ends as a camera does that is pulled out."""
 
@@ -366,7 +255,7 @@ def test_a_video_that_fails_leaves_nothing(frames, tmp_path):
 # -------------------------------------------------------------------------------------------------------------- it all
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def video(frames):
     if "anny24-coco17" not in shipped():
         pytest.skip("the model anny24-coco17 does not come with this checkout")
@@ -447,6 +336,29 @@ def test_people_of_a_video_come_go_and_return_and_chunks_change_nothing(video):
     assert not shown[3].any()
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_who_was_away_for_long_does_not_depend_on_where_chunks_begin(video, seed, monkeypatch):
+    """People leave for some frames, again and again, for less and for more than `AWAY`."""
+    import crowd
+
+    monkeypatch.setattr(crowd, "AWAY", 0.2)
+    model, fps, draw = tiny(), 30.0, np.random.default_rng(seed)
+    points = np.stack([[person(17, (100 * p + 2 * t, 10)) for t in range(40)] for p in range(3)])
+    for row in points:
+        at = 0
+        while at < len(row):
+            there, away = draw.integers(0, 9), draw.integers(1, 12)
+            row[at + there : at + there + away] = 0
+            at += there + away
+    takes, shown = crowded(video, model, points, fps, [1])
+    for size in (7, 16):
+        other, on = crowded(video, model, points, fps, [size])
+        assert (on == shown).all()
+        assert [take.start for take in other] == [take.start for take in takes]
+        for one, two in zip(takes, other, strict=True):
+            assert_same(one.recovery, two.recovery, 1e-4)
+
+
 def test_its_own_arrays_are_keypoints_and_another_size_is_said(video, tmp_path, capsys):
     np.savez(tmp_path / "a.npz", keypoints=np.load(ROOT / "examples/data/demo.npz")["keypoints"] * [3, 3, 1])
     demo = str(ROOT / "examples/data/demo.mp4")
@@ -490,8 +402,8 @@ def detections(frames, seen, people=4, target="coco17"):
 def assert_people_stay_rows(rows, truth):
     """Every person of the truth (P, T, K, 3) is one row, from the `LEAST`th frame on, and nobody else is."""
     late = truth.copy()
-    for person in late:
-        person[np.flatnonzero(person[..., 2].any(1))[: readers.LEAST - 1]] = 0
+    for row in late:
+        row[np.flatnonzero(row[..., 2].any(1))[: readers.LEAST - 1]] = 0
     assert_same_people(rows[:, ::-1] / [2, 2, 1], late[:, ::-1])
 
 
@@ -526,6 +438,15 @@ def test_of_more_people_than_asked_for_the_first_comers_are_taken(frames):
     assert not rows[2, :20].any()
     assert not rows[0, 20:].any()
     np.testing.assert_allclose(rows[1:, 20:, :, 0], expected[1:, 20:])  # who comes when one has gone
+
+
+def test_a_detectors_confidences_keep_their_order_and_points_in_space_are_refused(frames):
+    one = person(17, (10, 10))
+    sure = np.linspace(1, 9, 17)
+    rows = detections(frames, [np.column_stack([one[:, :2], share * sure]) for share in (0.1, 1, 0.5)])
+    np.testing.assert_allclose(rows[0, :, :, 2], [0.1 * sure, sure / 9, sure / 18], rtol=1e-6)
+    with pytest.raises(ValueError, match="third numbers go from .* points in space"):
+        detections(frames, [np.column_stack([one[:, :2], 100 * sure])])
 
 
 def test_one_persons_points_are_row_0_and_other_shapes_are_refused(frames):

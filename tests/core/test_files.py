@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinlmr import load_body
-from kinlmr.files import about
-from kinlmr.files.arrays import read_npz
+from kinlmr.files.arrays import beside, read_npz, short_name, write_atomic
+from kinlmr.files.messages import about
 from kinlmr.files.pickles import KNOWN, Record, Unpickler, read_pickle
 
 
@@ -226,6 +226,21 @@ def test_a_damaged_archive_gives_arrays_or_a_refusal(junk, at):
             assert "not an .npz archive" in str(error)  # noqa: PT017
         else:
             assert all(isinstance(value, np.ndarray) for value in found.values())
+
+
+@pytest.mark.parametrize("letter", ["a", "\u6f22", "\U0001f57a"])
+def test_names_as_long_as_the_file_system_takes_are_written(tmp_path, letter):
+    stem = letter * (251 // len(letter.encode()))
+    name = stem + "x" * (251 - len(stem.encode())) + ".npz"
+    for data in (b"one", b"two"):
+        write_atomic(tmp_path / name, data)
+        assert (tmp_path / name).read_bytes() == data
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with pytest.raises(OSError, match="could not be written, File name too long"):
+        write_atomic(tmp_path / f"x{name}", b"three")
+    assert len({beside(tmp_path / name) for _ in range(9)}) == 9
+    assert short_name("a.npz") == "a.npz"
+    assert short_name(name) != short_name(f"y{name[1:]}")
 
 
 def test_plain_archives_are_read(tmp_path):

@@ -1,7 +1,7 @@
 """A video in, bodies out: who is seen in every frame, as an overlay, a GLB, BVH files and arrays.
 
 Without arguments it runs on a clip of two people that comes with kinlmr. With a video or a camera it needs a detector
-of keypoints (mediapipe, or --detector), or --keypoints from any other (readers.py says which formats). Everybody whom
+of keypoints (mediapipe, or --detector), or --keypoints from any other (examples/README.md says which). Everybody whom
 the detector sees for a few frames is followed, at most --people at once; who is away for over a second is somebody new.
 Frames are read, recovered, drawn and written a few at a time, as they come: only a person's numbers are kept, about
 1 kB a frame. Ctrl-C ends the video there, and finishes the files.
@@ -19,98 +19,27 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import readers
 import torch
-from detectors import detected, find_detector, looked_up
-from frames import Video, Writer, alike, open_video, steady
 from numpy.typing import NDArray
-from pictures import Scene, Sheet, scene
 
 import kinlmr
 from kinlmr import export, files
-from kinlmr.video import draw
+from kinlmr.video import draw, readers
+from kinlmr.video.crowd import Crowd, Take
+from kinlmr.video.detectors import detected, find_detector, looked_up
+from kinlmr.video.frames import Video, Writer, alike, open_video, steady
+from kinlmr.video.pictures import Scene, Sheet, scene
 
 Array = NDArray[Any]
 DATA = Path(__file__).parent / "data"
 MODEL, BODY = "anny24-coco17", "anny24_lo1229"
 PEOPLE = 4  # at once, at most, that a detector finds
 CHUNK = 16  # frames at once of a file; a camera's come one by one
-SHOWN, AWAY = 0.3, 1.0  # seconds: how long somebody is drawn, and followed, without keypoints
 OPACITY, DEPTH = 0.85, 0.5  # of the bodies drawn; seconds that depths are averaged over in the files
-
-
-class Take(NamedTuple):
-    """What was recovered of somebody, from frame ``start`` on."""
-
-    start: int
-    recovery: kinlmr.Recovery
-
-
-class Piece(NamedTuple):
-    """From frame ``low`` of a chunk on: who is there, their recovery (B, C, ...), and when each is shown (B, C)."""
-
-    low: int
-    rows: list[int]
-    recovery: kinlmr.Recovery
-    shown: Array
-
-
-class Crowd:
-    """The people of a video, by row of its keypoints: who is there is a row of one stream.
-
-    last (P): each one's last frame with keypoints; pieces: what was recovered, by the frame it begins with.
-    """
-
-    def __init__(self, model: kinlmr.LMR, fps: float) -> None:
-        self.model, self.fps = model, fps
-        self.here, self.stream = list[int](), kinlmr.RecoveryState.initial(model, 0)
-        self.last = np.zeros(0, int)
-        self.pieces: list[tuple[int, Piece]] = []
-
-    def take(self, keypoints: Array, frame: int) -> Iterator[Piece]:
-        """The next keypoints (P, C, K, 3), from ``frame`` on, in pieces: a new one begins where somebody comes.
-
-        Who is away for `AWAY` leaves, and starts afresh on return.
-        """
-        seen, count = (keypoints[..., 2] > 0).sum(-1) > 1, keypoints.shape[1]
-        self.last = np.pad(self.last, (0, len(keypoints) - len(self.last)), constant_values=-(10**9))
-        comes = [p for p in range(len(seen)) if p not in self.here and seen[p].any()]
-        cuts = sorted({0, count, *(int(seen[p].argmax()) for p in comes)})
-        for low, high in itertools.pairwise(cuts):
-            new = [p for p in comes if p not in self.here and seen[p, low]]
-            self.stream = kinlmr.concat([self.stream, kinlmr.RecoveryState.initial(self.model, len(new))])
-            self.here = [*self.here, *new]
-            if self.here:
-                points = torch.from_numpy(keypoints[self.here, low:high])
-                recovery, self.stream = kinlmr.recover(self.model, points, self.fps, self.stream)
-                clock = frame + np.arange(low, high)
-                before = np.where(seen[self.here, low:high], clock, self.last[self.here][:, None])
-                latest = np.maximum.accumulate(before, 1)
-                self.last[self.here] = latest[:, -1]
-                piece = Piece(low, self.here, recovery, clock - latest <= SHOWN * self.fps)
-                self.pieces.append((frame + low, piece))
-                yield piece
-        stay = [row for row, p in enumerate(self.here) if frame + count - self.last[p] <= AWAY * self.fps]
-        self.here, self.stream = [self.here[row] for row in stay], self.stream.select(stay)
-
-    def takes(self) -> list[Take]:
-        """Everybody who was seen, from the first frame with keypoints to the last; who is away stays as before."""
-        found: dict[int, tuple[int, list[kinlmr.Recovery]]] = {}
-        for frame, piece in self.pieces:
-            for row, p in enumerate(piece.rows):
-                start, parts = found.setdefault(p, (frame, []))
-                if gap := frame - start - sum(len(part.box) for part in parts):
-                    parts.append(kinlmr.Recovery(*(x[-1:].expand(gap, *x.shape[1:]) for x in parts[-1])))
-                parts.append(kinlmr.Recovery(*(x[row] for x in piece.recovery)))
-        return [
-            Take(start, kinlmr.Recovery(*(torch.cat(x)[: self.last[p] + 1 - start] for x in zip(*parts, strict=True))))
-            for p, (start, parts) in sorted(found.items())
-        ]
 
 
 # ------------------------------------------------------------------------------------------------------------- the work
@@ -118,12 +47,13 @@ class Crowd:
 
 def from_file(args: argparse.Namespace, video: Video, target: str) -> readers.Found:
     """The keypoints of --keypoints, in the video's pixels; says what looks wrong."""
-    found = readers.read(args.keypoints, video.source_size, target, video.fps)
-    size, x = args.keypoints_size or found.size, found.keypoints
-    if size is not None and size != video.source_size:
+    size = args.keypoints_size or video.stored_size
+    found = readers.read(args.keypoints, size, target, video.rate, video.frames, args.keypoints_set)
+    size, x = args.keypoints_size or found.size or size, found.keypoints
+    if size != video.source_size:
         x[..., :2] *= np.array(video.source_size, np.float32) / np.array(size, np.float32)
         print(f"keypoints of a picture of {size[0]:g} x {size[1]:g}, scaled to {video.words}")
-    print(f"{args.keypoints}: {found.format}, people: {len(x)}, frames: {x.shape[1]}")
+    print("\n".join((f"{args.keypoints}: {found.format}, people: {len(x)}, frames: {x.shape[1]}", *found.notes)))
     places = x[..., :2][x[..., 2] > 0]
     outside = (np.abs(places / np.array(video.source_size) - 0.5) > 0.75).any(1).mean() if len(places) else 0
     if outside > 0.1:
@@ -145,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         shots = looked_up(video.shots, from_file(args, video, target).keypoints)
     else:
         shots = detected(
-            video.shots, find_detector(args.detector, args.people), target, video.scale, args.people, video.fps
+            video.shots, find_detector(args.detector, args.people), target, video.scale, args.people, video.rate
         )
     print(f"{video.name}: {video.words}, {video.fps:.4g} frames a second")
     args.out.mkdir(parents=True, exist_ok=True)
@@ -276,8 +206,13 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("video", nargs="?", type=Path, help="a video file; without it, the clip of kinlmr")
     parser.add_argument("--camera", help="a camera instead: its number, or its name")
-    parser.add_argument("--keypoints", type=Path, help="a file or folder of another detector's keypoints")
+    parser.add_argument(
+        "--keypoints", type=Path, help="a file or folder of another detector's keypoints, of the stored picture"
+    )
     parser.add_argument("--keypoints-size", type=size, metavar="WxH", help="of the picture that they were found in")
+    parser.add_argument(
+        "--keypoints-set", metavar="SET", help="their set, such as body25b or h36m17, if their number does not tell"
+    )
     parser.add_argument(
         "--detector",
         help="module:function, a frame (H, W, 3) uint8, RGB, to keypoints (P, K, 3) of P people, or (K, 3) of one",

@@ -1,7 +1,7 @@
 """Videos in and out through PyAV: pictures with their times, turned as the file says; frames at a constant rate."""
 
+import itertools
 import os
-import secrets
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -13,16 +13,20 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
+from kinlmr.files import beside
+
 Array = NDArray[Any]
+Size = tuple[float, float]  # width, height
 CUT = 10.0  # seconds: a longer gap between two frames is a broken clock, not a pause
 NEAR = 0.05  # of a frame: nearer is no difference in time
+FASTEST = 1000.0  # frames a second: more is a clock's rate, not a camera's
 DEVICES = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
 
 
 class Shot(NamedTuple):
     """A frame: its number in the file (damaged ones count), time in seconds, picture (H, W, 3), keypoints (P, K, 3).
 
-    Keypoints are in pixels of the source.
+    Pixels are square, and keypoints are in those of the source.
     """
 
     number: int
@@ -32,12 +36,18 @@ class Shot(NamedTuple):
 
 
 class Video(NamedTuple):
-    """size (width, height) of the pictures and source_size of the file's, both upright; scale: their ratio."""
+    """size (width, height) of the pictures and source_size of the file's, both upright; scale: their ratio.
+
+    stored_size: as the file has it, where source_size has its pixels made square: other detectors see that one. fps: of
+    what is written; rate: of the file's own frames, which may be fewer than 1 a second.
+    """
 
     name: str
     fps: float
+    rate: float
     size: tuple[int, int]
-    source_size: tuple[float, float]
+    source_size: Size
+    stored_size: Size
     scale: float
     frames: int | None
     shots: Iterator[Shot]
@@ -68,26 +78,27 @@ def open_video(path: str | Path | None, camera: str | None, longest: int) -> Vid
             )
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        fps = float(stream.average_rate or stream.guessed_rate or 30)
-        reading = _read(container, stream, name, longest)
-        first, source = next(reading, (None, (0.0, 0.0)))
+        rate = float(stream.average_rate or stream.guessed_rate or 30)
+        aspect = float(stream.sample_aspect_ratio or 1)
+        reading = _read(container, stream, name, longest, aspect)
+        first, source, stored = next(reading, (None, (0.0, 0.0), (0.0, 0.0)))
     except (FFmpegError, OSError, ValueError) as error:
         raise SystemExit(f"{name}: cannot be read as a video ({error}); {mend}") from None
     if first is None:
         raise SystemExit(f"{name}: not one frame of its video could be read; {mend}")
     frames = int(stream.frames) or None
-    fps = fps if 1 <= fps <= 120 else 30.0
+    rate = rate if 0 < rate <= FASTEST else 30.0
     height, width = first.picture.shape[:2]
-    return Video(name, fps, (width, height), source, width / source[0], frames, _chain(first, reading))
+    shots = itertools.chain([first], (shot for shot, *_ in reading))
+    fps = rate if rate >= 1 else 30.0
+    return Video(name, fps, rate, (width, height), source, stored, width / source[0], frames, shots)
 
 
-def _chain(first: Shot, rest: Iterator[tuple[Shot, tuple[float, float]]]) -> Iterator[Shot]:
-    yield first
-    yield from (shot for shot, _ in rest)
+def _read(container: Any, stream: Any, name: str, longest: int, aspect: float) -> Iterator[tuple[Shot, Size, Size]]:
+    """Shots without keypoints, and the upright size of the source: with its pixels made square, and as it is stored.
 
-
-def _read(container: Any, stream: Any, name: str, longest: int) -> Iterator[tuple[Shot, tuple[float, float]]]:
-    """Shots without keypoints, and the upright size of the source."""
+    aspect: a stored pixel's width over its height.
+    """
     broken, number, last, begun, step = 0, 0, -1.0, None, 1 / float(stream.average_rate or 30)
     try:
         for packet in container.demux(stream):
@@ -103,16 +114,15 @@ def _read(container: Any, stream: Any, name: str, longest: int) -> Iterator[tupl
                 if number and not last < clock < last + CUT:  # a clock that jumps or runs backwards
                     begun += clock - (last + step)
                     clock = last + step
-                share = min(1.0, longest / max(frame.width, frame.height))
-                sides = [max(2, round(side * share / 2) * 2) for side in (frame.width, frame.height)]
+                square, stored = (frame.width * aspect, float(frame.height)), (float(frame.width), float(frame.height))
+                share = min(1.0, longest / max(square))
+                sides = [max(2, round(side * share / 2) * 2) for side in square]
                 picture = frame.reformat(*sides, format="rgb24").to_ndarray()
                 turns = round(frame.rotation / 90) % 4
                 picture = np.ascontiguousarray(np.rot90(picture, turns))
-                size = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
-                yield (
-                    Shot(number + broken, clock, picture, np.zeros((0, 0, 3), np.float32)),
-                    (float(size[0]), float(size[1])),
-                )
+                if turns % 2:
+                    square, stored = square[::-1], stored[::-1]
+                yield Shot(number + broken, clock, picture, np.zeros((0, 0, 3), np.float32)), square, stored
                 number, last = number + 1, clock
     except (FFmpegError, OSError) as error:
         print(f"warning: {name} broke off after {number} frames ({error}); they are used")
@@ -166,7 +176,7 @@ class Writer:
 
     def __init__(self, path: Path, fps: float) -> None:
         self.path, self.rate = path, Fraction(fps).limit_denominator(1001)
-        self.aside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+        self.aside = Path(f"{beside(path)}{path.suffix}")
         self.container: Any = None
         self.stream: Any = None
         self.count = 0

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import readers
-from frames import Shot
 from numpy.typing import NDArray
 
 import kinlmr
+from kinlmr.video import readers
+from kinlmr.video.frames import Shot
 
 Array = NDArray[Any]
 VERSION, LATEST = sys.version_info[:2], (3, 12)  # Python's; the latest that mediapipe with a model inside is for
@@ -117,9 +117,10 @@ def detected(
 
     The row of one (K, 3) is 0. Of several, `kinlmr.track` says who is who: whoever was seen in `readers.LEAST` frames
     in succession gets the next row, so P grows; of more than ``people`` in a frame the first comers are taken.
+    Confidences above 1 are divided by the largest so far. fps: the shots' own rate.
     """
     nobody = np.zeros((0, len(kinlmr.keypoints.keypoint_sets()[target]), 3), np.float32)
-    tracks, streak, known = None, dict[int, int](), dict[int, int]()
+    tracks, streak, known, largest = None, dict[int, int](), dict[int, int](), 1.0
     for shot in shots:
         found = np.asarray(detect(shot.picture), np.float32)
         if found.size and (found.ndim not in (2, 3) or found.shape[-1] != 3):
@@ -127,9 +128,10 @@ def detected(
                 f"the detector gave an array of shape {found.shape}; expected are (P, K, 3) of P people, or (K, 3) of "
                 "one: x, y in pixels and confidence of K points"
             )
-        points, name = readers.named(found, "the detector") if found.size else (nobody, target)
+        points, name = readers.named(found) if found.size else (nobody, target)
         points = points if name == target else kinlmr.keypoints.convert(points, name, target).numpy()
-        points = points * np.array([1 / scale, 1 / scale, 1], np.float32)
+        largest = max(largest, float(readers.check_confidence(points[..., 2])))
+        points = points * np.array([1 / scale, 1 / scale, 1 / largest], np.float32)
         if points.ndim == 3:
             owners, tracks = kinlmr.track(points, tracks, round(fps))
             here = {row: one for row, one in zip(owners.tolist(), points, strict=True) if row >= 0}

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from frames import Video
 from numpy.typing import NDArray
 
 import kinlmr
 from kinlmr import export
 from kinlmr.video import draw
+from kinlmr.video.frames import Video
 
 Array = NDArray[Any]
 CELLS = 8  # moments on the contact sheet
