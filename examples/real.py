@@ -100,13 +100,15 @@ def body_of(networks: dict[str, Network]) -> str:
 def score_aist(networks: dict[str, Network], args: argparse.Namespace) -> dict[str, Any]:
     """The results of all clips in a folder, by network, group, kind and name."""
     paths, truth = aist.paths(args.aist, args.clips)
-    body, sums = kinlmr.load_body(body_of(networks), points="coco17"), Sums()
+    body, sums = kinlmr.load_body(body_of(networks), keypoints="coco17"), Sums()
     for i, path in enumerate(paths):
         print(f"{i + 1} of {len(paths)}: {path.stem}", file=sys.stderr, flush=True)
         clip = at_rate(aist.read(path), args.fps)
         with torch.no_grad():
             found = answers(networks, clip.keypoints, clip.fps, args.confidence)
-            points = {who: body(x.rotations, x.shape, want=("points",)).points.double() for who, x in found.items()}
+            points = {
+                who: body(x.rotations, x.shape, want=("keypoints",)).keypoints.double() for who, x in found.items()
+            }
         tally(sums, clip, points)
     told = "" if args.confidence is None else f", every confidence set to {args.confidence:g}"
     print(f"{len(paths)} clips of AIST++, {args.fps:g} frames a second{told}. Truth: {truth}.\n")

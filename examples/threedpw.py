@@ -68,20 +68,22 @@ def protocol(body: str, smpl: tuple[str, str] | None = None, regressor: str | No
         if loaded.joints != SETS["smpl24"]:
             raise ValueError(f"the body {body} has other joints than SMPL's 24, which 3DPW gives: {loaded.joints}")
         return Protocol(loaded, None)
-    truth = {gender: kinlmr.load_body(path, points=regressor) for gender, path in zip("mf", smpl, strict=True)}
-    assert truth["m"].points is not None
-    if (count := len(truth["m"].points.names)) != 17:
+    truth = {gender: kinlmr.load_body(path, keypoints=regressor) for gender, path in zip("mf", smpl, strict=True)}
+    assert truth["m"].keypoints is not None
+    if (count := len(truth["m"].keypoints.names)) != 17:
         raise ValueError(f"{regressor}: a regressor of {count} points, expected Human3.6M's 17")
     same = kinlmr.load_body(body).weights.shape[1] == truth["m"].weights.shape[1]
-    return Protocol(kinlmr.load_body(body, points=regressor if same else "h36m17"), truth)
+    return Protocol(kinlmr.load_body(body, keypoints=regressor if same else "h36m17"), truth)
 
 
 def fourteen(body: kinlmr.Body, rotations: Tensor, shape: Tensor, translation: Tensor | None = None) -> Tensor:
     """Of a body with Human3.6M's 17 points, VIBE's 14, right ankle first. Regressors that go about differ in which leg
     is the first; the body at rest, its left at x > 0, tells."""
-    rest = body(torch.eye(3).expand(len(body.joints), 3, 3), torch.zeros(body.shape_width), want=("points",)).points
+    rest = body(
+        torch.eye(3).expand(len(body.joints), 3, 3), torch.zeros(body.shape_width), want=("keypoints",)
+    ).keypoints
     order = RIGHT_FIRST if rest[1, 0] < rest[4, 0] else H36M_TO_14
-    return body(rotations, shape, translation, want=("points",)).points[:, list(order)]
+    return body(rotations, shape, translation, want=("keypoints",)).keypoints[:, list(order)]
 
 
 def people(folder: Path, scored: Protocol) -> Iterator[Person]:

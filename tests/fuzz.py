@@ -2,7 +2,7 @@
 
     python tests/fuzz.py --seconds 300 --reader motion --reader body --seed 1
 
-A reader may answer or refuse with a ValueError (a video's: SystemExit) that names the file. Anything else, five seconds
+A reader may answer or refuse with a ValueError that names the file. Anything else, five seconds
 of computing, or 512 MB more memory than at the start is a finding: its file is kept in ``--out``, and the run fails.
 Not part of the tests; what it finds becomes a case of `hostile.py`, or a test beside the reader. Linux.
 """
@@ -192,9 +192,9 @@ def tried(reader, path):
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             hostile.READERS[reader](path)
-    except (ValueError, SystemExit) as error:
+    except ValueError as error:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        if type(error) not in (ValueError, SystemExit):
+        if type(error) is not ValueError:
             return f"{type(error).__name__}: {error}", traceback.extract_tb(error.__traceback__)[-1]
         if reader != "video" and hostile.starved(error):  # ffmpeg has a limit of its own, 2 GB a block
             return f"memory ran out: {error}", traceback.extract_tb(error.__traceback__)[-1]

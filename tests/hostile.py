@@ -26,11 +26,9 @@ from kinlmr.export.bvh import write_bvh
 from kinlmr.files.yaml_text import MAX_BYTES
 from kinlmr.motion.archives import load_motion, save_motion
 from kinlmr.motion.recording import Motion
+from kinlmr.video import frames, readers
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "examples"))
-from kinlmr.video import readers
-
 SECONDS, MEMORY = 5.0, 512 * 2**20
 SIZE = (200.0, 100.0)
 BODY = kinlmr.load_body("anny24_lo369")
@@ -38,9 +36,7 @@ TREE = (-1, 0, 1, 1)
 
 
 def read_video(path):
-    """A video's frames, one by one, as examples/video.py takes them."""
-    import frames
-
+    """A video's frames, one by one, as `kinlmr` takes them."""
     for _ in frames.open_video(path, None, 320).shots:
         pass
 
@@ -629,7 +625,7 @@ def cases(folder):
         import av  # noqa: F401
     except ModuleNotFoundError:
         return
-    film = (ROOT / "examples/data/demo.mp4").read_bytes()
+    film = (ROOT / "kinlmr/video/data/demo.mp4").read_bytes()
     for what, content in (
         ("nothing", b""),
         ("text", b"no video" * 1000),

@@ -213,7 +213,7 @@ def main(argv: list[str] | None = None) -> None:
         shutil.copyfile(MODULES / name, args.out / place)
     for name in PAGE:
         shutil.copyfile(HERE / name, args.out / name)
-    shutil.copyfile(HERE.parent / "data/demo.mp4", args.out / "demo.mp4")
+    shutil.copyfile(HERE.parents[1] / "kinlmr/video/data/demo.mp4", args.out / "demo.mp4")
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(f"{args.out}: {size / 1e6:.0f} MB; python -m http.server --bind localhost --directory {args.out}")
 

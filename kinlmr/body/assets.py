@@ -6,7 +6,6 @@ anything in them. `save_body` writes the clean .npz that loads in a moment, so l
 
 from __future__ import annotations
 
-import io
 import os
 import zipfile
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from kinlmr._moved import renamed
 from kinlmr.body.assembly import HAND_MEANS, SITES, assemble
 from kinlmr.body.model import Body
 from kinlmr.body.points import keypoint_sets, regressor_rows, set_rows
-from kinlmr.files import Array, about, nearest, read_npz, read_pickle, write_atomic
+from kinlmr.files import Array, about, nearest, read_npz, read_pickle, write_npz
 
 KEYS = (
     "v_template", "shapedirs", "posedirs", "weights", "weights_index", "weights_value", "J_regressor", "J",
@@ -100,14 +99,12 @@ def save_body(body: Body, path: str | os.PathLike[str]) -> None:
             "points_names": k.names, "points_owner": k.owner, "points_bone": k.bone, "points_mass": k.mass,
             "points_template": k.template, "points_basis": k.basis,
         }  # fmt: skip
-    buffer = io.BytesIO()
     plain: dict[str, Any] = {
         k: v.detach().cpu().numpy() if isinstance(v, Tensor) else np.asarray(v)
         for k, v in arrays.items()
         if v is not None
     }
-    np.savez_compressed(buffer, **plain)
-    write_atomic(path, buffer.getvalue())
+    write_npz(path, **plain)
 
 
 def embedded() -> tuple[str, ...]:

@@ -17,7 +17,6 @@ Bad input is a ValueError; a file is written whole or not at all.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ from kinlmr._moved import renamed
 from kinlmr.body import Body, normals
 from kinlmr.export import glb
 from kinlmr.export.bvh import write_bvh
-from kinlmr.files import Array, nearest, write_atomic
+from kinlmr.files import Array, nearest, write_atomic, write_npz
 from kinlmr.motion import Motion, plain_names
 from kinlmr.rotations import continuous_quaternions, matrix_to_axis_angle, matrix_to_quaternion
 from kinlmr.skeleton import load as load_skeleton
@@ -141,8 +140,8 @@ def _double(values: Any) -> Tensor:
 
 
 def save_glb(
-    path: str | os.PathLike[str], body: Body, rotations: Any, shape: Any = None, translation: Any = None,
-    fps: float = 30.0, start: int | Sequence[int] = 0,
+    path: str | os.PathLike[str], body: Body | Sequence[Body], rotations: Any, shape: Any = None,
+    translation: Any = None, fps: float = 30.0, start: int | Sequence[int] = 0,
 ) -> None:  # fmt: skip
     """Animated, skinned GLB (binary glTF 2.0), y up, in metres, for Blender, three.js and game engines.
 
@@ -150,26 +149,23 @@ def save_glb(
     body has more joints to a vertex, or pose directions, the mesh is near to `Body`'s and not equal to it.
     start    the frame of the video that the motion begins with
     Several people are one file: rotations a list, one (T, J, 3, 3) each, of lengths of their own; shape, translation
-    and start then lists as long, or None and one number.
+    and start then lists as long, or None and one number; body one for all, or a list too.
     """
     many = isinstance(rotations, list | tuple)
-    columns = (
-        [rotations, shape, translation, start]
-        if many
-        else [[value] for value in (rotations, shape, translation, start)]
-    )
+    columns: list[Any] = [rotations, shape, translation, start, body]
+    columns = columns if many else [[value] for value in columns]
     count = len(columns[0])
-    columns = [[value] * count if value is None or isinstance(value, int) else value for value in columns]
+    columns = [[value] * count if value is None or isinstance(value, int | Body) else value for value in columns]
     if not count or any(len(column) != count for column in columns):
         raise ValueError(
-            f"{os.fspath(path)}: rotations, shape, translation and start are lists of one entry per person, "
+            f"{os.fspath(path)}: rotations, shape, translation, start and body are lists of one entry per person, "
             f"not of {', '.join(str(len(column)) for column in columns)}"
         )
     people = []
-    for k, (matrices, numbers, moves, begin) in enumerate(zip(*columns, strict=True)):
+    for k, (matrices, numbers, moves, begin, own) in enumerate(zip(*columns, strict=True)):
         name = f"person{k + 1}" if many else "person"
         people.append(
-            _person(name, _take(path, ".glb", body, matrices, numbers, moves, fps), begin, COLORS[k % len(COLORS)])
+            _person(name, _take(path, ".glb", own, matrices, numbers, moves, fps), begin, COLORS[k % len(COLORS)])
         )
     write_atomic(path, glb.pack(people))
 
@@ -239,7 +235,7 @@ def save_amass(
     poses = given.in_family_order(path) if len(body.joints) in FAMILIES else given.axis_angle()
     if smplh:
         poses = np.concatenate([poses[:, :22], np.zeros((len(poses), 30, 3))], 1)
-    _write_npz(
+    write_npz(
         path, poses=rearrange(poses, "t j c -> t (j c)"), trans=translation.numpy(), betas=given.shape.numpy(),
         gender=np.array(gender), mocap_framerate=np.array(given.fps), mocap_frame_rate=np.array(given.fps),
     )  # fmt: skip
@@ -263,7 +259,7 @@ def save_smpl(
     parts = dict(zip(CODEC_PARTS[joints], np.split(poses, ends[:-1], 1), strict=True))
     version = list(FAMILIES).index(joints)
     whole = {"codecVersion": 2, "smplVersion": version, "gender": GENDERS.index(gender), "frameCount": len(poses)}
-    _write_npz(
+    write_npz(
         path, **{key: np.array(value, np.int32) for key, value in whole.items()}, **parts,
         frameRate=np.array(given.fps, np.float32), shapeParameters=given.shape.numpy().astype(np.float32),
         bodyTranslation=given.translation.numpy().astype(np.float32),
@@ -316,9 +312,3 @@ def save_json(
         "axis_angle": short(given.axis_angle()), "translation": short(given.translation), "places": short(positions),
     }  # fmt: skip
     write_atomic(path, (json.dumps(content, separators=(",", ":")) + "\n").encode())
-
-
-def _write_npz(path: str | os.PathLike[str], **arrays: Array) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    write_atomic(path, buffer.getvalue())

@@ -10,6 +10,7 @@ from kinlmr.files.arrays import (
     read_npz,
     short_name,
     write_atomic,
+    write_npz,
 )
 from kinlmr.files.messages import about, nearest, short
 from kinlmr.files.pickles import (
@@ -70,4 +71,5 @@ __all__ = [
     "short_name",
     "unpacked",
     "write_atomic",
+    "write_npz",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 import secrets
@@ -114,6 +115,13 @@ def short_name(name: str) -> str:
 def beside(path: Path) -> Path:
     """A new hidden name beside a file, for a piece of it."""
     return path.with_name(f".{short_name(path.name)}.{secrets.token_hex(4)}.part")
+
+
+def write_npz(path: str | os.PathLike[str], /, **arrays: Any) -> None:
+    """Write arrays by name as a compressed .npz archive, as `write_atomic` does."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomic(path, buffer.getvalue())
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:

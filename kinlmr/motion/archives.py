@@ -6,7 +6,6 @@ joint's position in the world, at an even rate. Y is up, z where the T-pose face
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ import torch
 from einops import rearrange
 
 from kinlmr.body import Body, load_body
-from kinlmr.files import Array, about, nearest, read_npz, write_atomic
+from kinlmr.files import Array, about, nearest, read_npz, write_npz
 from kinlmr.motion.dialects import DIALECTS
 from kinlmr.motion.names import plain_names
 from kinlmr.motion.recording import Motion, resampled, root_at_rest, same_rate
@@ -98,9 +97,8 @@ def save_motion(motions: Sequence[Motion], path: str | os.PathLike[str], note: s
                       "jumps": list(m.cuts)})  # fmt: skip
         start += len(m)
     units, millimetres = np.rint(axis_angle / STEP).astype(np.int16), np.rint(1000 * positions).astype(np.int32)
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
+    write_npz(
+        path,
         rot_delta=np.diff(units, axis=0, prepend=np.zeros_like(units[:1])),
         trans_delta_mm=np.diff(millimetres, axis=0, prepend=np.zeros_like(millimetres[:1])),
         fps=np.array(motions[0].fps),
@@ -108,7 +106,6 @@ def save_motion(motions: Sequence[Motion], path: str | os.PathLike[str], note: s
         clips=np.array(json.dumps(clips)),
         note=np.array(note),
     )
-    write_atomic(path, buffer.getvalue())
 
 
 def _check_alike(motions: Sequence[Motion]) -> None:

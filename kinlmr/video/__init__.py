@@ -1,5 +1,23 @@
-"""From a video to files and pictures: readers of keypoints, detectors, drawing, the application."""
+"""From a video to files and pictures: the command `kinlmr`, and its parts.
 
-from kinlmr.video import draw
+draw        bodies over a picture and from the side, skeletons, contact sheets, PNG files
+readers     keypoints that other people's detectors wrote
+detectors   what a detector of keypoints is, and mediapipe's
+frames      videos in and out; needs the extra, ``pip install "kinlmr[video]"``
+main        the command
+"""
 
-__all__ = ["draw"]
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kinlmr.video import detectors, draw, frames, readers
+
+__all__ = ["detectors", "draw", "frames", "main", "readers"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command ``kinlmr`` (`kinlmr.video.app`), of these arguments or those of the process -> its exit code."""
+    from kinlmr.video import app
+
+    return app.main(argv)

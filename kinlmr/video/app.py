@@ -1,48 +1,128 @@
-"""A video in, bodies out: who is seen in every frame, as an overlay, a GLB, BVH files and arrays.
+"""The command `kinlmr`: videos in, bodies out, as an overlay, a contact sheet, a GLB, BVH files and arrays.
 
-Without arguments it runs on a clip of two people that comes with kinlmr. With a video or a camera it needs a detector
-of keypoints (mediapipe, or --detector), or --keypoints from any other (examples/README.md says which). Everybody whom
-the detector sees for a few frames is followed, at most --people at once; who is away for over a second is somebody new.
-Frames are read, recovered, drawn and written a few at a time, as they come: only a person's numbers are kept, about
-1 kB a frame. Ctrl-C ends the video there, and finishes the files.
-
-recovery.npz has P people in T frames, NaN where somebody is not there: keypoints (P, T, K, 3) of the set ``set``;
-rotations (P, T, J, 3, 3), shape, camera and box as of `kinlmr.Recovery`, translation (P, T, 3) in metres, all in the
-camera's frame, y down; joints (J), their names. body.glb and the .bvh files are y up, the lowest joint at y = 0, with
-depths averaged over half a second. Every .bvh begins with the video: who comes later stands still until then.
+Everybody whom the detector sees for a few frames is followed, at most --people at once; who is away for over a second
+is somebody new. Frames are read, recovered, drawn and written a few at a time, as they come: only a person's numbers
+are kept, about 1 kB a frame. `kinlmr.video.results` says what is in the files.
 """
 
+from __future__ import annotations
+
 import argparse
-import io
+import contextlib
 import itertools
+import logging
 import math
 import signal
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import kinlmr
-from kinlmr import export, files
-from kinlmr.video import draw, readers
-from kinlmr.video.crowd import Crowd, Take
+from kinlmr.files import Array
+from kinlmr.video import readers
+from kinlmr.video.arguments import arguments
+from kinlmr.video.crowd import Crowd
 from kinlmr.video.detectors import detected, find_detector, looked_up
-from kinlmr.video.frames import Video, Writer, alike, open_video, steady
-from kinlmr.video.pictures import Scene, Sheet, scene
+from kinlmr.video.frames import Shot, Video, Writer, alike, open_video, pyav, steady
+from kinlmr.video.pictures import Scene, Sheet, over
+from kinlmr.video.results import save
 
-Array = NDArray[Any]
-DATA = Path(__file__).parent / "data"
-MODEL, BODY = "anny24-coco17", "anny24_lo1229"
-PEOPLE = 4  # at once, at most, that a detector finds
+BODY = "anny24_lo1229"
 CHUNK = 16  # frames at once of a file; a camera's come one by one
-OPACITY, DEPTH = 0.85, 0.5  # of the bodies drawn; seconds that depths are averaged over in the files
+log = logging.getLogger("kinlmr")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0: every video was recovered; 1: one was not, and the log says why. SystemExit, 2: the arguments do not fit."""
+    args = arguments(argv)
+    with told():
+        try:
+            pyav()
+            return work(args)
+        except (ValueError, OSError, ImportError) as error:
+            log.error("%s", error)
+            return 1
 
 
 # ------------------------------------------------------------------------------------------------------------- the work
+
+
+def work(args: argparse.Namespace) -> int:
+    """All videos, one after another, each to a folder of its own if they are several. One that fails is passed over."""
+    model, body = kinlmr.load(args.model), kinlmr.load_body(BODY)
+    if "keypoints" not in model.options:
+        raise ValueError(f"--model {args.model}: it does not say which keypoints it takes; build it with keypoints=")
+    jobs = zip(args.videos or [None], folders(args.videos, args.out), strict=True)
+    failed = False
+    for path, out in jobs:
+        try:
+            if recover_video(path, out, model, body, args):
+                break
+        except (ValueError, OSError) as error:
+            log.error("%s", error)
+            failed = True
+    return int(failed)
+
+
+def folders(videos: list[Path], out: Path) -> list[Path]:
+    """Where each video's files go: the folder ``out`` for one, folders in it for more, by the videos' names."""
+    if len(videos) < 2:
+        return [out]
+    names: list[str] = []
+    for video in videos:
+        tries = itertools.chain([video.stem], (f"{video.stem}_{k}" for k in itertools.count(2)))
+        taken = {name.casefold() for name in names}  # some file systems do not tell A from a
+        names.append(next(name for name in tries if name.casefold() not in taken))
+    return [out / name for name in names]
+
+
+def recover_video(path: Path | None, out: Path, model: kinlmr.LMR, body: kinlmr.Body, args: argparse.Namespace) -> bool:
+    """One video, or the camera, to files in the folder ``out``. Whether Ctrl-C ended it."""
+    video = open_video(path, args.camera, args.size)
+    diagonal = math.hypot(*video.source_size)
+    focal = args.focal or (diagonal / 2 / math.tan(math.radians(args.fov) / 2) if args.fov else diagonal)
+    shots = steady(seen(video, model.options["keypoints"], args), video.fps)
+    log.info("%s: %s, %.4g frames a second", video.name, video.words, video.fps)
+
+    crowd, sheet, keypoints, frame = Crowd(model, video.fps), Sheet(), list[Array](), 0
+    limit = None if args.seconds is None else max(1, round(args.seconds * video.fps))
+    bar = Progress(video.frames if limit is None else min(limit, video.frames or limit))
+    names = [] if args.no_overlay else ["overlay.mp4"]
+    with folder(out), interruptible() as stopped:
+        with contextlib.ExitStack() as stack:
+            writers = [stack.enter_context(Writer(out / name, video.fps)) for name in names]
+            for chunk in chunks(shots, CHUNK if args.camera is None else 1, limit, stopped):
+                points = np.stack(alike([shot.keypoints for shot in chunk]), 1).astype(np.float32)  # (P, C, K, 3)
+                keypoints.append(points)
+                for shot, scene in zip(chunk, scenes(crowd, body, points, frame), strict=True):
+                    for writer in writers:
+                        writer.add(over(shot.picture, scene, body, video.scale))
+                    sheet.add(frame, shot.picture, scene)
+                    frame += 1
+                bar.show(frame)
+            if not (people := crowd.takes()):
+                raise ValueError(f"nobody was seen in {frame} frames of {video.name}; nothing is written")
+        sheet.write(out / "contact.png", video, body, focal)
+        together = np.concatenate(alike(keypoints), 1)
+        names += [
+            "contact.png",
+            *save(out, body, model.options["keypoints"], people, together, video, focal, args.height),
+        ]
+    log.info("%s%s, people: %d", "stopped; " if stopped else "", bar.text(frame), len(people))
+    print(f"{out}: {', '.join(names)}", flush=True)
+    return bool(stopped)
+
+
+def seen(video: Video, target: str, args: argparse.Namespace) -> Iterator[Shot]:
+    """The video's frames with the keypoints of the set ``target`` that a file has, or a detector finds."""
+    if args.keypoints:
+        return looked_up(video.shots, from_file(args, video, target).keypoints)
+    detector = find_detector(args.detector, args.people)
+    return detected(video.shots, detector, target, video.scale, args.people, video.rate)
 
 
 def from_file(args: argparse.Namespace, video: Video, target: str) -> readers.Found:
@@ -52,199 +132,107 @@ def from_file(args: argparse.Namespace, video: Video, target: str) -> readers.Fo
     size, x = args.keypoints_size or found.size or size, found.keypoints
     if size != video.source_size:
         x[..., :2] *= np.array(video.source_size, np.float32) / np.array(size, np.float32)
-        print(f"keypoints of a picture of {size[0]:g} x {size[1]:g}, scaled to {video.words}")
-    print("\n".join((f"{args.keypoints}: {found.format}, people: {len(x)}, frames: {x.shape[1]}", *found.notes)))
+        log.info("keypoints of a picture of %g x %g, scaled to %s", *size, video.words)
+    log.info("%s: %s, people: %d, frames: %d", args.keypoints, found.format, *x.shape[:2])
+    for note in found.notes:
+        log.log(logging.WARNING if note.startswith("warning: ") else logging.INFO, note.removeprefix("warning: "))
     places = x[..., :2][x[..., 2] > 0]
     outside = (np.abs(places / np.array(video.source_size) - 0.5) > 0.75).any(1).mean() if len(places) else 0
     if outside > 0.1:
-        print(
-            f"warning: {outside:.0%} of the keypoints lie far outside the picture of {video.words}, up to "
+        log.warning(
+            f"{outside:.0%} of the keypoints lie far outside the picture of {video.words}, up to "
             f"x {places[:, 0].max():.0f}, y {places[:, 1].max():.0f}: another video's, or of another size; "
             "--keypoints-size WIDTHxHEIGHT scales them"
         )
     return found
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = arguments(argv)
-    model, body = kinlmr.load(args.model), kinlmr.load_body(BODY)
-    video = open_video(args.video, args.camera, args.size)
-    focal = args.focal or math.hypot(*video.source_size)
-    target = model.options["keypoints"]
-    if args.keypoints:
-        shots = looked_up(video.shots, from_file(args, video, target).keypoints)
-    else:
-        shots = detected(
-            video.shots, find_detector(args.detector, args.people), target, video.scale, args.people, video.rate
-        )
-    print(f"{video.name}: {video.words}, {video.fps:.4g} frames a second")
-    args.out.mkdir(parents=True, exist_ok=True)
+def chunks(shots: Iterator[Shot], size: int, limit: int | None, stopped: list[int]) -> Iterator[list[Shot]]:
+    """Shots a few at a time, until they end, there were ``limit``, or Ctrl-C filled ``stopped``."""
+    shots = itertools.islice(shots, limit)
+    while not stopped and (chunk := list(itertools.islice(shots, size))):
+        yield chunk
 
+
+def scenes(crowd: Crowd, body: kinlmr.Body, keypoints: Array, frame: int) -> list[Scene | None]:
+    """Who is to be drawn in each of the frames of keypoints (P, C, K, 3), from ``frame`` on; None for nobody."""
+    found: list[Scene | None] = [None] * keypoints.shape[1]
+    for low, rows, recovery, shown in crowd.take(keypoints, frame):
+        vertices = body(recovery.rotations, recovery.shape, want=("vertices",)).vertices
+        for k, on in enumerate((shown & (recovery.box[..., 2] > 0).numpy()).T):
+            if on.any():
+                here = torch.from_numpy(np.flatnonzero(on))
+                now = kinlmr.Recovery(*(x[here, k] for x in recovery))
+                found[low + k] = Scene(list(itertools.compress(rows, on)), now, vertices[here, k])
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------- the process
+
+
+@contextlib.contextmanager
+def folder(path: Path) -> Iterator[None]:
+    """Makes a folder; on an error, what was made goes again, if nothing is in it."""
+    made = [part for part in (path, *path.parents) if not part.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for part in made:
+                part.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """A list that Ctrl-C puts something into; a second Ctrl-C ends the process."""
     stopped: list[int] = []
     usual = signal.signal(signal.SIGINT, lambda number, _: stopped.append(number) if not stopped else sys.exit(1))
-    begun, crowd = time.perf_counter(), Crowd(model, video.fps)
-    keypoints: list[Array] = []
-    sheet, frame, spent = Sheet(), 0, 0.0
-    bar = Progress(video.frames)
-    limit = math.inf if args.seconds is None else max(1, round(args.seconds * video.fps))
-    ticks = steady(shots, video.fps)
     try:
-        with Writer(args.out / "overlay.mp4", video.fps) as writer:
-            while frame < limit and not stopped:
-                size = int(min(CHUNK if args.camera is None else 1, limit - frame))
-                if not (chunk := list(itertools.islice(ticks, size))):
-                    break
-                clock = time.perf_counter()
-                points = np.stack(alike([shot.keypoints for shot in chunk]), 1).astype(np.float32)  # (P, C, K, 3)
-                keypoints.append(points)
-                scenes = list[Scene | None]([None] * len(chunk))
-                for low, rows, recovery, shown in crowd.take(points, frame):
-                    vertices = body(recovery.rotations, recovery.shape, want=("vertices",)).vertices
-                    for k, on in enumerate(shown.T):
-                        now = [
-                            (p, kinlmr.Recovery(*(x[row, k] for x in recovery)), vertices[row, k])
-                            for row, p in enumerate(rows)
-                            if on[row]
-                        ]
-                        scenes[low + k] = scene(body, now, video, focal)
-                spent += time.perf_counter() - clock
-                for shot, drawn in zip(chunk, scenes, strict=True):
-                    clock, picture = time.perf_counter(), shot.picture
-                    if drawn is not None:
-                        picture = draw.mesh(picture, drawn.image, drawn.faces, drawn.color, opacity=OPACITY)
-                    spent += time.perf_counter() - clock
-                    writer.add(picture)
-                    sheet.add(frame, picture, drawn)
-                    frame += 1
-                bar.show(frame, spent)
-            if not (found := crowd.takes()):
-                raise SystemExit(f"nobody was seen in {frame} frames of {video.name}; nothing is written")
+        yield stopped
     finally:
         signal.signal(signal.SIGINT, usual)
-    sheet.write(args.out / "contact.png", video.fps)
-    save(args.out, body, model, found, np.concatenate(alike(keypoints), 1), video, focal)
-    print(
-        f"\r{'stopped; ' if stopped else ''}{frame} frames, people: {len(found)}, "
-        f"{frame / max(spent, 1e-9):.0f} frames a second to recover and draw, "
-        f"{frame / (time.perf_counter() - begun):.0f} "
-        f"with reading and writing\n{args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}"
-    )
+
+
+class Lines(logging.Formatter):
+    """A line a message, which says if it is a warning or an error; on a terminal, over a bar."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        kind = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+        return f"\r{kind + record.getMessage():<79}" if sys.stderr.isatty() else kind + record.getMessage()
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Messages of kinlmr, as lines on stderr."""
+    handler, level = logging.StreamHandler(), log.level
+    handler.setFormatter(Lines())
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 class Progress:
-    """A bar on a terminal, a line every few seconds in a log; how fast it is to recover and draw."""
+    """A bar on a terminal, a line every few seconds in a log; how many frames a second there were."""
 
     def __init__(self, total: int | None) -> None:
-        self.total, self.told = total, time.perf_counter()
+        self.total, self.begun = total, time.perf_counter()
+        self.last = self.begun
 
-    def show(self, frame: int, seconds: float) -> None:
+    def text(self, frame: int) -> str:
         of = f"/{self.total}" if self.total else ""
-        text = f"{frame}{of} frames, {frame / max(seconds, 1e-9):.0f} a second to recover and draw"
-        if sys.stdout.isatty():
+        return f"{frame}{of} frames, {frame / max(time.perf_counter() - self.begun, 1e-9):.0f} a second"
+
+    def show(self, frame: int) -> None:
+        if sys.stderr.isatty():
             done = min(20, 20 * frame // self.total) if self.total else 0
-            print(f"\r{'[' + '#' * done + '.' * (20 - done) + '] ' if self.total else ''}{text} ", end="", flush=True)
-        elif time.perf_counter() - self.told > 5:
-            self.told = time.perf_counter()
-            print(text, flush=True)
-
-
-# ---------------------------------------------------------------------------------------------------------------- files
-
-
-def save(
-    out: Path, body: kinlmr.Body, model: kinlmr.LMR, people: list[Take], keypoints: Array, video: Video, focal: float
-) -> None:
-    """body.glb with everybody, a .bvh each, recovery.npz; y up, the lowest point of all at y = 0."""
-    takes = []
-    for start, whole in people:
-        place = whole.translation(video.source_size, focal)
-        place = settled(torch.where(place.isfinite(), place, 0), whole.box[:, 2] > 0, video.fps)
-        shape = whole.shape.mean(0)
-        takes.append((*export.upright(body, whole.rotations, shape, place), shape, start))
-    joints = [body(turns, shape, place).joints for turns, place, shape, _ in takes]
-    everything = torch.cat([x.flatten(0, 1) for x in joints])
-    floor = torch.stack([everything[:, 0].mean(), everything[:, 1].min(), everything[:, 2].mean()])
-    turns, places, shapes, starts = map(list, zip(*takes, strict=True))
-    places = [place - floor for place in places]
-    export.save_glb(out / "body.glb", body, turns, shapes, places, video.fps, starts)
-    for k in range(len(people)):
-        export.save_bvh(out / f"person{k + 1}.bvh", body, turns[k], shapes[k], places[k], video.fps, starts[k])
-
-    frames = keypoints.shape[1]
-    arrays: dict[str, Array] = {"keypoints": keypoints}
-    for name in ("rotations", "shape", "camera", "box", "translation"):
-        rows = []
-        for start, whole in people:
-            value = whole.translation(video.source_size, focal) if name == "translation" else getattr(whole, name)
-            row = np.full((frames, *value.shape[1:]), np.nan, np.float32)
-            row[start : start + len(value)] = value.numpy()
-            rows.append(row)
-        arrays[name] = np.stack(rows)
-    more = {"set": model.options["keypoints"], "fps": video.fps, "size": video.source_size, "focal": focal}
-    arrays |= {name: np.array(value) for name, value in more.items()} | {"joints": np.array(body.joints)}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    files.write_atomic(out / "recovery.npz", buffer.getvalue())
-
-
-def settled(places: torch.Tensor, known: torch.Tensor, fps: float) -> torch.Tensor:
-    """Places (T, 3) along their rays, with depths averaged over `DEPTH` seconds: one view leaves them uncertain."""
-    if not known.any():
-        return places
-    z = torch.where(known, places[:, 2], places[known, 2].mean())
-    reach = int(DEPTH * fps / 2)
-    padded = torch.cat([z[:1].expand(reach), z, z[-1:].expand(reach)])
-    smooth = padded.unfold(0, 2 * reach + 1, 1).mean(-1)
-    return places * (smooth / z)[:, None]
-
-
-def arguments(argv: list[str] | None) -> argparse.Namespace:
-    def size(text: str) -> tuple[float, float]:
-        width, _, height = text.partition("x")
-        return float(width), float(height)
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("video", nargs="?", type=Path, help="a video file; without it, the clip of kinlmr")
-    parser.add_argument("--camera", help="a camera instead: its number, or its name")
-    parser.add_argument(
-        "--keypoints", type=Path, help="a file or folder of another detector's keypoints, of the stored picture"
-    )
-    parser.add_argument("--keypoints-size", type=size, metavar="WxH", help="of the picture that they were found in")
-    parser.add_argument(
-        "--keypoints-set", metavar="SET", help="their set, such as body25b or h36m17, if their number does not tell"
-    )
-    parser.add_argument(
-        "--detector",
-        help="module:function, a frame (H, W, 3) uint8, RGB, to keypoints (P, K, 3) of P people, or (K, 3) of one",
-    )
-    parser.add_argument(
-        "--people",
-        type=int,
-        default=PEOPLE,
-        metavar="N",
-        help="that a detector may find at once, at most (%(default)s)",
-    )
-    parser.add_argument(
-        "--model", default=MODEL, help="a shipped model's name, or a checkpoint with keypoints= (%(default)s)"
-    )
-    parser.add_argument("--focal", type=float, help="of the camera, in pixels; else the picture's diagonal")
-    parser.add_argument("--seconds", type=float, help="stop after so many")
-    parser.add_argument(
-        "--size", type=int, default=1280, help="the overlay's longest side in pixels, at most (%(default)s)"
-    )
-    parser.add_argument("--out", type=Path, default=Path("out"), help="where the files go (%(default)s)")
-    args = parser.parse_args(argv)
-    if args.people < 1:
-        parser.error(f"--people {args.people}: give 1 or more")
-    if args.video and args.camera is not None:
-        parser.error("a video or a camera, not both")
-    if args.video is None and args.camera is None:
-        args.video, args.keypoints = DATA / "demo.mp4", args.keypoints or DATA / "demo.npz"
-    return args
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
+            bar = "[" + "#" * done + "." * (20 - done) + "] " if self.total else ""
+            print(f"\r{bar + self.text(frame):<79}", end="", file=sys.stderr, flush=True)
+        elif time.perf_counter() - self.last > 5:
+            self.last = time.perf_counter()
+            log.info(self.text(frame))

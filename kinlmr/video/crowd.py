@@ -1,16 +1,17 @@
 """The people of a video who come and go, recovered together: a chunk of frames at a time, whatever its length."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import kinlmr
+from kinlmr.files import Array
 
-Array = NDArray[Any]
 SHOWN, AWAY = 0.3, 1.0  # seconds: how long somebody is drawn, and followed, without keypoints
 
 
@@ -51,9 +52,7 @@ class Crowd:
         self.last = np.pad(self.last, (0, len(keypoints) - len(self.last)), constant_values=-(10**9))
         clock = frame + np.arange(seen.shape[1])
         before = np.concatenate([self.last[:, None], np.where(seen, clock, -(10**9))], 1)
-        before = np.maximum.accumulate(
-            before, 1
-        )  # (P, 1 + C): when each was last seen, until before a frame and with it
+        before = np.maximum.accumulate(before, 1)  # (P, 1 + C): when each was last seen, before a frame and with it
         there = clock - before[:, 1:] <= AWAY * self.fps
         fresh = seen & (clock - before[:, :-1] > AWAY * self.fps)
         changes = np.diff(there, axis=1, prepend=there[:, :1]) | fresh

@@ -1,37 +1,55 @@
-"""Where a video's keypoints come from: a detector that runs on its frames, or a file of another's."""
+"""Where a video's keypoints come from: a detector that runs on its frames, or a file of another's.
+
+A detector is any callable as `Detector` says; ``kinlmr VIDEO --detector module:function`` takes one, `find_detector`
+makes mediapipe's, and `detected` follows its people from frame to frame.
+"""
+
+from __future__ import annotations
 
 import importlib
 import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 import kinlmr
+from kinlmr.files import Array
 from kinlmr.video import readers
 from kinlmr.video.frames import Shot
 
-Array = NDArray[Any]
 VERSION, LATEST = sys.version_info[:2], (3, 12)  # Python's; the latest that mediapipe with a model inside is for
-# A frame (H, W, 3) uint8, RGB -> x, y in pixels and confidence of K points: (P, K, 3) of P people in any order, nothing
-# where nobody is seen; or (K, 3) of one person, zeros where nobody is.
-Detector = Callable[[Array], Array]
 SAME = 0.2  # of a person's size: detections whose points are nearer on average are of one person
 LOOK, MARGIN = 3, 0.2  # frames from one look for newcomers to the next; of a person's size, painted over around them
 
 
+class Detector(Protocol):
+    """Finds people in a picture, whatever was in those before."""
+
+    def __call__(self, frame: NDArray[np.uint8], /) -> Array:
+        """A frame (H, W, 3), RGB -> keypoints (P, K, 3) of P people in any order, ``[]`` where nobody is.
+
+        Each is x, y in pixels of the frame and a confidence, 0 of a point that is not seen. K tells the set, as
+        `kinlmr.video.readers.named` knows them: 17 are COCO's. (K, 3) is one person, zeros where nobody is.
+        """
+        ...
+
+
 def find_detector(name: str | None, people: int) -> Detector:
-    """``module:function`` or, without a name, mediapipe's, which finds so many ``people`` at most."""
+    """``module:function`` or, without a name, mediapipe's, which finds so many ``people`` at most.
+
+    ValueError: there is no such function. ImportError: mediapipe is missing; it says how to install it.
+    """
     if name is not None:
         module, _, function = name.partition(":")
         sys.path.insert(0, os.getcwd())
         try:
             found: Detector = getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError, ValueError) as error:
-            raise SystemExit(
+            raise ValueError(
                 f"--detector {name}: {error}; give module:function, of a module that can be imported"
             ) from None
         return found
@@ -39,7 +57,7 @@ def find_detector(name: str | None, people: int) -> Detector:
         pose = importlib.import_module("mediapipe").solutions.pose.Pose
         return several(lambda: pose(model_complexity=1), people)
     except (ImportError, AttributeError) as error:
-        raise SystemExit(how_to_install(error)) from None
+        raise ImportError(how_to_install(error)) from None
 
 
 def several(new: Callable[[], Any], people: int) -> Detector:
@@ -98,8 +116,8 @@ def how_to_install(error: Exception) -> str:
     if VERSION > LATEST:
         python = ".venv312/bin/python"
         first = (
-            f"mediapipe's is for Python 3.12 at most, this is {VERSION[0]}.{VERSION[1]}; in kinlmr's source:\n"
-            f'  python3.12 -m venv .venv312\n  {python} -m pip install -c constraints.txt -e ".[video]"\n'
+            f"mediapipe's is for Python 3.12 at most, this is {VERSION[0]}.{VERSION[1]}; beside it:\n"
+            f'  python3.12 -m venv .venv312\n  {python} -m pip install "kinlmr[video]"\n'
         )
     return (
         f"no detector of keypoints ({error}): give a file of keypoints with --keypoints, another detector with "

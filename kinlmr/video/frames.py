@@ -1,6 +1,12 @@
-"""Videos in and out through PyAV: pictures with their times, turned as the file says; frames at a constant rate."""
+"""Videos in and out: pictures with their times, turned as the file says; frames at a constant rate.
+
+`open_video` and `Writer` need PyAV, which the extra ``video`` brings.
+"""
+
+from __future__ import annotations
 
 import itertools
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,19 +14,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import numpy as np
-from av.error import FFmpegError
-from numpy.typing import NDArray
 
-from kinlmr.files import beside
+from kinlmr.files import Array, beside
 
-Array = NDArray[Any]
 Size = tuple[float, float]  # width, height
 CUT = 10.0  # seconds: a longer gap between two frames is a broken clock, not a pause
 NEAR = 0.05  # of a frame: nearer is no difference in time
 FASTEST = 1000.0  # frames a second: more is a clock's rate, not a camera's
 DEVICES = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
+log = logging.getLogger("kinlmr")
 
 
 class Shot(NamedTuple):
@@ -57,35 +60,37 @@ class Video(NamedTuple):
         return f"{self.source_size[0]:g} x {self.source_size[1]:g}"
 
 
-def open_video(path: str | Path | None, camera: str | None, longest: int) -> Video:
-    """A file, or the camera of a number or name. Pictures are made smaller where a side is over ``longest``.
-
-    SystemExit where nothing can be read. What breaks later is told, and ends the shots or leaves a few out.
-    """
-    name, mend = str(path), "a broken or truncated file?"
+def pyav() -> Any:
+    """The module ``av``; an ImportError says how to get it."""
     try:
-        if camera is None:
-            if not Path(name).is_file():
-                raise SystemExit(f"{name}: no such file")
-            container = av.open(name, metadata_errors="replace")
-        else:
-            form, device = DEVICES.get(sys.platform, DEVICES["linux"])
-            name, mend = f"camera {camera}", "is it connected, and free?"
-            container = av.open(device.format(camera) if camera.isdigit() else camera, format=form)
-        if not container.streams.video:
-            raise SystemExit(
-                f"{name}: no video in it, only {', '.join(s.type for s in container.streams) or 'nothing'}"
-            )
+        import av
+    except ImportError as error:
+        raise ImportError(f'videos need PyAV ({error}): pip install "kinlmr[video]"') from None
+    return av
+
+
+def open_video(path: str | Path | None = None, camera: str | None = None, longest: int = 1280) -> Video:
+    """A file, or the camera of a number or name. Pictures are made smaller where a side is over ``longest`` pixels.
+
+    FileNotFoundError, ValueError: nothing can be read. ImportError: PyAV is missing. What breaks later is logged, and
+    ends the shots or leaves a few out.
+    """
+    av, name = pyav(), str(path) if camera is None else f"camera {camera}"
+    mend = "a broken or truncated file?" if camera is None else "is it connected, and free?"
+    if camera is None and not Path(name).is_file():
+        raise FileNotFoundError(f"{name}: no such file")
+    try:
+        container = _opened(av, name, camera)
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         rate = float(stream.average_rate or stream.guessed_rate or 30)
         aspect = float(stream.sample_aspect_ratio or 1)
         reading = _read(container, stream, name, longest, aspect)
         first, source, stored = next(reading, (None, (0.0, 0.0), (0.0, 0.0)))
-    except (FFmpegError, OSError, ValueError) as error:
-        raise SystemExit(f"{name}: cannot be read as a video ({error}); {mend}") from None
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise ValueError(f"{name}: cannot be read as a video ({error}); {mend}") from None
     if first is None:
-        raise SystemExit(f"{name}: not one frame of its video could be read; {mend}")
+        raise ValueError(f"{name}: not one frame of its video could be read; {mend}")
     frames = int(stream.frames) or None
     rate = rate if 0 < rate <= FASTEST else 30.0
     height, width = first.picture.shape[:2]
@@ -94,17 +99,31 @@ def open_video(path: str | Path | None, camera: str | None, longest: int) -> Vid
     return Video(name, fps, rate, (width, height), source, stored, width / source[0], frames, shots)
 
 
+def _opened(av: Any, name: str, camera: str | None) -> Any:
+    """The container of a file or a camera."""
+    if camera is None:
+        container = av.open(name, metadata_errors="replace")
+    else:
+        form, device = DEVICES.get(sys.platform, DEVICES["linux"])
+        container = av.open(device.format(camera) if camera.isdigit() else camera, format=form)
+    if not container.streams.video:
+        kinds = ", ".join(stream.type for stream in container.streams)
+        raise ValueError(f"there is no video in it, only {kinds or 'nothing'}")
+    return container
+
+
 def _read(container: Any, stream: Any, name: str, longest: int, aspect: float) -> Iterator[tuple[Shot, Size, Size]]:
     """Shots without keypoints, and the upright size of the source: with its pixels made square, and as it is stored.
 
     aspect: a stored pixel's width over its height.
     """
+    fault = pyav().error.FFmpegError
     broken, number, last, begun, step = 0, 0, -1.0, None, 1 / float(stream.average_rate or 30)
     try:
         for packet in container.demux(stream):
             try:
                 frames = packet.decode()
-            except FFmpegError:
+            except fault:
                 broken += 1
                 continue
             for frame in frames:
@@ -124,15 +143,15 @@ def _read(container: Any, stream: Any, name: str, longest: int, aspect: float) -
                     square, stored = square[::-1], stored[::-1]
                 yield Shot(number + broken, clock, picture, np.zeros((0, 0, 3), np.float32)), square, stored
                 number, last = number + 1, clock
-    except (FFmpegError, OSError) as error:
-        print(f"warning: {name} broke off after {number} frames ({error}); they are used")
+    except (fault, OSError) as error:
+        log.warning("%s broke off after %d frames (%s); they are used", name, number, error)
     finally:
         length = float(stream.duration * stream.time_base) if stream.duration else 0.0
         container.close()
     if broken:
-        print(f"warning: {name}: {broken} damaged packets were left out")
+        log.warning("%s: %d damaged packets were left out", name, broken)
     if number and last + 2 * step + 0.5 < length:
-        print(f"warning: {name} is truncated: {last + step:.1f} s of {length:.1f} s could be read; they are used")
+        log.warning("%s is truncated: %.1f s of %.1f s could be read; they are used", name, last + step, length)
 
 
 def steady(shots: Iterable[Shot], fps: float) -> Iterator[Shot]:
@@ -175,14 +194,14 @@ class Writer:
     """An H.264 file of pictures, as wide and high as the first. It appears whole on leaving, or, on an error, not."""
 
     def __init__(self, path: Path, fps: float) -> None:
-        self.path, self.rate = path, Fraction(fps).limit_denominator(1001)
+        self.av, self.path, self.rate = pyav(), path, Fraction(fps).limit_denominator(1001)
         self.aside = Path(f"{beside(path)}{path.suffix}")
         self.container: Any = None
         self.stream: Any = None
         self.count = 0
 
-    def __enter__(self) -> "Writer":
-        self.container = av.open(str(self.aside), "w", options={"movflags": "+faststart"})
+    def __enter__(self) -> Writer:
+        self.container = self.av.open(str(self.aside), "w", options={"movflags": "+faststart"})
         return self
 
     def add(self, picture: Array) -> None:
@@ -191,15 +210,15 @@ class Writer:
             self.stream.height, self.stream.width = (side // 2 * 2 for side in picture.shape[:2])
             self.stream.pix_fmt = "yuv420p"
         even = np.ascontiguousarray(picture[: self.stream.height, : self.stream.width])
-        frame = av.VideoFrame.from_ndarray(even, format="rgb24")
+        frame = self.av.VideoFrame.from_ndarray(even, format="rgb24")
         frame.pts, frame.time_base = self.count, 1 / self.rate
         self.count += 1
         try:
             self.container.mux(self.stream.encode(frame))
-        except FFmpegError as error:
+        except self.av.error.FFmpegError as error:
             raise self.refusal(error) from None
 
-    def refusal(self, error: FFmpegError) -> OSError:
+    def refusal(self, error: Any) -> OSError:
         return OSError(f"{self.path}: could not be written ({error.strerror}); is the disk full?")
 
     def __exit__(self, kind: Any, *_: Any) -> None:
@@ -209,7 +228,7 @@ class Writer:
             self.container.close()
             if kind is None and self.count:
                 os.replace(self.aside, self.path)
-        except FFmpegError as error:
+        except self.av.error.FFmpegError as error:
             raise self.refusal(error) from None
         finally:
             self.aside.unlink(missing_ok=True)

@@ -1,78 +1,98 @@
 """What a frame shows of the people in it, and a sheet of a few moments."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 import kinlmr
 from kinlmr import export
+from kinlmr.files import Array
 from kinlmr.video import draw
 from kinlmr.video.frames import Video
+from kinlmr.video.sheets import Picture
 
-Array = NDArray[Any]
 CELLS = 8  # moments on the contact sheet
+OPACITY = 0.85  # of the bodies over a picture
 
 
 class Scene(NamedTuple):
-    """What a frame shows: vertices (N, 3) of all bodies over the picture, and in the camera's frame in metres."""
+    """The people of one frame: their rows among the keypoints, recovery (P, ...), and vertices (P, N, 3) as seen."""
 
-    image: Array
-    world: Array
-    faces: Array
-    color: Array
+    rows: list[int]
+    recovery: kinlmr.Recovery
+    vertices: Tensor
 
 
-def scene(
-    body: kinlmr.Body, people: list[tuple[int, kinlmr.Recovery, torch.Tensor]], video: Video, focal: float
-) -> Scene | None:
-    """People of one frame: (row, recovery, vertices (N, 3)) each. Who is larger is nearer."""
+def over(picture: Picture, scene: Scene | None, body: kinlmr.Body, scale: float) -> Picture:
+    """The bodies over their picture, each by its box and weak camera. Who is larger is nearer.
+
+    scale: the picture's pixels for one of the keypoints'.
+    """
+    if scene is None:
+        return picture
+    cameras, boxes = scene.recovery.camera.numpy(), scene.recovery.box.numpy() * scale
+    far = np.argsort(-cameras[:, 0] * boxes[:, 2])
+    vertices = [
+        draw.weak(scene.vertices[p], cameras[p], boxes[p]) + np.array([0, 0, 1e4 * depth])
+        for depth, p in enumerate(far)
+    ]
+    faces, colors = _painted(body, [scene.rows[p] for p in far])
+    return draw.mesh(picture, np.concatenate(vertices), faces, colors, opacity=OPACITY)
+
+
+def beside(
+    scene: Scene, body: kinlmr.Body, source_size: tuple[float, float], focal: float, size: tuple[int, int]
+) -> Picture:
+    """The bodies in the camera's frame, from the side, each turned onto the ray on which it is seen.
+
+    source_size (width, height) and focal in the keypoints' pixels, size (height, width) of the picture drawn.
+    """
+    rotations, translation = scene.recovery.in_camera(source_size, focal, body)
+    world = body(rotations, scene.recovery.shape, translation, want=("vertices",)).vertices
+    faces, colors = _painted(body, scene.rows)
+    return draw.side_view(world.flatten(0, 1), faces, size, color=colors)
+
+
+def _painted(body: kinlmr.Body, rows: list[int]) -> tuple[Array, Array]:
+    """Faces (F, 3) and colours (N, 3) of several people's vertices one after another."""
     assert body.faces is not None
-    image, world, color = [], [], []
-    far = sorted(people, key=lambda person: -float(person[1].camera[0] * person[1].box[2]))
-    for depth, (row, recovery, vertices) in enumerate(far):
-        points = draw.weak(vertices, recovery.camera, recovery.box * video.scale)
-        image.append(points + np.array([0, 0, 1e4 * depth]))
-        world.append((vertices + recovery.translation(video.source_size, focal)).numpy())
-        color.append(np.tile(export.COLORS[row % len(export.COLORS)], (len(vertices), 1)))
-    if not image:
-        return None
-    faces = np.concatenate([body.faces.numpy() + len(image[0]) * k for k in range(len(image))])
-    return Scene(np.concatenate(image), np.concatenate(world), faces, np.concatenate(color))
+    count = body.weights.shape[1]
+    faces = np.concatenate([body.faces.numpy() + count * k for k in range(len(rows))])
+    return faces, np.repeat([export.COLORS[row % len(export.COLORS)] for row in rows], count, 0)
 
 
 class Sheet:
     """Pictures of a few moments, evenly spread over a video of unknown length: every n-th, and n doubles."""
 
     def __init__(self) -> None:
-        self.every, self.kept = 1, list[tuple[int, Array, Scene | None]]()
+        self.every, self.kept = 1, list[tuple[int, Picture, Scene | None]]()
 
-    def add(self, frame: int, picture: Array, shown: Scene | None) -> None:
+    def add(self, frame: int, picture: Picture, scene: Scene | None) -> None:
         if frame % self.every:
             return
-        self.kept.append((frame, picture, shown))
+        self.kept.append((frame, picture, scene))
         if len(self.kept) > 4 * CELLS:
             self.every *= 2
             self.kept = self.kept[::2]
 
-    def write(self, path: Path, fps: float) -> None:
-        """Moments with bodies, if there are enough: the overlay, and the bodies from the side under it."""
-        some = [cell for cell in self.kept if cell[2] is not None]
+    def write(self, path: Path, video: Video, body: kinlmr.Body, focal: float) -> None:
+        """Moments with bodies, if there are enough: over the picture, and from the side under it."""
+        some = [(frame, picture, scene) for frame, picture, scene in self.kept if scene is not None]
         if not some:
             return
         picks = [some[k] for k in sorted({round(k) for k in np.linspace(0, len(some) - 1, CELLS)})]
-        width = picks[0][1].shape[1]
-        step = max(1, width // 640)
-        cells: list[Array] = []
+        step = max(1, picks[0][1].shape[1] // 640)
+        cells: list[Picture] = []
         for begin in range(0, len(picks), 4):
-            rows = picks[begin : begin + 4]
-            cells += [draw.label(picture[::step, ::step], f"{frame / fps:.1f} s") for frame, picture, _ in rows]
-            cells += [np.full_like(cells[0], 244)] * (min(4, len(picks)) - len(rows))
-            for _, _, shown in rows:
-                assert shown is not None
-                size = (cells[0].shape[0], cells[0].shape[1])
-                cells.append(draw.side_view(shown.world, shown.faces, size, color=shown.color))
-            cells += [np.full_like(cells[0], 244)] * (min(4, len(picks)) - len(rows))
+            upper, lower = list[Picture](), list[Picture]()
+            for frame, picture, scene in picks[begin : begin + 4]:
+                drawn = over(picture, scene, body, video.scale)[::step, ::step]
+                upper.append(draw.label(drawn, f"{frame / video.fps:.1f} s"))
+                lower.append(beside(scene, body, video.source_size, focal, upper[0].shape[:2]))
+            rest = [np.full_like(upper[0], 244)] * (min(4, len(picks)) - len(upper))
+            cells += [*upper, *rest, *lower, *rest]
         draw.write_png(path, draw.sheet(cells, min(4, len(picks))))

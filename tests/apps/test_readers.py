@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import sys
 import tempfile
 from pathlib import Path
 
@@ -15,9 +14,6 @@ from hypothesis import strategies as st
 import kinlmr
 from kinlmr.body.points import keypoint_sets
 from kinlmr.keypoints import convert
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "examples"))
 from kinlmr.video import readers
 
 SIZE = (200.0, 100.0)

@@ -174,8 +174,8 @@ def test_the_figures_are_those_of_the_shared_script(step):
 
 def clip_of(seed=0, frames=FRAMES):
     """A clip of a standing person and her keypoints; a view's truth lacks a point, and one is not found."""
-    body = kinlmr.load_body("anny24_lo369", points="coco17")
-    rest = body(torch.eye(3).expand(24, 3, 3), torch.zeros(10), want=("points",)).points.double()
+    body = kinlmr.load_body("anny24_lo369", keypoints="coco17")
+    rest = body(torch.eye(3).expand(24, 3, 3), torch.zeros(10), want=("keypoints",)).keypoints.double()
     sway = 0.1 * torch.sin(torch.arange(frames, dtype=torch.float64) / 9)[:, None, None]
     truth = (rest + sway * numbers(seed, 17, 3)).expand(VIEWS, -1, -1, -1)
     rotation = torch.diag(torch.tensor([1.0, -1, -1], dtype=torch.float64)) @ axis_angle_to_matrix(
@@ -488,7 +488,7 @@ def test_the_right_ankle_is_the_first_of_the_14_points():
     pose = torch.eye(3).expand(1, 24, 3, 3), torch.zeros(1, 10)
     ankle = body(*pose).joints[0, body.joints.index("right_ankle")]
     for order in (range(17), [0, 4, 5, 6, 1, 2, 3, *range(7, 17)]):
-        named = body.with_points([f"point{i}" for i in range(17)], *(x[list(order)] for x in rows))
+        named = body.with_keypoints([f"point{i}" for i in range(17)], *(x[list(order)] for x in rows))
         assert (threedpw.fourteen(named, *pose)[0, 0] - ankle).norm() < 0.05
 
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 import recover_many  # noqa: E402
 
-DEMO = np.load(ROOT / "examples/data/demo.npz")["keypoints"]
+DEMO = np.load(ROOT / "kinlmr/video/data/demo.npz")["keypoints"]
 RATES = 30, 25, 30, 30, 25, 30, 30
 LENGTHS = 40, 12, 66, 20, 7, 70, 64
 

@@ -14,7 +14,7 @@ import kinlmr
 from kinlmr.body.points import keypoint_sets
 from kinlmr.checkpoint import shipped
 
-DEMO = Path(__file__).parents[2] / "examples" / "data" / "demo.npz"
+DEMO = Path(__file__).parents[2] / "kinlmr/video/data/demo.npz"
 RATES = (12, 24, 25, 29.97, 30, 50, 60, 120, 240)
 room = importlib.import_module("kinlmr.recovery.recover")  # the package has a function of that name
 recover, Recovery, RecoveryState = room.recover, room.Recovery, room.RecoveryState

@@ -67,11 +67,15 @@ def read(
     frames: int | None = None,
     source: str | None = None,
 ) -> Found:
-    """Keypoints of a file or folder, as points of the set ``target``.
+    """Keypoints (P, T, K, 3) of P people, x and y in pixels and confidence, as points of the set ``target``.
 
-    size, fps, frames: the video's (width, height), rate, and number of frames, where they are known.
-    source: the set that the file's points are of, where their number and names do not tell: ``body25b`` or ``h36m17``.
-    ValueError: a format that is not known, or points that are not those of their set.
+    path    a file or folder of another detector, in one of the formats above
+    size    (width, height) of the video in pixels, which shares of the picture need
+    fps     the video's frames a second: after a second without keypoints somebody is somebody new
+    frames  how many the video has, which tells whether a list of those with people counts them from 0 or from 1
+    source  the set that the file's points are of, where their number and names do not tell: ``body25b`` or ``h36m17``
+
+    FileNotFoundError; ValueError: a format that is not known, or points that are not those of their set.
     """
     path = Path(path)
     if not path.exists():

@@ -1,0 +1,114 @@
+"""What the command `kinlmr` takes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import kinlmr
+
+DATA = Path(__file__).parent / "data"
+# fmt: off
+ENDINGS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mts", ".ts",
+           ".ogv")
+# fmt: on
+ABOUT = """\
+The people of a video as bodies: overlay.mp4, contact.png, body.glb (animated,
+with everybody), a .bvh each, and recovery.npz. Without arguments: of a clip
+that comes along. Keypoints are found by mediapipe, if it is installed, or
+--detector, or read from a file. Ctrl-C ends the video and finishes the files.
+"""
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Checked: videos (paths), or camera; the rest by name. SystemExit: 2 of what does not fit, 0 after --help."""
+    parser = _parser()
+    args = parser.parse_intermixed_args(argv)
+    if args.videos and args.camera is not None:
+        parser.error("videos or a camera, not both")
+    if args.keypoints and (args.detector or args.camera is not None):
+        parser.error("--keypoints are in the place of --detector and --camera; give one of them")
+    if not args.keypoints and (args.keypoints_size or args.keypoints_set):
+        parser.error("--keypoints-size and --keypoints-set say what --keypoints are; give these too")
+    if not args.videos and args.camera is None:
+        args.videos = [DATA / "demo.mp4"]
+        if not args.detector:
+            args.keypoints = args.keypoints or DATA / "demo.npz"
+    args.videos = [film for path in args.videos for film in _films(path, parser)]
+    if len(args.videos) > 1 and args.keypoints:
+        parser.error(f"--keypoints are those of one video, not of {len(args.videos)}")
+    return args
+
+
+def _films(path: Path, parser: argparse.ArgumentParser) -> list[Path]:
+    """The videos of a folder, by name; a file itself."""
+    if not path.is_dir():
+        return [path]
+    films = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.name[0] != ".")
+    if not films:
+        parser.error(f"{path}: a folder without a video; known are {' '.join(ENDINGS)}")
+    return films
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "kinlmr",
+        "kinlmr [options] [VIDEO ...]",
+        ABOUT,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=26),
+    )
+    add, lens = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
+    # fmt: off
+    add("videos", nargs="*", type=Path, metavar="VIDEO",
+        help="files, or folders of them; of several, each has a folder in --out")
+    add("--version", action="version", version=f"kinlmr {kinlmr.__version__}")
+    add("--camera", metavar="C", help="a camera instead: its number, or its name")
+    add("--out", type=Path, default=Path("out"), help="where the files go (%(default)s)")
+    add("--no-overlay", action="store_true", help="all but overlay.mp4; faster")
+    add("--size", type=_from(16, 16384, int), default=1280, metavar="N",
+        help="of the overlay's longest side in pixels, at most (%(default)s)")
+    add("--seconds", type=_from(0, 10**9), metavar="S", help="stop after so many")
+    add("--height", type=_from(0.3, 3), metavar="METRES",
+        help="how tall the people are: scales all lengths in the files (else as estimated)")
+    lens("--fov", type=_from(1, 179), metavar="DEGREES",
+         help="the camera's field of view across the picture's diagonal (else 53)")
+    lens("--focal", type=_from(1, 10**9), metavar="PIXELS",
+         help="the same as a focal length (else the picture's diagonal)")
+    add("--keypoints", type=Path, metavar="PATH",
+        help="a file or folder of another detector's, of the picture as it is stored")
+    add("--keypoints-size", type=_size, metavar="WxH", help="of the picture that they were found in, if it is another")
+    add("--keypoints-set", metavar="SET", help="their set, such as body25b or h36m17, if their number does not tell")
+    add("--detector", metavar="MODULE:F",
+        help="a function: a frame (H, W, 3) uint8, RGB, to keypoints (P, K, 3) of P people")
+    add("--people", type=_from(1, 1000, int), default=4, metavar="N",
+        help="that a detector may find at once, at most (%(default)s)")
+    add("--model", default="anny24-coco17",
+        help="a shipped model's name, or a checkpoint with keypoints= (%(default)s)")
+    # fmt: on
+    return parser
+
+
+def _from(low: float, high: float, kind: type[int] | type[float] = float) -> Callable[[str], float]:
+    """A type of argument: a number in these bounds."""
+
+    def number(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if low <= (value := kind(text)) <= high:
+                return value
+        what = "whole number" if kind is int else "number"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a {what} from {low:,} to {high:,}")
+
+    return number
+
+
+def _size(text: str) -> tuple[float, float]:
+    width, _, height = text.lower().partition("x")
+    try:
+        size = float(width), float(height)
+    except ValueError:
+        size = 0.0, 0.0
+    if not all(0 < side < 1e6 for side in size):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT in pixels, such as 1920x1080")
+    return size
