@@ -30,9 +30,7 @@ def test_snippets_run(code, tmp_path, monkeypatch):
             pytest.importorskip(package)
     if ".cuda(" in code and not torch.cuda.is_available():
         pytest.skip("no GPU")
-    for folder in ("examples/data", "kinlmr/video/data"):
-        if (ROOT / folder).is_dir():
-            shutil.copytree(ROOT / folder, tmp_path / folder)
+    shutil.copytree(ROOT / "kinlmr/video/data", tmp_path / "kinlmr/video/data")
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "snippet", "exec"), {})
 
