@@ -1,7 +1,7 @@
 """Files that mean harm or were damaged, made in code; and small sound files of every kind, to damage.
 
 As a program, `python tests/hostile.py FOLDER` hands every case of `cases` to its reader, in one process whose memory
-may grow by `MEMORY` at most, and prints what came of each as a line of JSON. `tests/core/test_hostile.py` judges it.
+may grow by `MEMORY` at most, and prints what came of each as a line of JSON. `tests/apps/test_hostile.py` judges it.
 """
 
 import contextlib

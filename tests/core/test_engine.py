@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_same
-from models import SMALL, Step, assert_gradients_equal_reference, clip, lively, reference_of, stacked, weighted
+from models import SMALL, assert_gradients_equal_reference, clip, lively, reference_of, stacked, weighted
 from strategies import models
 
 import kinlmr
@@ -116,23 +116,6 @@ def test_gradients_flow_through_chunks(cut, cell):
     two, _ = model(y[:, cut:], state=state)
     weighted([torch.cat(pair, 1) for pair in zip(one, two, strict=True)]).backward()
     assert_same([y.grad, *(p.grad for p in model.parameters())], whole, 1e-10)
-
-
-def test_twenty_steps_in_lockstep():
-    model = lively(kinlmr.build("smpl.yaml", **SMALL))
-    tensors = {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}
-    buffers = {n: b for n, b in model.state_dict().items() if n not in tensors}
-    optimizers = [torch.optim.Adam(p, 1e-3) for p in (model.parameters(), tensors.values())]
-    for step in range(20):
-        x = clip(seed=step)
-        for optimizer, run in zip(
-            optimizers, (model, lambda x: reference_of(model, x, tensors | buffers)), strict=True
-        ):
-            optimizer.zero_grad()
-            sum(value.square().mean() for value in run(x)).backward()
-            optimizer.step()
-    for name, parameter in model.named_parameters():
-        assert_same([parameter], [tensors[name]], 1e-9)
 
 
 def test_backward_in_part_and_again():
@@ -297,68 +280,7 @@ def test_a_parametrized_part_works():
 # ---------------------------------------------------------------------------------------------------- half the bytes
 
 
-@pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize("how", ["autocast", "weights"])
-def test_bfloat16_products(trained, how):
-    torch.manual_seed(0)
-    model = kinlmr.build("smpl.yaml", features=64, hidden=64)
-    x, turns = clip(4, 12, 64, torch.float32), 0.5 * clip(4, 12, 72, torch.float32).unflatten(-1, (24, 3))
-    target = model.rotation.from_matrix(kinlmr.rotations.axis_angle_to_matrix(turns))
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    for _ in range(50 if trained else 0):
-        optimizer.zero_grad()
-        (model(x).pose - target).square().mean().backward()
-        optimizer.step()
-    expected = model.matrices(model(x))
-    other = copy.deepcopy(model)
-    if how == "weights":
-        assert other.weights_as(torch.bfloat16) is other
-        estimate, state = other(x, state=other.initial_state(4))
-    else:
-        with torch.autocast("cpu", torch.bfloat16):
-            estimate, state = other(x, state=other.initial_state(4))
-        weighted(estimate).backward()
-        exact = torch.autograd.grad(weighted(model(x)), list(model.parameters()))
-        for one, two in zip(other.parameters(), exact, strict=True):
-            assert (one.grad - two).norm() < 0.1 * two.norm() + 1e-3  # a ReLU may flip where it is near zero
-    assert all(value.dtype == torch.float32 for value in (*estimate, *state))
-    error = (other.matrices(estimate) - expected).abs().max()
-    assert 0 < error < 1e-2
-
-
 # -------------------------------------------------------------------------------------------------------------- out
-
-
-def test_compiles_whole():
-    model = lively(kinlmr.build("smpl.yaml", **SMALL))
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    x = clip()
-    assert_same(compiled(x), model(x), 1e-12)
-    weighted(compiled(x)).backward()
-    gradients = [p.grad.clone() for p in model.parameters()]
-    model.zero_grad()
-    weighted(model(x)).backward()
-    assert_same(gradients, [p.grad for p in model.parameters()], 1e-11)
-
-
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-@pytest.mark.filterwarnings("ignore")
-def test_a_step_runs_in_onnxruntime(cell, tmp_path):
-    runtime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    model = lively(kinlmr.build("smpl.yaml", cell=cell, **SMALL), torch.float32).eval()
-    frame, memory = clip(dtype=torch.float32)[:, 0], model.initial_state(2).memory
-    path = str(tmp_path / "step.onnx")
-    torch.onnx.export(Step(model), (frame, memory), path, dynamo=True, verbose=False)
-    session = runtime.InferenceSession(path)
-    names = [i.name for i in session.get_inputs()]
-    state = State(memory)
-    for t in range(3):
-        frame = clip(dtype=torch.float32, seed=t)[:, 0]
-        estimate, after = model.step(frame, state)
-        out = session.run(None, dict(zip(names, (frame.numpy(), state.memory.detach().numpy()), strict=True)))
-        assert_same([torch.from_numpy(x) for x in out], (*estimate, *after), 1e-5)
-        state = after
 
 
 @pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream:UserWarning")  # torch's own capture makes it
