@@ -147,7 +147,7 @@ class Body:
     ) -> tuple[Tensor, Tensor]:
         """Turn the posed body about the world's origin by ``turn`` (..., 3, 3) -> (rotations, translation).
 
-        The root joint turns about itself, and it does not stand at the origin: so the translation moves too.
+        The root joint rotates about itself, and it is not at the origin: so the translation changes too.
         """
         if turn.shape[-2:] != (3, 3):
             raise ValueError(f"turn has shape (..., 3, 3), not {tuple(turn.shape)}")

@@ -33,7 +33,7 @@ from kinlmr._moved import renamed
 from kinlmr.body import Body, normals
 from kinlmr.export import glb
 from kinlmr.export.bvh import write_bvh
-from kinlmr.files import Array, nearest, write_atomic, write_npz
+from kinlmr.files import Array, about, nearest, write_atomic, write_npz
 from kinlmr.motion import Motion, plain_names
 from kinlmr.rotations import continuous_quaternions, matrix_to_axis_angle, matrix_to_quaternion
 from kinlmr.skeleton import load as load_skeleton
@@ -98,38 +98,48 @@ def _take(
     fps: float = 30.0,
 ) -> _Take:
     """Input of every function here, checked."""
-    name, joints = os.fspath(path), len(body.joints)
-    if Path(name).suffix.lower() != ending:
-        raise ValueError(f"{name}: the name must end in {ending}")
-    if not (isinstance(fps, int | float | np.number) and 0 < fps < float("inf")):
-        raise ValueError(f"{name}: fps is a number above 0, not {fps!r}")
-    matrices = _double(rotations)
-    if matrices.shape[1:] != (joints, 3, 3) or not len(matrices):
-        raise ValueError(f"{name}: rotations have shape (T, {joints}, 3, 3) with T >= 1, not {tuple(matrices.shape)}")
-    numbers = _double(torch.zeros(0) if shape is None else shape)
-    if numbers.ndim == 2 and len(numbers) == len(matrices):
-        numbers = reduce(numbers, "t s -> s", "mean")
-    if numbers.ndim != 1 or len(numbers) > body.shape_width:
-        raise ValueError(
-            f"{name}: shape is ({body.shape_width}) or ({len(matrices)}, {body.shape_width}), "
-            f"not {tuple(numbers.shape)}"
-        )
-    moves = torch.zeros(len(matrices), 3, dtype=torch.float64) if translation is None else _double(translation)
-    if moves.shape != (len(matrices), 3):
-        raise ValueError(f"{name}: translation has shape ({len(matrices)}, 3), not {tuple(moves.shape)}")
-    for what, values in (("rotations", matrices), ("shape", numbers), ("translation", moves)):
-        if not values.isfinite().all():
-            where = "" if what == "shape" else f" in frame {int(torch.nonzero(~values.isfinite())[0, 0])}"
-            raise ValueError(f"{name}: {what} are not finite{where}")
-    off = (matrices @ matrices.mT - torch.eye(3, dtype=torch.float64)).abs().amax((-2, -1))
-    off = torch.where(torch.linalg.det(matrices) > 0, off, 2.0)
+    with about(path):
+        if Path(path).suffix.lower() != ending:
+            raise ValueError(f"the name must end in {ending}")
+        if not (isinstance(fps, int | float | np.number) and 0 < fps < float("inf")):
+            raise ValueError(f"fps is a number above 0, not {fps!r}")
+        matrices = _matrices(body, _double(rotations))
+        frames = len(matrices)
+        numbers = _double(torch.zeros(0) if shape is None else shape)
+        if numbers.ndim == 2 and len(numbers) == frames:
+            numbers = reduce(numbers, "t s -> s", "mean")
+        if numbers.ndim != 1 or len(numbers) > body.shape_width:
+            wanted = f"({body.shape_width}) or ({frames}, {body.shape_width})"
+            raise ValueError(f"shape is {wanted}, not {tuple(numbers.shape)}")
+        if not numbers.isfinite().all():
+            raise ValueError("shape are not finite")
+        moves = torch.zeros(frames, 3, dtype=torch.float64) if translation is None else _double(translation)
+        if moves.shape != (frames, 3):
+            raise ValueError(f"translation has shape ({frames}, 3), not {tuple(moves.shape)}")
+        _check_finite("translation", moves)
+        return _Take(body.to("cpu", torch.float64), matrices, numbers, moves, float(fps))
+
+
+def _matrices(body: Body, x: Tensor) -> Tensor:
+    """The rotation matrices (T, J, 3, 3) of a body, checked."""
+    joints = len(body.joints)
+    if x.shape[1:] != (joints, 3, 3) or not len(x):
+        raise ValueError(f"rotations have shape (T, {joints}, 3, 3) with T >= 1, not {tuple(x.shape)}")
+    _check_finite("rotations", x)
+    off = (x @ x.mT - torch.eye(3, dtype=torch.float64)).abs().amax((-2, -1))
+    off = torch.where(torch.linalg.det(x) > 0, off, 2.0)
     if off.max() > 1e-3:
         frame, joint = (int(i) for i in np.unravel_index(int(off.argmax()), off.shape))
         raise ValueError(
-            f"{name}: frame {frame}, {body.joints[joint]}: not a rotation matrix; "
+            f"frame {frame}, {body.joints[joint]}: not a rotation matrix; "
             "kinlmr.rotations.nearest_rotation makes it one"
         )
-    return _Take(body.to("cpu", torch.float64), matrices, numbers, moves, float(fps))
+    return x
+
+
+def _check_finite(what: str, values: Tensor) -> None:
+    if not values.isfinite().all():
+        raise ValueError(f"{what} are not finite in frame {int(torch.nonzero(~values.isfinite())[0, 0])}")
 
 
 def _double(values: Any) -> Tensor:

@@ -155,6 +155,12 @@ def test_what_was_renamed_is_found_under_its_old_name(old, new):
         importlib.import_module(module).attic  # noqa: B018
 
 
+def test_the_table_of_words_has_every_old_name():
+    table = (ROOT / "CONTRIBUTING.md").read_text()
+    for old, new in {**_moved.MODULES, **_moved.NAMES}.items():
+        assert f"| `kinlmr.{old}` | `kinlmr.{new}` |" in table, old
+
+
 def test_tab_completion_shows_what_users_need():
     assert {name for name in dir(kinlmr) if not name.startswith("_")} == set(PUBLIC.split())
 
