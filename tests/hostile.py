@@ -210,8 +210,6 @@ def sound():
 
 
 def small_film(path):
-    import frames
-
     with frames.Writer(path, 30.0) as writer:
         for k in range(4):
             writer.add(np.full((48, 64, 3), 60 * k, np.uint8))

@@ -184,6 +184,17 @@ def test_people_who_come_and_go_are_one_glb(tmp_path, body):
         export.save_glb(tmp_path / "no.glb", body, [])
 
 
+def test_people_of_one_glb_may_have_bodies_of_their_own(tmp_path, body):
+    tall = replace(body, **{name: 1.2 * getattr(body, name) for name in ("J", "J_shapedirs", "template", "basis")})
+    motions = [motion_of(body, seed, 3) for seed in (1, 2)]
+    export.save_glb(tmp_path / "two.glb", [tall, body], *map(list, zip(*motions, strict=True)), FPS)
+    for found, own, motion in zip(read_glb(tmp_path / "two.glb"), (tall, body), motions, strict=True):
+        assert_within(found[0], posed(own, *motion)[0])
+        assert_within(found[1], posed(own, *motion)[1])
+    with pytest.raises(ValueError, match="start and body are lists of one entry per person, not of 2, 2, 2, 2, 1"):
+        export.save_glb(tmp_path / "no.glb", [body], *map(list, zip(*motions, strict=True)), FPS, [0, 1])
+
+
 def test_a_glb_of_a_body_with_pose_directions(tmp_path):
     """Pose directions have no place in a skin: joints are the body's, vertices those of the body without them."""
     body = body_of("smplh")
