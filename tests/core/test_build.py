@@ -6,10 +6,13 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import kinlmr
 from kinlmr import Estimate, Rotation
 from kinlmr.engine.cells import CELLS
+from kinlmr.files import checked_rate
 
 SMALL = dict(features=5, hidden=4, shape=2)
 
@@ -110,6 +113,24 @@ def test_options_still_read_as_the_dict_that_they_were(more):
     if not more:
         with pytest.raises(KeyError):
             options["keypoints"]
+
+
+RATES = st.floats(0.1, 1000) | st.integers(1, 1000) | st.fractions("1/10", 1000)
+
+
+@given(RATES, st.sampled_from([lambda x: x, float, np.float64, np.float32]))
+def test_a_rate_is_any_number_of_frames_a_second(fps, kind):
+    fps = kind(fps)
+    if 0.1 <= fps <= 1000:  # float32 may have rounded it past a bound
+        assert (type(checked_rate(fps)), checked_rate(fps)) == (float, float(fps))
+
+
+@pytest.mark.parametrize(
+    "fps", [0, -30, 0.09, 1001, 10**400, float("nan"), float("inf"), True, np.bool_(True), "30", None, 30j, [30]]
+)
+def test_what_is_no_rate_is_refused(fps):
+    with pytest.raises(ValueError, match=r"fps must be a positive number .*, not .*; expected 0\.1 to 1,000"):
+        checked_rate(fps)
 
 
 def test_default_dtype_is_respected():
