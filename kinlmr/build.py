@@ -12,10 +12,10 @@ import torch
 from kinlmr import rotations
 from kinlmr.body import keypoint_sets
 from kinlmr.engine import CELLS, Cell
-from kinlmr.files import nearest, read_npz
+from kinlmr.files import read_npz
 from kinlmr.keypoints import FPS
 from kinlmr.model import LMR
-from kinlmr.options import Options, whole
+from kinlmr.options import Options, one_of, whole
 from kinlmr.plan import compile
 from kinlmr.rotations import ROTATIONS, Rotation
 from kinlmr.skeleton import Skeleton, load
@@ -158,7 +158,5 @@ def _mean_parameters(path: str | os.PathLike[str], rotation: Rotation) -> Estima
     return Estimate(rotation.from_matrix(matrices), shape, camera)
 
 
-def _named(what: str, name: str, things: Mapping[str, T]) -> T:
-    if not isinstance(name, str) or name not in things:
-        raise ValueError(f"unknown {what} {name!r}; there are {', '.join(things)}{nearest(str(name), things)}")
-    return things[name]
+def _named(what: str, name: Any, things: Mapping[str, T]) -> T:
+    return things[one_of(*things)(what, name)]

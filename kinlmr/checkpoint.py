@@ -250,6 +250,12 @@ def _unpacked(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
     name = os.fspath(path)
     if not Path(path).is_file():
         raise FileNotFoundError(f"{name}: no such checkpoint")
+    if _by_torch(path):
+        raise ValueError(
+            f"{name}: written by torch.save, which can hold code; kinlmr reads .npz and .safetensors. Of a model whose "
+            "options you know: model = kinlmr.build(...), model.load_state_dict(torch.load(file, weights_only=True)), "
+            "kinlmr.save(model, 'model.npz')"
+        )
     if name.endswith(".safetensors"):
         safetensors, _ = _safetensors(name)
         try:
@@ -262,6 +268,13 @@ def _unpacked(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
     if text := [key for key, value in arrays.items() if value.dtype.kind == "U"]:
         raise ValueError(f"{name}: not a kinlmr checkpoint, or a damaged one ({text[0]} is text)")
     return {key: torch.from_numpy(np.require(value, requirements="C")) for key, value in arrays.items()}, meta
+
+
+def _by_torch(path: str | os.PathLike[str]) -> bool:
+    """Whether torch.save wrote a file: a zip archive that begins with data.pkl, before a pickle of a number."""
+    with open(path, "rb") as file:
+        head = file.read(400)
+    return (head[:2] == b"PK" and b"/data.pkl" in head) or b"l\xfc\x9cF\xf9 j\xa8P\x19" in head[:32]
 
 
 def _safetensors(name: str) -> tuple[Any, Any]:

@@ -1,10 +1,10 @@
 """Recurrent cells. A cell kind is one record; `CELLS` holds the known ones, and `build(cell=...)` takes any other.
 
 A cell's memory is one or more vectors of H numbers, (vectors, ..., H); the first is the hidden state h, its output. Its
-gates are G numbers, a multiple of H. Before their activations they are the sum of the input's share (the input weight
-times the input, plus a bias) and the recurrent share (the recurrent weight times h, plus a bias). ``step`` is one
-frame, in pure functions, and is all that a cell needs. ``scan`` and ``scan_backward`` do a block of C frames in place,
-which is faster; a cell without them goes through ``step`` and autograd.
+gates are G numbers, a multiple of H. Before their activations they are the sum of the input projection (the input
+weight times the input, plus a bias) and the recurrent projection (the recurrent weight times h, plus a bias). ``step``
+is one frame, in pure functions, and is all that a cell needs. ``scan`` and ``scan_backward`` do a block of C frames in
+place, which is faster; a cell without them goes through ``step`` and autograd.
 
 A new kind, torch.nn.RNN's:
 
@@ -30,14 +30,14 @@ class Cell(NamedTuple):
     """A kind of recurrent cell.
 
     gates, vectors   numbers in its gates and in its memory, in multiples of H
-    step             inputs (..., G), recurrent (..., G), memory (vectors, ..., H) -> memory after the frame
-    scan             the input's share of the gates (..., C, R, G) for C frames of R rows, which it may overwrite;
+    step             both projections (..., G), of the input and recurrent, memory (vectors, ..., H) -> memory after
+    scan             the input projection (..., C, R, G) for C frames of R rows, which it may overwrite;
                      memory (vectors, ..., R, H); the recurrent bias (..., G); a function that adds h W^T to gates
                      (..., R, G), W the recurrent weight (G, H) and h (..., R, H); whether backward follows
                      -> memory before and after every frame (vectors, ..., C + 1, R, H), and what else backward needs
     scan_backward    gradient of all those memories, which it may overwrite; the memories; what ``scan`` kept; a
-                     function that adds g W to a gradient of h (..., R, H), g (..., R, G) that of the recurrent share
-                     -> gradients of the input's share and of the recurrent share (..., C, R, G), and of memory
+                     function that adds g W to a gradient of h (..., R, H), g (..., R, G) that of the recurrent
+                     projection -> gradients of the input and recurrent projections (..., C, R, G), and of memory
     kernels          the same two for a GPU, which take the recurrent weight (..., G, H) instead of a function
     """
 
@@ -61,20 +61,20 @@ def gru_step(inputs: Tensor, recurrent: Tensor, memory: Tensor) -> Tensor:
 def gru_scan(
     gates: Tensor, memory: Tensor, bias: Tensor, add_product: AddProduct, keep: bool
 ) -> tuple[Tensor, list[Tensor]]:
-    """As `gru_step`, C times. What is kept: ``gates``, which become r, z and the recurrent share of n; n."""
+    """As `gru_step`, C times. What is kept: ``gates``, which become r, z and the recurrent projection of n; n."""
     size, frames, rows = memory.shape[-1], *gates.shape[-3:-1]
     states = torch.empty(*gates.shape[:-3], frames + 1, rows, size, dtype=gates.dtype, device=gates.device)
     states[..., 0, :, :] = memory[0]
-    rz, share = gates.split_with_sizes((2 * size, size), -1)
-    candidate = share.clone()
-    share.zero_()
+    rz, recurrent_n = gates.split_with_sizes((2 * size, size), -1)
+    candidate = recurrent_n.clone()
+    recurrent_n.zero_()
     gates.add_(bias[..., None, None, :])
     h, *after = states.unbind(-3)
-    parts = (x.unbind(-3) for x in (gates, rz, *rz.chunk(2, -1), share, candidate))
-    for frame, rz, r, z, share, n, out in zip(*parts, after, strict=True):
+    parts = (x.unbind(-3) for x in (gates, rz, *rz.chunk(2, -1), recurrent_n, candidate))
+    for frame, rz, r, z, recurrent_n, n, out in zip(*parts, after, strict=True):
         add_product(frame, h)
         rz.sigmoid_()
-        h = torch.lerp(n.addcmul_(r, share).tanh_(), h, z, out=out)
+        h = torch.lerp(n.addcmul_(r, recurrent_n).tanh_(), h, z, out=out)
     return states[None], [gates, candidate] if keep else []
 
 
@@ -83,13 +83,13 @@ def gru_scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All that does not depend on the gradient of a later frame is computed for all frames at once."""
     h, d, size = states[0], gradient[0], states.shape[-1]
-    r, z, share = gates.chunk(3, -1)
+    r, z, recurrent_n = gates.chunk(3, -1)
     recurrent = torch.empty_like(gates)
-    to_r, to_z, to_n = recurrent.chunk(3, -1)  # first: derivatives of h after a frame by the recurrent share
+    to_r, to_z, to_n = recurrent.chunk(3, -1)  # first: derivatives of h after a frame by it
     by_n = (1 - z).mul_(1 - n * n)
     torch.mul(h[..., :-1, :, :] - n, z - z * z, out=to_z)
     torch.mul(by_n, r, out=to_n)
-    torch.mul(to_n * share, 1 - r, out=to_r)
+    torch.mul(to_n * recurrent_n, 1 - r, out=to_r)
     slices = [x.unbind(-3) for x in (d[..., :-1, :, :], d[..., 1:, :, :], recurrent, z)]
     for before, after, step, z_t in zip(*(reversed(x) for x in slices), strict=True):
         step.unflatten(-1, (3, size)).mul_(after.unsqueeze(-2))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -21,13 +20,15 @@ from kinlmr.engine.cells import Cell
 from kinlmr.engine.deferred import Weight, columns, shared
 from kinlmr.engine.nodes import Node, dropout_rate, read
 
+MEMORY = 4, 3, 2, 1, 0, 5  # (B, V, n, layers, vectors, H) to (vectors, layers, n, V, B, H), and back
+
 
 @dataclass(frozen=True)
 class Group:
     """Nodes that run as one: a single one, or n of one level that are alike in kind and sizes.
 
     gaps     by how many numbers each reads less than the one that reads most
-    memory   of each its place among the nodes that have memory; none in the shape network
+    memory   of each its number among the nodes that have memory; none in the shape network
     members  its nodes as groups of one
     """
 
@@ -60,35 +61,35 @@ class Schedule:
 
     def split_memory(self, groups: Sequence[Group], memory: Tensor) -> list[Tensor]:
         """memory (B, V, M) -> of each group (vectors, layers, [n,] V, B, H)."""
-        shares, found = memory.split(self.memory_sizes, -1), []
+        nodes, found = memory.split(self.memory_sizes, -1), []
         for group in groups:
             cell, n = group.cell, len(group.nodes)
             if cell is None:
                 found.append(memory.new_empty(1, 0, 0, 0, 0))
                 continue
-            rows = shares[group.memory[0]] if n == 1 else torch.cat([shares[place] for place in group.memory], -1)
-            rows = rearrange(rows, "b v (n l k h) -> k l n v b h", n=n, l=group.nodes[0].layers, k=cell.vectors)
+            rows = nodes[group.memory[0]] if n == 1 else torch.cat([nodes[i] for i in group.memory], -1)
+            rows = rows.unflatten(-1, (n, group.nodes[0].layers, cell.vectors, group.nodes[0].hidden)).permute(MEMORY)
             found.append(rows.squeeze(2) if n == 1 else rows)
         return found
 
     def concat_memory(self, groups: Sequence[Group], memory: Sequence[Tensor]) -> Tensor:
         """The inverse of `split_memory`."""
-        shares: dict[int, Tensor] = {}
+        nodes: dict[int, Tensor] = {}
         for group, rows in zip(groups, memory, strict=True):
             if n := len(group.memory):
-                rows = rearrange(rows.unsqueeze(2) if n == 1 else rows, "k l n v b h -> b v (n l k h)")
-                shares.update(zip(group.memory, rows.chunk(n, -1), strict=True))
-        return torch.cat([shares[place] for place in range(len(shares))], -1)
+                rows = (rows.unsqueeze(2) if n == 1 else rows).permute(MEMORY).flatten(2)
+                nodes.update(zip(group.memory, rows.chunk(n, -1), strict=True))
+        return torch.cat([nodes[i] for i in range(len(nodes))], -1)
 
 
 def compile_schedule(nodes: Sequence[Node], widths: Sequence[int], iterations: int, features: int) -> Schedule:
     """The schedule of nodes in the order they run, for F features and slots of these widths."""
     recurrent = [(node, node.cell) for node in nodes if node.cell]
-    places = {node.name: place for place, (node, _) in enumerate(recurrent)}
+    numbers = {node.name: i for i, (node, _) in enumerate(recurrent)}
 
     def group(nodes: Sequence[Node], members: tuple[Group, ...] = ()) -> Group:
         most = max(node.inputs for node in nodes)
-        memory = tuple(places[node.name] for node in nodes if node.cell)
+        memory = tuple(numbers[node.name] for node in nodes if node.cell)
         return Group(nodes[0].cell, tuple(nodes), tuple(most - node.inputs for node in nodes), memory, members)
 
     single = [group([node]) for node in nodes]

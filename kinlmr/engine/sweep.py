@@ -12,7 +12,7 @@ every tick, for T = 4, V = 3 and C = 1:
 
 With C = 2 the columns are blocks: 0-1, 2-3, and there are 4 ticks. In general there are ceil(T / C) + V - 1.
 
-A block's inputs are known before a cell starts, so their share of its gates is one product for all C frames of the A
+A block's inputs are known before a cell starts, so its input projection is one product for all C frames of the A
 iterations at work and of B clips; only the recurrent weights are used frame by frame. C = 1 lets the iterations overlap
 most, C = T not at all. One frame alone, as in a stream, needs no ticks (`_frame`).
 
@@ -41,7 +41,7 @@ from kinlmr.kernels import traced
 ROWS = 64  # rows of a block (frames times clips) above which its products get no faster
 WORK = 2**24  # rows of a block times H^2 below which its calls take longer than its products
 SMALL = 2**21  # numbers in a node's first weights, times clips (at least 4), up to which nodes are stacked on a CPU
-CHUNK = 256  # rows for which the features' share of the gates is computed at once, if a block is not larger
+CHUNK = 256  # rows of features that are projected at once, if a block is not larger
 
 
 def choose_block(batch: int, frames: int, hidden: int, training: bool = False, cuda: bool = False) -> int:

@@ -98,6 +98,13 @@ class Unpickler(pickle._Unpickler):  # the one in Python: its memo is a dict, wh
         if bytes([code]) not in REFUSED
     }
 
+    def leave_frame(self) -> None:
+        """What comes next in the file is not the pickle's: its frame must end here."""
+        # Private, as this reader itself, and without a public one; a Python without it sees the fault in the next frame
+        frame = getattr(getattr(self, "_unframer", None), "current_frame", None)
+        if frame is not None and frame.read(1):
+            raise ValueError("an array's bytes begin inside a frame of the pickle")
+
     def find_class(self, module: str, name: str) -> type[Record]:
         if (module, name) not in self.known:
             mend = "; save it again with pickle protocol 4" if name == "_frombuffer" else ""

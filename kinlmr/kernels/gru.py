@@ -36,9 +36,9 @@ def gru_scan(
     size = width // 3
     states = gates.new_empty(*nodes, frames + 1, rows, size)
     states[..., 0, :, :] = memory[0]
-    gates, share = gates.contiguous(), gates.new_empty(*nodes, frames, rows, size) if keep else states
-    _launch(_gru, (gates, states, *_split(weight, layouts), bias.contiguous(), share), frames, KEEP=keep)
-    return states[None], [gates, share] if keep else []
+    gates, recurrent_n = gates.contiguous(), gates.new_empty(*nodes, frames, rows, size) if keep else states
+    _launch(_gru, (gates, states, *_split(weight, layouts), bias.contiguous(), recurrent_n), frames, KEEP=keep)
+    return states[None], [gates, recurrent_n] if keep else []
 
 
 def _split(weight: Tensor, layouts: Any) -> Halves:
@@ -49,13 +49,13 @@ def _split(weight: Tensor, layouts: Any) -> Halves:
 
 
 def gru_scan_backward(
-    gradient: Tensor, states: Tensor, gates: Tensor, share: Tensor, weight: Tensor, layouts: Any
+    gradient: Tensor, states: Tensor, gates: Tensor, recurrent_n: Tensor, weight: Tensor, layouts: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`kinlmr.engine.cells.gru_scan_backward` by the recurrent weight ([n,] 3 H, H)."""
-    gradient, states, gates, share = (x.contiguous() for x in (gradient, states, gates, share))
+    gradient, states, gates, recurrent_n = (x.contiguous() for x in (gradient, states, gates, recurrent_n))
     inputs, recurrent = torch.empty_like(gates), torch.empty_like(gates)
     largest = torch.zeros(gates.shape[:-1], dtype=torch.int32, device=gates.device)
-    tensors = gates, states[0], *_split(weight, layouts), gradient[0], share, inputs, recurrent, largest
+    tensors = gates, states[0], *_split(weight, layouts), gradient[0], recurrent_n, inputs, recurrent, largest
     _launch(_gru_backward, tensors, gates.shape[-3], phases=2)
     return inputs, recurrent, gradient[..., 0, :, :]
 
@@ -77,12 +77,12 @@ def _launch(kernel: Any, tensors: tuple[Tensor, ...], frames: int, phases: int =
         )  # fmt: skip
 
 
-def _tiles(device: torch.device, nodes: int, rows: int, size: int, share: int) -> tuple[int, int, bool]:
+def _tiles(device: torch.device, nodes: int, rows: int, size: int, cost: int) -> tuple[int, int, bool]:
     """Columns and rows of a program, and whether all programs fit the GPU at once, one to a multiprocessor. Of the
-    sizes that fit the one that reads least: a row costs 1, a column ``share``."""
+    sizes that fit the one that reads least: a row costs 1, a column ``cost``."""
     room = 0 if device.type == "cpu" else properties(device.index).multi_processor_count
     fit = [(c, r) for c in COLUMNS for r in ROWS if nodes * -(-rows // r) * -(-size // c) <= room]
-    return (*min(fit, key=lambda x: share * x[0] + min(x[1], rows)), True) if fit else (32, 64, False)
+    return (*min(fit, key=lambda x: cost * x[0] + min(x[1], rows)), True) if fit else (32, 64, False)
 
 
 def _step(rows: int, columns: int, depth: int) -> int:
@@ -91,7 +91,7 @@ def _step(rows: int, columns: int, depth: int) -> int:
 
 
 def _gru(
-    gates, states, weight, scale, bias, share, met, begin, end, frames, rows, size, padded, weight_low,
+    gates, states, weight, scale, bias, recurrent_n, met, begin, end, frames, rows, size, padded, weight_low,
     KEEP: tl.constexpr, PHASE: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     STEP: tl.constexpr,
 ):  # fmt: skip
@@ -101,7 +101,7 @@ def _gru(
     real, inside = row < rows, column < size
     here = real[:, None] & inside[None, :]
     gates += (node * frames + begin) * wide
-    share += (node * frames + begin) * narrow
+    recurrent_n += (node * frames + begin) * narrow
     states += (node * (frames + 1) + begin) * narrow
     weight += node * 3 * size * padded
     bias += node * 3 * size + column
@@ -146,9 +146,9 @@ def _gru(
             tl.store(g, reset, here)
             tl.store(g + size, update, here)
             tl.store(g + 2 * size, new, here)
-            tl.store(share + own, to_n, here)
+            tl.store(recurrent_n + own, to_n, here)
         gates += wide
-        share += narrow
+        recurrent_n += narrow
         states += narrow
         if PHASE is None:
             tl.debug_barrier()  # all that the program wrote comes before its count, all that it reads next after
@@ -160,12 +160,12 @@ def _gru(
 
 
 def _gru_backward(
-    gates, states, weight, scale, gradient, share, inputs, recurrent, largest, met, begin, end, frames, rows, size,
-    padded, weight_low, PHASE: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    gates, states, weight, scale, gradient, recurrent_n, inputs, recurrent, largest, met, begin, end, frames, rows,
+    size, padded, weight_low, PHASE: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     STEP: tl.constexpr,
 ):  # fmt: skip
-    """Phase 0: from a frame's gradient of h, the gradients of both shares of its gates, and each row's largest number,
-    by which phase 1 scales. Phase 1: the gradient of h before the frame. Frames run backwards."""
+    """Phase 0: from a frame's gradient of h, the gradients of its input and recurrent projections, and each row's
+    largest number, by which phase 1 scales. Phase 1: the gradient of h before the frame. Frames run backwards."""
     node, wide, narrow = tl.program_id(2).to(tl.int64), rows * 3 * size, rows * size
     row, column = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     real, inside = row < rows, column < size
@@ -174,7 +174,7 @@ def _gru_backward(
     gates += frame * wide
     inputs += frame * wide
     recurrent += frame * wide
-    share += frame * narrow
+    recurrent_n += frame * narrow
     largest += frame * rows
     states += (frame + node) * narrow
     gradient += (frame + node) * narrow
@@ -192,7 +192,7 @@ def _gru_backward(
         if PHASE != 1:
             r, n = tl.load(gates + gate, here, other=0.0), tl.load(gates + 2 * size + gate, here, other=0.0)
             to_n = after * (1 - z) * (1 - n * n)
-            to_r = to_n * tl.load(share + own, here, other=0.0) * r * (1 - r)
+            to_r = to_n * tl.load(recurrent_n + own, here, other=0.0) * r * (1 - r)
             to_z = after * (tl.load(states + own, here, other=0.0) - n) * z * (1 - z)
             tl.store(inputs + gate, to_r, here)
             tl.store(inputs + size + gate, to_z, here)
@@ -232,7 +232,7 @@ def _gru_backward(
         gates -= wide
         inputs -= wide
         recurrent -= wide
-        share -= narrow
+        recurrent_n -= narrow
         largest -= rows
         states -= narrow
         gradient -= narrow

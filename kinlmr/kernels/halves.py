@@ -132,8 +132,8 @@ def _halves(
     values += row * GROUPS * padded
     largest = tl.full((BLOCK,), 0.0, tl.float32)
     for begin in range(0, GROUPS * padded, BLOCK):
-        place = begin + tl.arange(0, BLOCK)
-        group, column = place // padded, place % padded
+        index = begin + tl.arange(0, BLOCK)
+        group, column = index // padded, index % padded
         inside = (column < width) & (group < GROUPS) & (row < count)
         value = tl.load(x + group * width + column, inside, other=0.0)
         if SCALED:
@@ -145,13 +145,13 @@ def _halves(
     tl.store(scale + row, (power - (13 << 23)).to(tl.float32, bitcast=True))
     inverse = ((140 << 23) - (power - (127 << 23))).to(tl.float32, bitcast=True)
     for begin in range(0, GROUPS * padded, BLOCK):
-        place = begin + tl.arange(0, BLOCK)
-        group, column = place // padded, place % padded
+        index = begin + tl.arange(0, BLOCK)
+        group, column = index // padded, index % padded
         inside = (column < width) & (group < GROUPS) & (row < count)
         value = tl.load(x + group * width + column, inside, other=0.0)
         if SCALED:
             value *= tl.load(columns + group * width + column, inside, other=0.0)
         value *= inverse
         high = value.to(tl.float16)
-        tl.store(values + place, high, group < GROUPS)
-        tl.store(values + place + low, (value - high.to(tl.float32)).to(tl.float16), group < GROUPS)
+        tl.store(values + index, high, group < GROUPS)
+        tl.store(values + index + low, (value - high.to(tl.float32)).to(tl.float16), group < GROUPS)

@@ -89,7 +89,7 @@ def _skin(
     body, vertex = tl.arange(0, BODIES), start + tl.arange(0, VERTICES)  # of those from the first on
     real, inside = body < count - first, vertex < total
     here, there = real[:, None] & inside[None, :], real[:, None] & (vertex < filled)[None, :]
-    place = body[:, None] * (3 * out_row) + vertex[None, :]
+    offset = body[:, None] * (3 * out_row) + vertex[None, :]
     out += first * 3 * out_row
     joint = tl.arange(0, JOINTS)
     if SKIN > 0:
@@ -124,9 +124,9 @@ def _skin(
         y = tl.load(rest + rest_row, here, other=0.0)
         z = tl.load(rest + 2 * rest_row, here, other=0.0)
     if SKIN == 0:
-        tl.store(out + place, x, there)
-        tl.store(out + place + out_row, y, there)
-        tl.store(out + place + 2 * out_row, z, there)
+        tl.store(out + offset, x, there)
+        tl.store(out + offset + out_row, y, there)
+        tl.store(out + offset + 2 * out_row, z, there)
     else:
         bone = bones + first * 3 * SKIN * BONES + (body[:, None] * (3 * SKIN * BONES) + joint[None, :])
         known = real[:, None] & (joint < BONES)[None, :]
@@ -137,18 +137,18 @@ def _skin(
             for column in tl.static_range(SKIN):
                 high = tl.load(bone + column * BONES, known, other=0.0)
                 low = tl.load(bone + column * BONES + bones_low, known, other=0.0)
-                turned = tl.dot(high, heavy)
-                turned = tl.dot(low, heavy, turned)
-                turned = tl.dot(high, light, turned)
+                rotated = tl.dot(high, heavy)
+                rotated = tl.dot(low, heavy, rotated)
+                rotated = tl.dot(high, light, rotated)
                 if column == 0:
-                    posed = turned * x
+                    posed = rotated * x
                 elif column == 1:
-                    posed += turned * y
+                    posed += rotated * y
                 elif column == 2:
-                    posed += turned * z
+                    posed += rotated * z
                 else:
-                    posed += turned
-            tl.store(out + place, posed * scale, there)
+                    posed += rotated
+            tl.store(out + offset, posed * scale, there)
             bone += SKIN * BONES
             out += out_row
 
@@ -181,17 +181,17 @@ def _moments(
         weight = tl.load(
             weights + joint * total + vertex[:, None], (joint < joints) & (vertex < total)[:, None], other=0.0
         )
-        place = body * 3 * total + vertex[None, :]
-        g = tl.load(grad + place + row * total, here, other=0.0)
-        x += tl.dot(g * tl.load(rest + place, here, other=0.0), weight, input_precision="tf32x3")
-        y += tl.dot(g * tl.load(rest + place + total, here, other=0.0), weight, input_precision="tf32x3")
-        z += tl.dot(g * tl.load(rest + place + 2 * total, here, other=0.0), weight, input_precision="tf32x3")
+        offset = body * 3 * total + vertex[None, :]
+        g = tl.load(grad + offset + row * total, here, other=0.0)
+        x += tl.dot(g * tl.load(rest + offset, here, other=0.0), weight, input_precision="tf32x3")
+        y += tl.dot(g * tl.load(rest + offset + total, here, other=0.0), weight, input_precision="tf32x3")
+        z += tl.dot(g * tl.load(rest + offset + 2 * total, here, other=0.0), weight, input_precision="tf32x3")
         shift += tl.dot(g, weight, input_precision="tf32x3")
-    place, bones = (
+    offset, bones = (
         ((tl.program_id(1) * count + body) * 12 + row * 4) * joints + joint,
         (body < count) & (joint < joints),
     )
-    tl.store(out + place, x, bones)
-    tl.store(out + place + joints, y, bones)
-    tl.store(out + place + 2 * joints, z, bones)
-    tl.store(out + place + 3 * joints, shift, bones)
+    tl.store(out + offset, x, bones)
+    tl.store(out + offset + joints, y, bones)
+    tl.store(out + offset + 2 * joints, z, bones)
+    tl.store(out + offset + 3 * joints, shift, bones)

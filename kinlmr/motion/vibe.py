@@ -191,10 +191,7 @@ def _build(self: Any) -> None:
     Unpickler.dispatch[pickle.BUILD[0]](self)
     top = self.stack[-1]
     if isinstance(top, Record) and top.kind == "wrapper":
-        frame = self._unframer.current_frame
-        if frame is not None and frame.read(1):
-            raise ValueError("an array's bytes begin inside a frame of the pickle")
-        self._unframer.current_frame = None
+        self.leave_frame()
         self.stack[-1] = self.array(**top.state)
 
 

@@ -1,10 +1,18 @@
+import copy
+import json
+import pickle
+from dataclasses import FrozenInstanceError, replace
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import kinlmr
 from kinlmr import Estimate, Rotation
 from kinlmr.engine.cells import CELLS
+from kinlmr.files import checked_rate
 
 SMALL = dict(features=5, hidden=4, shape=2)
 
@@ -71,6 +79,58 @@ def test_hidden_sizes_by_part():
 def test_a_start_of_arrays():
     start = (np.zeros((24, 6)), np.zeros(10), np.array([0.5, 0, 0]))
     assert kinlmr.build("smpl.yaml", features=5, hidden=4, start=start).start.camera[0] == 0.5
+
+
+SEEN = dict(keypoints="coco17", fps=25, body="anny24_lo369", confidence=(0.5, 0.25))
+
+
+@pytest.mark.parametrize("more", [{}, SEEN])
+def test_options_are_one_frozen_record(more):
+    options = kinlmr.build("mano.yaml", hidden=4, **more).options
+    assert pickle.loads(pickle.dumps(options)) == copy.deepcopy(options) == replace(options)
+    assert hash(options) == hash(replace(options, fps=options.fps))
+    assert options != replace(options, iterations=2)
+    with pytest.raises(FrozenInstanceError):
+        options.iterations = 2
+    for wrong, message in (
+        (dict(iterations=0), "iterations must be a whole number"),
+        (dict(cells=1), "unexpected keyword argument 'cells'"),
+        (dict(keypoints="coco17", fps=None), "with keypoints, fps and body are needed, not fps None"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            replace(options, **wrong)
+    said = json.loads(json.dumps(options.as_json()))
+    assert kinlmr.build("mano.yaml", **said).options == options
+
+
+@pytest.mark.parametrize("more", [{}, SEEN])
+def test_options_still_read_as_the_dict_that_they_were(more):
+    options = kinlmr.build("mano.yaml", hidden=4, **more).options
+    assert dict(options) == {**options} == options.as_json()
+    assert options["features"] == options.features
+    assert ("fps" in options, options.get("fps")) == (bool(more), options.fps)
+    assert options.get("confidence", 3) == more.get("confidence", 3)
+    if not more:
+        with pytest.raises(KeyError):
+            options["keypoints"]
+
+
+RATES = st.floats(0.1, 1000) | st.integers(1, 1000) | st.fractions("1/10", 1000)
+
+
+@given(RATES, st.sampled_from([lambda x: x, float, np.float64, np.float32]))
+def test_a_rate_is_any_number_of_frames_a_second(fps, kind):
+    fps = kind(fps)
+    if 0.1 <= fps <= 1000:  # float32 may have rounded it past a bound
+        assert (type(checked_rate(fps)), checked_rate(fps)) == (float, float(fps))
+
+
+@pytest.mark.parametrize(
+    "fps", [0, -30, 0.09, 1001, 10**400, float("nan"), float("inf"), True, np.bool_(True), "30", None, 30j, [30]]
+)
+def test_what_is_no_rate_is_refused(fps):
+    with pytest.raises(ValueError, match=r"fps must be a positive number .*, not .*; expected 0\.1 to 1,000"):
+        checked_rate(fps)
 
 
 def test_default_dtype_is_respected():

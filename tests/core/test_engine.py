@@ -13,6 +13,7 @@ from strategies import models
 
 import kinlmr
 from kinlmr import State
+from kinlmr.engine import autograd, schedule
 from kinlmr.engine import deferred as products
 from kinlmr.engine.cells import CELLS, Cell
 from kinlmr.skeleton import installed
@@ -41,6 +42,47 @@ def test_the_engine_computes_what_the_papers_loop_does(model, frames, block, tog
         call["lengths"] = torch.tensor(data.draw(st.lists(ends, min_size=2, max_size=2)))
     with stacked(together):
         assert_gradients_equal_reference(model, clip(frames=frames), 1e-10, **call)
+
+
+@settings(max_examples=25)
+@given(model=models(cells=("gru", "lstm", RNN), shapes=(2, 0), cameras=(3, 0)))
+def test_the_schedule_holds_every_node_once_and_none_beside_what_it_reads(model):
+    made, memory = model.schedule, clip(2, *model.state_size)
+    assert [node.name for node in made.nodes] == list(model.nodes())
+    for groups in (made.single, made.alike):
+        assert sorted(node.name for group in groups for node in group.nodes) == sorted(model.nodes())
+        done = set()
+        for group in groups:
+            assert len({(node.cell, node.hidden, node.layers) for node in group.nodes}) == 1
+            for node, gap in zip(group.nodes, group.gaps, strict=True):
+                assert node.inputs + gap == max(other.inputs for other in group.nodes)
+                assert not set(node.reads) & {other.slot for other in group.nodes} - {node.slot}
+                assert set(node.reads) & set(range(len(model.plan.parts))) - {node.slot} <= done
+            done |= {node.slot for node in group.nodes}
+        assert torch.equal(made.concat_memory(groups, made.split_memory(groups, memory)), memory)
+
+
+def test_a_forward_pass_makes_no_node_and_no_group(monkeypatch):
+    model = lively(kinlmr.build("smpl.yaml", **SMALL))
+    for kind in (schedule.Group, schedule.Node, schedule.Schedule):
+        monkeypatch.setattr(kind, "__init__", lambda *_, **__: 1 / 0)
+    for together in (False, True):
+        with stacked(together):
+            model.step(clip()[:, 0], model.step(clip()[:, 0])[1])
+            weighted(model(clip(), torch.tensor([2, 4]))).backward()
+    with pytest.raises(ZeroDivisionError):
+        kinlmr.build("smpl.yaml", **SMALL)
+
+
+def test_a_torch_without_its_private_functions_makes_the_same_gradients(monkeypatch):
+    model, x = lively(kinlmr.build("smpl.yaml", layers=2, **SMALL)), clip(frames=5)
+    for name in ("_call", "_reaches"):
+        with monkeypatch.context() as patch:
+            patch.setattr(autograd, name, None)
+            assert not autograd.deferring()
+            assert_gradients_equal_reference(model, x, 1e-10)
+            assert torch.autograd.gradcheck(lambda x: model(x).camera, clip(1, 2).requires_grad_())
+    assert autograd.deferring()
 
 
 @pytest.mark.parametrize("name", installed())

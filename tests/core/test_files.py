@@ -71,6 +71,18 @@ def official(sparse, select):
     }  # fmt: skip
 
 
+def test_a_frame_that_is_left_has_ended():
+    reader = Unpickler(io.BytesIO())
+    reader.leave_frame()  # before any, and in a Python that does not show its frames
+    for rest in (b"", b"x"):
+        reader._unframer = types.SimpleNamespace(current_frame=io.BytesIO(rest))
+        if rest:
+            with pytest.raises(ValueError, match="begin inside a frame"):
+                reader.leave_frame()
+        else:
+            reader.leave_frame()
+
+
 @pytest.mark.parametrize("protocol", range(5))
 @pytest.mark.parametrize("sparse", [None, "csc_matrix", "csr_matrix", "coo_matrix", "csc_array", "coo_array"])
 @pytest.mark.parametrize("select", [False, True])

@@ -28,7 +28,9 @@ NEVER = {  # what a wing, or the paper (the files of kinlmr itself), does not im
     "files": {"", "body", "engine", "export", "kernels", "motion", "recovery", "video"},
     "body": {"engine", "export", "motion", "recovery", "video"},
 }
-THE_MODEL = {f"kinlmr.{name}" for name in ("model", "build", "checkpoint", "keypoints", "reference", "state")}
+THE_MODEL = {
+    f"kinlmr.{name}" for name in ("model", "options", "build", "checkpoint", "keypoints", "reference", "state")
+}
 EXTRAS = {"av", "onnxruntime", "mediapipe", "matplotlib", "ray", "safetensors", "triton"}
 OWN = {"torch", "numpy", "networkx", "einops", "yaml", "kinlmr", "__future__"}
 

@@ -233,8 +233,8 @@ from kinlmr.kernels import halves as kernels
 from kinlmr.kernels import skin as skin_kernels
 
 HALF, WHOLE = {*"factors basis weight values bones shares".split()}, {"met", "largest"}
-FLOAT = {*"factors_scale bones_scale template rest out planes places rotations d_planes d_places d_rotations d_rest x "
-    "columns scale grad weights gates states bias share gradient inputs recurrent".split()}
+FLOAT = {*"factors_scale bones_scale template rest out planes positions rotations d_planes d_positions d_rotations "
+    "d_rest x columns scale grad weights gates states bias recurrent_n gradient inputs recurrent".split()}
 LONG = {"parents", "order"}
 skin = dict(JOINTS=32, BONES=24, BODIES=skin_kernels.BODIES, VERTICES=skin_kernels.VERTICES, STEP=skin_kernels.STEP)
 KERNELS = [

@@ -498,6 +498,10 @@ def test_lengths_and_states_that_do_not_fit():
         assert_same(model(x, torch.tensor([1, 3], dtype=kind)), model(x, torch.tensor([1, 3])), 0.0)
     with pytest.raises(ValueError, match=r"memory \(B, V, M\) = \(2, 3, 28\), not \(3, 3, 28\)"):
         model(x, state=model.initial_state(3))
+    with pytest.raises(ValueError, match=r"state\.select\(rows\) picks people, kinlmr\.concat.* adds new ones"):
+        model.step(x[:, 0], model.initial_state(1))
+    with pytest.raises(ValueError, match="start with state None"):
+        model.step(x[:, 0], State(torch.zeros(2, 3, 27)))
     with pytest.raises(ValueError, match="not Tensor"):
         model.step(x[:, 0], torch.zeros(2, 3, 28))
     with pytest.raises(ValueError, match=r"the state is torch\.float32 on meta, the model torch\.float32 on cpu"):
