@@ -146,7 +146,7 @@ def _checked(keypoints: Tensor | Array, tracks: Tracks | None, patience: int) ->
             keypoints = torch.from_numpy(np.array(keypoints, np.float32))
     x = keypoints.detach().cpu().float()
     if x.ndim and not len(x):
-        x = x.new_zeros(0, tracks.points.shape[1] if isinstance(tracks, Tracks) else 2, 3)
+        x = x.new_zeros(0, tracks.keypoints.shape[1] if isinstance(tracks, Tracks) else 2, 3)
     if x.ndim != 3 or x.shape[2] != 3 or x.shape[1] < 2:
         raise ValueError(
             f"track takes the keypoints (D, K, 3) of one frame: D people, at least two points x, y, confidence each; "

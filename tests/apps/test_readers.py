@@ -489,12 +489,12 @@ def test_mediapipes_own_names_are_known(tmp_path, spelled):
 
 def seen_as(name):
     """People (1, T, K, 3) of a body that turns around and bends, as points of a set, in pixels."""
-    body = kinlmr.load_body("anny24_lo369", points="coco17" if name == "body25b" else name)
+    body = kinlmr.load_body("anny24_lo369", keypoints="coco17" if name == "body25b" else name)
     axis = torch.zeros(24, len(body.joints), 3)
     axis[:, 0] = torch.tensor([0.0, 1, 0]) * torch.linspace(0, 6, 24)[:, None]
     axis[:, 1:] = 0.3 * torch.randn(24, len(body.joints) - 1, 3, generator=torch.Generator().manual_seed(0))
     turns = kinlmr.rotations.axis_angle_to_matrix(axis)
-    points = body(turns, torch.zeros(24, body.shape_width), want=("points",)).points[..., :2].numpy()
+    points = body(turns, torch.zeros(24, body.shape_width), want=("keypoints",)).keypoints[..., :2].numpy()
     x = np.concatenate([points * [200, -200] + [500, 300], np.ones((*points.shape[:2], 1))], -1)[None]
     return np.concatenate([x, np.repeat(x[:, :, :1], 8, 2)], 2) if name == "body25b" else x
 

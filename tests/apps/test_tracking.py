@@ -173,7 +173,7 @@ def test_the_type_of_a_frame_says_nothing_and_may_change(kinds):
             frame = people.astype(kind) if isinstance(kind, str) else torch.from_numpy(people).to(kind)
         rows, tracks = track(frame, tracks)
         assert rows.tolist() == ([] if kind == "nobody" else [0, 1])
-        assert tracks.points.dtype == tracks.velocity.dtype == torch.float32
+        assert tracks.keypoints.dtype == tracks.velocity.dtype == torch.float32
 
 
 def test_nobody_comes_first_in_any_shape():
