@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kinlmr
+from kinlmr.body import closed
 from kinlmr.video import draw, raster, sheets
 
 H, W = 21, 27
@@ -139,9 +140,9 @@ def test_work_in_pieces_is_the_same_work(posed, monkeypatch):
 
 def test_a_mesh_without_a_rim_is_told():
     solid = np.array([[0, 1, 2], [0, 3, 1], [1, 3, 2], [2, 3, 0]])
-    assert raster.closed(solid, 4)
-    assert not raster.closed(solid[:3], 4)
-    assert not raster.closed(np.concatenate([solid[:3], solid[3:, ::-1]]), 4)
+    assert closed(solid, 4)
+    assert not closed(solid[:3], 4)
+    assert not closed(np.concatenate([solid[:3], solid[3:, ::-1]]), 4)
     points = np.array([[0.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1]])
     assert raster.volume(points, solid) == pytest.approx(1)
     assert raster.volume(points, solid[:, ::-1]) == pytest.approx(-1)
@@ -161,8 +162,8 @@ def test_what_looks_away_is_hidden_anyway(posed):
     plain = np.zeros((80, 80, 3), np.uint8)
     further = np.concatenate([points, TRIANGLE - 99])  # a face outside the picture
     more = np.concatenate([faces, ONE + len(points)])
-    assert raster.closed(faces, len(points))
-    assert not raster.closed(more, len(further))
+    assert closed(faces, len(points))
+    assert not closed(more, len(further))
     half, all_of_them = draw.mesh(plain, points, faces), draw.mesh(plain, further, more)
     assert changed(half, plain).sum() > 500
     assert (half == all_of_them).all()

@@ -744,7 +744,7 @@ def test_the_files_have_rotations_in_the_cameras_frame_beside_those_that_were_re
     np.testing.assert_allclose(result["rotations_in_camera"][0], turned, atol=1e-4)
     np.testing.assert_allclose(result["translation"][0], place, rtol=1e-4)
     motion = load_motion(found["person1.bvh"], body)
-    root = kinlmr.rotations.axis_angle_to_matrix(torch.as_tensor(motion[0].rotations[:, body.root]).float())
+    root = kinlmr.rotations.axis_angle_to_matrix(torch.as_tensor(motion[0].axis_angle[:, body.root]).float())
     np.testing.assert_allclose(root, (torch.diag(torch.tensor([1.0, -1.0, -1.0])) @ turned[:, body.root]), atol=1e-3)
 
 
