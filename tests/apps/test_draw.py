@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kinlmr
-from kinlmr.body import closed
+from kinlmr.body import closed, volume
 from kinlmr.video import draw, raster, sheets
 
 H, W = 21, 27
@@ -144,8 +144,8 @@ def test_a_mesh_without_a_rim_is_told():
     assert not closed(solid[:3], 4)
     assert not closed(np.concatenate([solid[:3], solid[3:, ::-1]]), 4)
     points = np.array([[0.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1]])
-    assert raster.volume(points, solid) == pytest.approx(1)
-    assert raster.volume(points, solid[:, ::-1]) == pytest.approx(-1)
+    assert volume(points, solid) == pytest.approx(1)
+    assert volume(points, solid[:, ::-1]) == pytest.approx(-1)
 
 
 # ---------------------------------------------------------------------------------------------------------- the picture
