@@ -228,9 +228,10 @@ def assert_steady(recovering, keypoints, fps, frame):
 
 
 @settings(max_examples=10)
-@given(st.sampled_from(sorted(BAD)), st.integers(1, 16), st.sampled_from((25, 30, 60)), st.integers(0, 9))
+@given(st.sampled_from(sorted(BAD)), st.integers(12, 22), st.sampled_from((25, 30, 60)), st.integers(0, 9))
 def test_one_bad_frame_moves_nothing(kind, frame, fps, seed):
-    keypoints = demo(22)
+    """Of somebody who was seen for some frames: before, the distance has yet to settle."""
+    keypoints = demo(28)
     broken = keypoints.clone()
     broken[frame] = BAD[kind](keypoints[frame], torch.Generator().manual_seed(seed))
     assert_steady(recover, (keypoints, broken), fps, frame)
