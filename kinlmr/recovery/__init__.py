@@ -4,7 +4,8 @@ from typing import Any
 
 from kinlmr import _moved
 from kinlmr.recovery.gating import Gate, believed
-from kinlmr.recovery.recover import Recovery, RecoveryState, between, recover
+from kinlmr.recovery.records import Recovery, RecoveryState
+from kinlmr.recovery.recover import between, recover
 from kinlmr.recovery.tracking import Tracks, track
 
 __all__ = ["Gate", "Recovery", "RecoveryState", "Tracks", "believed", "between", "recover", "track"]

@@ -9,143 +9,30 @@ less and less towards the next tick, so that answers are continuous. A frame on 
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from kinlmr.body import Body, keypoint_sets, load_body
-from kinlmr.camera import MIN_SCALE, facing, fit, from_root, project, to_translation
+from kinlmr.body import Body, keypoint_sets
+from kinlmr.camera import MIN_SCALE, fit, from_root, project
 from kinlmr.files import Array
 from kinlmr.keypoints import Track, check_keypoints, normalise, reported
 from kinlmr.model import LMR
-from kinlmr.recovery.gating import Gate, believed
+from kinlmr.recovery.gating import believed
+from kinlmr.recovery.records import Recovery, RecoveryState, body_of, rate_of
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle
-from kinlmr.state import Estimate, Rows, State, select
+from kinlmr.state import Estimate, State
 
 T = TypeVar("T", bound=tuple[Any, ...])
 
 SAME_RATE = 0.01  # rates this near, such as 29.97 and 30, are taken for one
 ON_TICK = 1e-6  # of a tick: a frame this near is on it
-MEDIAN_TICKS = 5  # pixels per metre follow their median over so many ticks
 SCALE_STEP, SCALE_JUMP = 0.3, 1.5  # how much of the way they go in a tick; a change by such a factor is taken at once
 SCALE_POINTS = 4  # how many points must be seen to measure them
 HALF_DISTANCE = 0.1  # crop units: a point this far from where the body has it counts half
 USUAL_CAMERA = 0.9, 0.0, 0.0  # the camera known before, of a model without one
-
-
-class Recovery(NamedTuple):
-    """A person in every frame, in the camera's frame: x right, y down, z forward. Leading axes as the keypoints' were.
-
-    rotations (..., T, J, 3, 3), each relative to its joint's parent, the root's to the camera; shape (..., T, S);
-    camera (..., T, 3) as (s, tx, ty) in units of the box (see `kinlmr.camera`), for the body as
-    ``body(rotations, shape)`` poses it (`Estimate`'s is for the body about its root joint: `kinlmr.camera.from_root`);
-    box (..., T, 3) as (cx, cy, side) in pixels, zeros until somebody was seen.
-    """
-
-    rotations: Tensor
-    shape: Tensor
-    camera: Tensor
-    box: Tensor
-
-    def translation(self, size: Tensor | Sequence[float], focal: Tensor | float) -> Tensor:
-        """The translation for ``body(rotations, shape, translation)``: (..., T, 3) in metres.
-
-        size: the image's (width, height), focal: of its camera, both in pixels. NaN until somebody was seen.
-
-        `rotations` are as seen by a camera that looks at the body. For a body beside the picture's middle, rotations in
-        the camera's frame differ: `in_camera` gives them too.
-        """
-        translation = to_translation(self.camera, self.box, torch.as_tensor(size).to(self.box), focal)
-        return torch.where(self.box[..., 2:] > 0, translation, torch.nan)
-
-    def in_camera(
-        self, size: Tensor | Sequence[float], focal: Tensor | float, body: Body | str = "anny24"
-    ) -> tuple[Tensor, Tensor]:
-        """Rotations (..., T, J, 3, 3) and translation (..., T, 3) in the camera's frame, metres, for ``body(rotations,
-        shape, translation)``: `rotations`, the root's rotated onto the ray on which the root joint is seen.
-
-        size and focal as of `translation`; body: the model's, or its name. Until somebody was seen, nothing is rotated.
-        """
-        translation = self.translation(size, focal)
-        body = _body(body, None, self.box.device, self.box.dtype) if isinstance(body, str) else body
-        root = body.root
-        rest = body.J.view(-1, 3)[root] + self.shape @ body.J_shapedirs.view(len(body.J_shapedirs), -1, 3)[:, root]
-        ray = torch.where(self.box[..., 2:] > 0, translation + rest, translation.new_tensor((0.0, 0.0, 1.0)))
-        rotations = self.rotations.clone()
-        rotations[..., root, :, :] = facing(ray) @ rotations[..., root, :, :]
-        return rotations, translation
-
-
-class RecoveryState(NamedTuple):
-    """What `recover` remembers of B people between frames: a plain tuple of tensors, and nothing writes to it.
-
-    Of the last tick: memory (B, V, M), the model's; box (B, 3) and keypoints (B, K, 3), as `kinlmr.keypoints.Track` has
-    them; measured (B, `MEDIAN_TICKS`), pixels per metre of the latest ticks, zeros before, and pixels_per_metre (B),
-    smoothed; rotations (B, J, 3, 3), shape (B, S) and camera (B, 3), the answer, the camera in pixels. Of the last
-    frame: seen, away, doubted and alike, as `kinlmr.recovery.Gate` has them; phase (B), float64, the ticks from the
-    last tick to it; 1 of somebody who had no frame yet.
-
-    A row, index b of every tensor, is one person, and knows nothing of the others. So people may come and go:
-
-    >>> import kinlmr, torch
-    >>> model = kinlmr.build("smpl.yaml", keypoints="coco17", body="anny24_lo369", hidden=4)
-    >>> frames = torch.rand(3, 9, 17, 3) * 300  # of three people
-    >>> _, state = kinlmr.recover(model, frames[:2, :5], 25)  # 0 and 1 are there
-    >>> state = kinlmr.concat([state, kinlmr.RecoveryState.initial(model, 1)])  # 2 comes
-    >>> state = state.select([0, 2])  # 1 leaves
-    >>> recovery, state = kinlmr.recover(model, frames[[0, 2], 5:], 25, state)
-
-    ``torch.save(tuple(state), path)`` keeps it, ``RecoveryState(*torch.load(path))`` brings it back.
-    """
-
-    memory: Tensor
-    box: Tensor
-    keypoints: Tensor
-    measured: Tensor
-    pixels_per_metre: Tensor
-    rotations: Tensor
-    shape: Tensor
-    camera: Tensor
-    seen: Tensor
-    away: Tensor
-    doubted: Tensor
-    alike: Tensor
-    phase: Tensor
-
-    @classmethod
-    def initial(cls, model: LMR, people: int) -> RecoveryState:
-        """Of so many people, before their first frame: what `recover` takes ``None`` for."""
-        _check_model(model)
-        pose, zeros = model.start.pose, model.start.pose.new_zeros
-        keypoints = zeros(people, len(keypoint_sets()[model.options["keypoints"]]), 3)
-        rotations = torch.eye(3).to(pose).repeat(people, len(pose), 1, 1)
-        box, number, shape = zeros(people, 3), zeros(people), zeros(people, model.options["shape"])
-        phase = torch.ones(people, dtype=torch.float64, device=pose.device)
-        return cls(
-            model.initial_state(people).memory, box, keypoints, zeros(people, MEDIAN_TICKS), number, rotations, shape,
-            box, keypoints, number, keypoints, number, phase,
-        )  # fmt: skip
-
-    def gate(self) -> Gate:
-        """What is believed of the keypoints."""
-        return Gate(self.seen, self.away, self.doubted, self.alike)
-
-    def last_frame(self) -> Tensor:
-        """The keypoints (B, K, 3) of the last frame, zeros where it was not believed."""
-        return torch.where(self.away[:, None, None] > 0, 0, self.seen)
-
-    def select(self, rows: Rows) -> RecoveryState:
-        """The state of these people, in this order. rows: numbers (n), which may repeat, or a mask (B) of bools."""
-        return select(self, rows)
-
-    def to(self, *args: Any, **kwargs: Any) -> RecoveryState:
-        """On another device or of another type; arguments as of `torch.Tensor.to`. The phase stays float64."""
-        moved = RecoveryState(*(x.to(*args, **kwargs) for x in self))
-        return moved._replace(phase=self.phase.to(moved.phase.device))
 
 
 @torch.no_grad()
@@ -165,19 +52,19 @@ def recover(
     A frame without keypoints is estimated from what was seen before. A ValueError names what does not fit: the model's
     set, the keypoints' shape, a number that is not finite, the rate, the state.
     """
-    rate = _check_model(model)
-    ratio = rate / _checked_rate(fps)
+    rate = rate_of(model)
+    fps = _checked_rate(fps)
+    ratio = rate / fps
     x = torch.as_tensor(keypoints).to(model.start.pose)
     _check_set(x, model.options["keypoints"])
     x = torch.where(x[..., 2:] > 0, x, 0)
     rows = x if x.ndim == 4 else x[None]
-    body = _body(model.options["body"], model.options["keypoints"], x.device, x.dtype)
+    body = body_of(model.options["body"], model.options["keypoints"], x.device, x.dtype)
     _check_body(model, body)
     state = RecoveryState.initial(model, len(rows)) if state is None else state
     _check_state(state, rows)
 
-    gate = state.gate()
-    rows, gate = believed(rows, 1 / float(fps), gate)
+    rows, gate = believed(rows, 1 / fps, state.gate())
     if abs(1 / ratio - 1) <= SAME_RATE:
         answer, state = _run(model, body, rows, state)
         state = state._replace(phase=torch.zeros_like(state.phase))
@@ -322,26 +209,7 @@ def _smoothed(now: Tensor, told: Tensor, seen: Tensor, state: RecoveryState) -> 
     return torch.stack(every, 1), measured
 
 
-@functools.cache
-def _body(name: str, keypoints: str | None, device: torch.device, dtype: torch.dtype) -> Body:
-    return load_body(name, keypoints=keypoints).to(device, dtype)
-
-
 # --------------------------------------------------------------------------------------------------------------- checks
-
-
-def _check_model(model: LMR) -> float:
-    """The model's rate."""
-    if not isinstance(model, LMR):
-        raise TypeError(f"recover takes an LMR, not {type(model).__name__}; of a wrapped one, the model inside")
-    if "keypoints" not in model.options:
-        raise ValueError(
-            "the model does not say which keypoints it takes; build it with keypoints='coco17' or another set, and "
-            "load its weights into it"
-        )
-    if model.training and model.options["dropout"]:
-        raise ValueError("the model is in training mode, and drops numbers at random; call model.eval() first")
-    return float(model.options["fps"])
 
 
 def _checked_rate(fps: Any) -> float:

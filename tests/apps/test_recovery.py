@@ -17,7 +17,7 @@ from kinlmr.checkpoint import shipped
 DEMO = Path(__file__).parents[2] / "kinlmr/video/data/demo.npz"
 RATES = (12, 24, 25, 29.97, 30, 50, 60, 120, 240)
 room = importlib.import_module("kinlmr.recovery.recover")  # the package has a function of that name
-recover, Recovery, RecoveryState = room.recover, room.Recovery, room.RecoveryState
+recover, Recovery, RecoveryState = room.recover, kinlmr.Recovery, kinlmr.RecoveryState
 
 
 def pieces(model, keypoints, fps, cuts):
@@ -338,6 +338,16 @@ def test_a_body_beside_the_middle_is_turned_onto_its_ray(right, down, seed):
     ray = torch.nn.functional.normalize(after[0, 0], dim=0)
     assert_same([relative @ ray], [(before[0] - before[0, 0])[:, 2]], 1e-4)  # depth along the ray is depth before
     assert_same([turned[:, 1:]], [rotations[:, 1:]], 0.0)
+
+
+def test_a_single_frame_and_a_shape_of_fewer_numbers_are_turned_too():
+    found, _ = recover(MODEL, walker(3), 30)
+    turned, translation = found.in_camera((640, 480), 900.0, BODY)
+    one = Recovery(*(x[0, 1] for x in found)).in_camera((640, 480), 900.0, BODY)
+    assert_same(one, [turned[0, 1], translation[0, 1]], 1e-6)
+    fewer = [found._replace(shape=shape).in_camera((640, 480), 900.0, BODY)[0]
+             for shape in (found.shape[..., :4], found.shape * (torch.arange(10) < 4))]  # fmt: skip
+    assert_same(fewer[:1], fewer[1:], 1e-6)
 
 
 def test_in_the_middle_and_unseen_nothing_turns():
