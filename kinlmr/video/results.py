@@ -122,8 +122,10 @@ def settled(one: Placed, shape: Tensor, fps: float) -> Tensor:
     rest = one.body.joints_at_rest(shape[None])[0, root]
     if not known.any():
         return torch.zeros_like(places) - rest
-    latest = torch.where(known, torch.arange(len(places)), known.int().argmax()).cummax(0).values
-    places, reach = places[latest], int(DEPTH * fps / 2)
+    reach = int(DEPTH * fps / 2)
     unknown = places.new_full((reach,), torch.nan)
-    windows = torch.cat([unknown, places[:, 2], unknown]).unfold(0, 2 * reach + 1, 1)
-    return places * (windows.nanmedian(-1).values / places[:, 2])[:, None] - rest
+    depths = torch.where(known, places[:, 2], torch.nan)
+    medians = torch.cat([unknown, depths, unknown]).unfold(0, 2 * reach + 1, 1).nanmedian(-1).values
+    steady = places * (medians / depths)[:, None]
+    latest = torch.where(known, torch.arange(len(places)), known.int().argmax()).cummax(0).values
+    return steady[latest] - rest
