@@ -20,6 +20,7 @@ from kinlmr.rotations import ROTATIONS, Rotation
 from kinlmr.skeleton import Part, Skeleton
 from kinlmr.skeleton import load as load_skeleton
 from kinlmr.state import Estimate, State, concat
+from kinlmr.world import World
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ __all__ = [
     "Skeleton",
     "State",
     "Tracks",
+    "World",
     "build",
     "camera",
     "compile",

@@ -20,13 +20,13 @@ from kinlmr import _moved
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
-WINGS = ("body", "engine", "export", "files", "kernels", "motion", "recovery", "video")
+WINGS = ("body", "engine", "export", "files", "kernels", "motion", "recovery", "video", "world")
 NEVER = {  # what a wing, or the paper (the files of kinlmr itself), does not import; "" is the paper
-    "": {"recovery", "motion", "export", "video"},
-    "engine": {"", "body", "export", "files", "motion", "recovery", "video"},
-    "kernels": {"", "body", "engine", "export", "files", "motion", "recovery", "video"},
-    "files": {"", "body", "engine", "export", "kernels", "motion", "recovery", "video"},
-    "body": {"engine", "export", "motion", "recovery", "video"},
+    "": {"recovery", "motion", "export", "video", "world"},
+    "engine": {"", "body", "export", "files", "motion", "recovery", "video", "world"},
+    "kernels": {"", "body", "engine", "export", "files", "motion", "recovery", "video", "world"},
+    "files": {"", "body", "engine", "export", "kernels", "motion", "recovery", "video", "world"},
+    "body": {"engine", "export", "motion", "recovery", "video", "world"},
 }
 THE_MODEL = {
     f"kinlmr.{name}" for name in ("model", "options", "build", "checkpoint", "keypoints", "reference", "state")
@@ -37,7 +37,7 @@ OWN = {"torch", "numpy", "networkx", "einops", "yaml", "kinlmr", "__future__"}
 PUBLIC = """
     LMR ROTATIONS Body Estimate Mesh Part Plan Recovery RecoveryState Rotation Skeleton State Tracks
     build camera compile concat export keypoints load load_body load_skeleton losses metrics motion
-    project read_database recover rotations save save_body track video
+    World project read_database recover rotations save save_body track video
 """
 
 
