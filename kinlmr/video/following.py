@@ -17,7 +17,8 @@ from kinlmr.files import Array
 SURE = 0.4  # the confidence of a point that counts for sizes and windows
 NEW, LEAST, STAY = 0.15, 0.4, 0.3  # of a look's newcomer, the score; of a close look's, of one followed, the confidence
 SAME, REACH = 0.2, 0.4  # of a size: nearer on average are the same person; as far from where one is expected it may be one
-TOUCH, APART = 0.08, 0.2  # of a size: points in one position; points that are expected in two
+TOUCH, APART, JUMP = 0.08, 0.2, 0.15  # of a size: points in one position; in two; a look's and a close look's disagree
+OVER = 0.1  # of the smaller box: two whose boxes have more in common are close
 FIRST, LOST, CLOSE = 3, 3, 2  # frames between looks: at first, while somebody is away, while two are close
 BEGIN, AWAY, BLIND = 30, 30, 10  # frames: what is first; until who is away is given up; how long a close look is tried
 FULL, HOLD = 30, 1.3  # frames after which a person counts by size alone; how much more who is followed counts
@@ -63,8 +64,9 @@ class Follower:
     every   frames from one look to the next, if all is quiet. There are more at first, while nobody or too few of those
             who were just there are seen, and while two are close together
 
-    Whom two close looks see, is seen by the one who was expected there; the other is taken from the look, or is away.
-    A point that two close looks put in one position, though it was expected in two, is treated likewise.
+    Of two who are close together, a close look takes the limbs of the other, where the look over all keeps them apart:
+    what they disagree on is the latter's. Whom two close looks see, is seen by the one who was expected there, and so is
+    a point that was expected in two positions; the other one's is the look's, or as expected, and not sure.
     """
 
     def __init__(
@@ -86,12 +88,16 @@ class Follower:
         answers = [self.answer(frame, person) for person in followed]
         looks: list[Array | None] = [None] * len(self.persons)
         newcomers = list[Array]()
-        due = self.due()
+        due = self.due() or doubtful(followed, answers)
         if due:
             looks, newcomers = self.matched(self.look(frame))
             self.looked = self.frame
         seen_by = dict(zip(map(id, self.persons), looks, strict=True))
         rough = [seen_by[id(person)] for person in followed]
+        here = [person for person in self.persons if not person.away]
+        for k, person in enumerate(followed):
+            if any(near(person, other) for other in here if other is not person):
+                answers[k] = checked(answers[k], rough[k], person.keypoints, due)
         settle(followed, answers, rough)
         for person, answer in zip(followed, answers, strict=True):
             self.update(person, answer)
@@ -207,7 +213,7 @@ def settle(people: Sequence[Person], answers: list[Array | None], looks: Sequenc
             errors = [apart(answer, expected[k]) for answer, k in ((one, i), (two, j))]
             if apart(one, two) < SAME and apart(expected[i], expected[j]) > apart(one, two):
                 loser, kept = (i, two) if errors[0] > errors[1] else (j, one)
-                answers[loser] = other_than(looks[loser], kept)
+                answers[loser] = other_than(looks[loser], kept, len(one))
             else:
                 answers[i], answers[j] = limbs(one, expected[i], looks[i], two, expected[j], looks[j])
     for k, answer in enumerate(answers):
@@ -215,11 +221,38 @@ def settle(people: Sequence[Person], answers: list[Array | None], looks: Sequenc
             rough = looks[k]
             others = [other for other in answers if other is not None]
             if rough is not None and rough[:, 2].mean() > LEAST and all(apart(rough, other) > SAME for other in others):
-                answers[k] = rough
+                answers[k] = rough if not others else widened(rough, len(others[0]))
 
 
-def other_than(points: Array | None, other: Array) -> Array | None:
-    return None if points is None or apart(points, other) < SAME else points
+def doubtful(people: Sequence[Person], answers: Sequence[Array | None]) -> bool:
+    """Whether somebody who was just there is not seen closely, or two close looks see one person."""
+    some = [answer for answer in answers if answer is not None]
+    return any(answer is None and not person.away for person, answer in zip(people, answers, strict=True)) or any(
+        apart(one, two) < SAME for k, one in enumerate(some) for two in some[:k]
+    )
+
+
+def checked(answer: Array | None, look: Array | None, expected: Array, due: bool) -> Array | None:
+    """A close look's answer about one in a crowd, as far as the look, or what was expected, agrees."""
+    if answer is None or (due and look is None):
+        return answer
+    if look is not None and apart(answer, look) > SAME:
+        return look if len(answer) == COCO else widened(look, len(answer))
+    other = expected if look is None else look
+    wrong = np.linalg.norm((answer[:COCO] - other)[:, :2], axis=1) > JUMP * size(expected)
+    answer = answer.copy()
+    for k in np.flatnonzero(wrong & (other[:, 2] > answer[:COCO, 2] / 2)):
+        answer[k] = other[k] * [1, 1, 1.0 if look is not None else 0.3]
+    return answer
+
+
+def widened(points: Array, count: int) -> Array:
+    """COCO's points (17, 3) as the first of ``count``; the rest are not seen."""
+    return np.pad(points, [(0, count - len(points)), (0, 0)])
+
+
+def other_than(points: Array | None, other: Array, count: int) -> Array | None:
+    return None if points is None or apart(points, other) < SAME else widened(points, count)
 
 
 def limbs(
@@ -252,20 +285,21 @@ def fits(points: Array, expected: Array, least: float = LEAST) -> bool:
 
 
 def near(one: Person, other: Person) -> bool:
-    """Whether two people's boxes overlap."""
+    """Whether two people's boxes overlap by more than a little."""
     (low, high), (lower, higher) = box(one.keypoints), box(other.keypoints)
-    return bool((np.minimum(high, higher) > np.maximum(low, lower)).all())
+    common = (np.minimum(high, higher) - np.maximum(low, lower)).clip(0)
+    return bool(common.prod() > OVER * min((high - low).prod(), (higher - lower).prod()))
 
 
 # ------------------------------------------------------------------------------------------------------------- geometry
 
 
 def apart(one: Array, other: Array) -> float:
-    """The mean distance of points (17, 3), in units of the larger person's size; points count by both confidences."""
+    """The mean distance of points (17, 3), in units of the smaller person's size; points count by both confidences."""
     one, other = one[:COCO], other[:COCO]
     weight = one[:, 2] * other[:, 2] + 1e-6
     distance = np.linalg.norm((one - other)[:, :2], axis=1)
-    return float((weight * distance).sum() / weight.sum() / max(size(one), size(other)))
+    return float((weight * distance).sum() / weight.sum() / min(size(one), size(other)))
 
 
 def box(points: Array) -> Array:
