@@ -16,7 +16,10 @@ from kinlmr.files import Array
 
 SURE = 0.4  # the confidence of a point that counts for sizes and windows
 NEW, LEAST, STAY = 0.15, 0.4, 0.3  # of a look's newcomer, the score; of a close look's, of one followed, the confidence
-SAME, REACH = 0.2, 0.4  # of a size: nearer on average are the same person; as far from where one is expected it may be one
+SAME, REACH = (
+    0.2,
+    0.4,
+)  # of a size: nearer on average are the same person; as far from where one is expected it may be one
 TOUCH, APART, JUMP = 0.08, 0.2, 0.15  # of a size: points in one position; in two; a look's and a close look's disagree
 OVER = 0.1  # of the smaller box: two whose boxes have more in common are close
 FIRST, LOST, CLOSE = 3, 3, 2  # frames between looks: at first, while somebody is away, while two are close
@@ -55,7 +58,7 @@ class Person:
 
 
 class Follower:
-    """A detector (`kinlmr.video.detectors.Detector`): it remembers, so that frames of one video go in, one after another.
+    """A detector (`kinlmr.video.detectors.Detector`): it remembers, so frames of one video go in, one by one.
 
     look    a frame (H, W, 3) -> everybody in it, roughly
     close   a frame and a `Window` -> the keypoints (K, 3) of the person in its middle, the first 17 being COCO's
@@ -65,8 +68,8 @@ class Follower:
             who were just there are seen, and while two are close together
 
     Of two who are close together, a close look takes the limbs of the other, where the look over all keeps them apart:
-    what they disagree on is the latter's. Whom two close looks see, is seen by the one who was expected there, and so is
-    a point that was expected in two positions; the other one's is the look's, or as expected, and not sure.
+    what they disagree on is the latter's. Whom two close looks see, is seen by the one who was expected there, and so
+    is a point that was expected in two positions; the other one's is the look's, or as expected, and not sure.
     """
 
     def __init__(
@@ -113,7 +116,8 @@ class Follower:
                     taken.append(answer)
         self.persons = [p for p in self.persons if p.away <= (AWAY if p.seen > BLIND else FIRST)]
         self.frame += 1
-        return np.stack(taken).astype(np.float32) if taken else np.zeros((0, COCO, 3), np.float32)
+        count = max(map(len, taken), default=COCO)
+        return np.array([widened(one, count) for one in taken], np.float32).reshape(-1, count, 3)
 
     def chosen(self) -> list[Person]:
         """Those who are followed in this frame."""
@@ -175,7 +179,7 @@ class Follower:
         return points
 
     def update(self, person: Person, answer: Array | None, missed: bool = True) -> None:
-        """A person with what was seen in this frame, in place; ``missed``: whether nothing means that none was there."""
+        """A person with what was seen in this frame, in place; ``missed``: whether None means that nobody was there."""
         window = person.window
         if answer is None:
             person.away += missed or person.away > 0
@@ -213,7 +217,7 @@ def settle(people: Sequence[Person], answers: list[Array | None], looks: Sequenc
             errors = [apart(answer, expected[k]) for answer, k in ((one, i), (two, j))]
             if apart(one, two) < SAME and apart(expected[i], expected[j]) > apart(one, two):
                 loser, kept = (i, two) if errors[0] > errors[1] else (j, one)
-                answers[loser] = other_than(looks[loser], kept, len(one))
+                answers[loser] = other_than(looks[loser], kept)
             else:
                 answers[i], answers[j] = limbs(one, expected[i], looks[i], two, expected[j], looks[j])
     for k, answer in enumerate(answers):
@@ -221,7 +225,7 @@ def settle(people: Sequence[Person], answers: list[Array | None], looks: Sequenc
             rough = looks[k]
             others = [other for other in answers if other is not None]
             if rough is not None and rough[:, 2].mean() > LEAST and all(apart(rough, other) > SAME for other in others):
-                answers[k] = rough if not others else widened(rough, len(others[0]))
+                answers[k] = rough
 
 
 def doubtful(people: Sequence[Person], answers: Sequence[Array | None]) -> bool:
@@ -237,7 +241,7 @@ def checked(answer: Array | None, look: Array | None, expected: Array, due: bool
     if answer is None or (due and look is None):
         return answer
     if look is not None and apart(answer, look) > SAME:
-        return look if len(answer) == COCO else widened(look, len(answer))
+        return look
     other = expected if look is None else look
     wrong = np.linalg.norm((answer[:COCO] - other)[:, :2], axis=1) > JUMP * size(expected)
     answer = answer.copy()
@@ -251,8 +255,8 @@ def widened(points: Array, count: int) -> Array:
     return np.pad(points, [(0, count - len(points)), (0, 0)])
 
 
-def other_than(points: Array | None, other: Array, count: int) -> Array | None:
-    return None if points is None or apart(points, other) < SAME else widened(points, count)
+def other_than(points: Array | None, other: Array) -> Array | None:
+    return None if points is None or apart(points, other) < SAME else points
 
 
 def limbs(
@@ -269,7 +273,7 @@ def limbs(
 
 
 def mended(points: Array, wrong: Array, expected: Array, look: Array | None, other: Array) -> Array:
-    """Keypoints whose ``wrong`` (17) ones are the look's, or, where that is wrong too, as expected, with little doubt left."""
+    """Keypoints whose ``wrong`` (17) ones are the look's, or, where that is wrong too, as expected, and not sure."""
     points = points.copy()
     for k in np.flatnonzero(wrong):
         if look is not None and np.linalg.norm((look - other[:COCO])[k, :2]) > TOUCH * size(expected):
@@ -327,7 +331,7 @@ def about_hips(points: Array) -> Window:
     reach = np.abs(points[:, :2] - centre).max(1)
     trunk = [k for k in SHOULDERS + HIPS if sure[k]]
     side = 2 * max(1.9 * reach[trunk].max(), 1.2 * reach[sure].max(), 4.0)
-    return Window(*centre.tolist(), side, side)
+    return Window(float(centre[0]), float(centre[1]), side, side)
 
 
 def steadied(before: Window, wanted: Window, motion: Array, fresh: bool) -> Window:

@@ -60,9 +60,8 @@ class multipose:
         found = self.session.run(None, {"input": picture})[0][0]
         scale = np.append(np.array(picture.shape[1:3]) * size / small, 1)
         points = (found[:, :51].reshape(-1, 17, 3) * scale)[..., [1, 0, 2]]
-        rooted = points.copy()
-        rooted[..., 2] = np.sqrt(points[..., 2].clip(0, 1))
-        return [(one, float(row[55])) for one, row in zip(rooted, found, strict=True) if row[55] > SEEN]
+        points[..., 2] = np.sqrt(points[..., 2].clip(0, 1))  # MoveNet says 0.5 where others say 0.9
+        return [(one, float(row[55])) for one, row in zip(points, found, strict=True) if row[55] > SEEN]
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
@@ -76,7 +75,7 @@ def resized(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.u
 
 
 def cropped(frame: NDArray[np.uint8], window: Window, size: tuple[int, int]) -> tuple[NDArray[np.uint8], Array]:
-    """The window of a frame in a size (height, width), black beyond the edge; left, top, and a pixel's width and height."""
+    """The window of a frame in a size (height, width), black beyond the edge; left, top, a pixel's width and height."""
     left, top = round(window.x - window.width / 2), round(window.y - window.height / 2)
     width, height = max(round(window.width), 1), max(round(window.height), 1)
     part = np.zeros((height, width, 3), np.uint8)
@@ -122,7 +121,7 @@ def runtime() -> Any:
         )
     if numbers < OLDEST:
         raise ImportError(
-            f'onnxruntime {version} is too old for the detector, which needs {".".join(map(str, OLDEST))} or later: '
+            f"onnxruntime {version} is too old for the detector, which needs {'.'.join(map(str, OLDEST))} or later: "
             'pip install --upgrade "kinlmr[video]"'
         )
     return onnxruntime
@@ -145,6 +144,7 @@ def shipped(name: str) -> Any:
     data = (folder / file).read_bytes()
     if (found := hashlib.sha256(data).hexdigest()) != listed[file]:
         raise ValueError(
-            f"{folder / file}: damaged: {len(data):,} bytes with sha256 {found}, expected {listed[file]}; install kinlmr anew"
+            f"{folder / file}: damaged, {len(data):,} bytes of sha256 {found}, expected {listed[file]}; install kinlmr "
+            "anew"
         )
     return session(data)
