@@ -37,19 +37,22 @@ class Terms(NamedTuple):
 
 class Filter(NamedTuple):
     """What is known of the last two positions: information (B, 6, 6) and its product with the estimate (B, 6); the last
-    feet (B, N, 3); whether somebody was seen (B)."""
+    feet (B, N, 3) and their contacts (B, N); whether somebody was seen (B), and for how many seconds nothing was stood on
+    (B), infinite before."""
 
     information: Tensor
     vector: Tensor
     feet: Tensor
+    contact: Tensor
     seen: Tensor
+    aloft: Tensor
 
 
 def start(people: int, feet: int, like: Tensor) -> Filter:
     """Of so many people, before they were seen."""
-    zeros = torch.zeros(people, 6, 7 + 0, dtype=torch.float64, device=like.device)
     seen = torch.zeros(people, dtype=torch.bool, device=like.device)
-    return Filter(zeros[..., :6], zeros[..., 0], zeros.new_zeros(people, feet, 3), seen)
+    make = torch.zeros(people, 6, 6, dtype=torch.float64, device=like.device)
+    return Filter(make, make[..., 0], make.new_zeros(people, feet, 3), make.new_zeros(people, feet), seen, like.new_full((people,), torch.inf))
 
 
 def forward(terms: Terms, seconds: float, state: Filter) -> tuple[Tensor, Tensor, Filter]:
@@ -60,7 +63,7 @@ def forward(terms: Terms, seconds: float, state: Filter) -> tuple[Tensor, Tensor
     difference = torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64, device=terms.place.device)
     squares, eye = torch.outer(difference, difference), torch.eye(3).to(terms.place)
     step = torch.tensor([[0.0, 0, 0], [0, 1, -1], [0, -1, 1]]).to(squares)
-    information, vector, feet, seen = state
+    information, vector, feet, _, seen, _ = state
     positions, gone = [], []
     for place, certainty, foot, still, calm, gravity, now in zip(*(x.unbind(1) for x in terms), strict=True):
         information = torch.where(seen[:, None, None], information, first)
@@ -84,7 +87,7 @@ def forward(terms: Terms, seconds: float, state: Filter) -> tuple[Tensor, Tensor
         feet, seen = torch.where(now[:, None, None], foot, feet), seen | now
         positions.append(torch.linalg.solve(information + FAINT * torch.eye(6).to(information), vector)[:, 3:])
         gone.append(solved)
-    return torch.stack(positions, 1), torch.stack(gone, 1), Filter(information, vector, feet, seen)
+    return torch.stack(positions, 1), torch.stack(gone, 1), Filter(information, vector, feet, state.contact, seen, state.aloft)
 
 
 def backward(gone: Tensor, state: Filter) -> Tensor:

@@ -48,7 +48,7 @@ class WorldState(NamedTuple):
 
     mean (B, 2, V), since (B, V), memory (B, H), answer (B, 9) and age (B): the network's, as `kinlmr.world.network` has
     them; quaternion (B, J, 4), speed (B, J) and posed (B): the pose; information (B, 6, 6), vector (B, 6), feet
-    (B, 4, 3) and located (B): the path's filter; up_sum, feet_sum (B, 3), sole_sum, weight (B): what was seen of up and
+    (B, 4, 3), stood (B, 4), located and aloft (B): the path's filter; up_sum, feet_sum (B, 3), sole_sum, weight (B): what was seen of up and
     floor, and up, origin (B, 3), told (B), what was answered; held and offset (B, 2, 2, 3): feet, and how far they were
     moved; shape_sum (B, S) and frames (B), whose mean shape is answered.
     """
@@ -64,7 +64,9 @@ class WorldState(NamedTuple):
     information: Tensor
     vector: Tensor
     feet: Tensor
+    stood: Tensor
     located: Tensor
+    aloft: Tensor
     up_sum: Tensor
     feet_sum: Tensor
     sole_sum: Tensor
@@ -93,8 +95,8 @@ class WorldState(NamedTuple):
     def parts(self) -> Parts:
         """Its tensors by whose they are."""
         return Parts(
-            network.Means(*self[0:2]), network.Ticks(*self[2:5]), Pose(*self[5:8]), path.Filter(*self[8:12]),
-            floor.Evidence(*self[12:19]), lock.Held(*self[19:21]),
+            network.Means(*self[0:2]), network.Ticks(*self[2:5]), Pose(*self[5:8]), path.Filter(*self[8:14]),
+            floor.Evidence(*self[14:21]), lock.Held(*self[21:23]),
         )  # fmt: skip
 
     def with_parts(self, parts: Parts) -> WorldState:

@@ -17,10 +17,12 @@ from kinlmr.world.pose import followed, gaussian, smoothed
 from kinlmr.world.records import Parts, World, WorldState
 
 RATE = 30.0  # frames a second for which the weights below are said
-STILL = 0.01  # metres that a standing foot moves in a frame
-CALM = 0.01  # metres that acceleration moves the root in a frame
+STILL = 0.008  # metres that a standing foot moves in a frame
+CALM = 0.007  # metres that acceleration moves the root in a frame
 ALONG, ACROSS = (0.03, 0.15), (0.01, 0.05)  # metres: the least and largest softness of the camera's place
-TRUST = 1.0  # of what the network says the camera's place is off, for one frame
+TRUST = 1.5  # of what the network says the camera's place is off, for one frame
+GRAVITY = 9.81  # m/s^2
+LONGEST_FLIGHT = 0.8  # seconds: who stands on nothing for longer does not fly
 UNSEEN = 1e-3  # how much the camera's place counts in a frame without keypoints
 
 
@@ -76,8 +78,9 @@ def whole(body: Body, take: Take, fps: float) -> World:
     rotations = smoothed(take.rotations, take.seen, fps)
     joints = body(rotations, take.shape).joints
     about = joints - joints[..., [body.root], :]
-    system = _terms(take, about[..., stand.legs.feet, :], contact, answer[..., 7:9], common, seconds)
-    _, gone, state = path.forward(system, seconds, path.start(people, 4, take.root))
+    start = path.start(people, 4, take.root)
+    system, _ = _terms(take, about[..., stand.legs.feet, :], contact, answer, common.expand_as(up), fps, start)
+    _, gone, state = path.forward(system, seconds, start)
     root = path.backward(gone, state).to(take.root)
     turn = floor.to_world(common)
     root, about = root @ turn.mT, about @ turn.mT
@@ -103,8 +106,10 @@ def live(body: Body, take: Take, fps: float, state: WorldState) -> tuple[World, 
     joints = body(rotations, take.shape).joints
     about = joints - joints[..., [body.root], :]
     feet = about[..., stand.legs.feet, :]
-    system = _terms(take, feet, contact, answer[..., 7:9], normalize(state.up, dim=-1)[:, None], seconds)
+    own = normalize(state.up_sum[:, None] + (up * take.seen[..., None]).cumsum(1), dim=-1)
+    system, aloft = _terms(take, feet, contact, answer, own, fps, parts.filter)
     root, _, filtered = path.forward(system, seconds, parts.filter)
+    filtered = filtered._replace(contact=contact[:, -1].double(), aloft=aloft)
     root = root.to(take.root)
     common, origin, evidence = floor.refine(
         up, root[..., None, :] + feet, stand.sole, contact, take.seen, fps, parts.evidence
@@ -139,22 +144,34 @@ def _answered(
 
 
 def _terms(
-    take: Take, feet: Tensor, contact: Tensor, off: Tensor, up: Tensor, seconds: float
-) -> path.Terms:
-    """The system of the path, of frames ``seconds`` apart."""
-    frame = 1 / RATE / seconds
+    take: Take, feet: Tensor, contact: Tensor, answer: Tensor, up: Tensor, fps: float, state: path.Filter
+) -> tuple[path.Terms, Tensor]:
+    """The system of the path; contact (B, T, 4), the network's answer (B, T, 9), up (B, T, 3); and for how long (B) each
+    stood on nothing at the end, seconds."""
+    frame = fps / RATE
     along, across = (
         (TRUST * x.exp()).clamp(*bounds)[..., None, None]
-        for x, bounds in zip(off.unbind(-1), (ALONG, ACROSS), strict=True)
+        for x, bounds in zip(answer[..., 7:9].unbind(-1), (ALONG, ACROSS), strict=True)
     )
     ray = normalize(torch.where(take.seen[..., None], take.root, 1), dim=-1)
     eye = torch.eye(3).to(ray)
     certainty = eye / across**2 + (along**-2 - across**-2) * ray[..., :, None] * ray[..., None, :]
     share = take.seen * torch.where(take.noticed, 1, UNSEEN) / frame
-    before = torch.cat([contact[:, :1], contact[:, :-1]], 1)
+    before = torch.cat([state.contact[:, None].to(contact), contact[:, :-1]], 1)
     still = torch.minimum(contact, before) * take.seen[..., None] * frame / STILL**2
     calm = torch.full_like(share, frame**3 / CALM**2)
-    return path.Terms(take.root, certainty * share[..., None, None], feet, still, calm, torch.zeros_like(take.root), take.seen)
+    flight, aloft = _flight(before.amax(-1), fps, state.aloft)
+    gravity = -GRAVITY / fps**2 * flight[..., None] * up
+    return path.Terms(take.root, certainty * share[..., None, None], feet, still, calm, gravity, take.seen), aloft
+
+
+def _flight(contact: Tensor, fps: float, aloft: Tensor) -> tuple[Tensor, Tensor]:
+    """How surely each flies, of the most that a foot stands (B, T), and for how long (B) nobody stood at the end."""
+    flies, found = (1 - 2 * contact).clamp_min(0), []
+    for one in flies.unbind(1):
+        aloft = torch.where(one > 0, aloft + 1 / fps, 0)
+        found.append(one * (aloft < LONGEST_FLIGHT))
+    return torch.stack(found, 1), aloft
 
 
 def _firm(contact: Tensor, fps: float) -> Tensor:
