@@ -57,37 +57,60 @@ def start(people: int, feet: int, like: Tensor) -> Filter:
 
 def forward(terms: Terms, seconds: float, state: Filter) -> tuple[Tensor, Tensor, Filter]:
     """Eliminate frame after frame -> the positions (B, T, 3) by what was seen so far; the elimination (B, T, 3, 7), the
-    position two frames before as a function of the two after it; and the filter's state."""
-    terms = Terms(*(x.double() if x.is_floating_point() else x for x in terms))
-    first = _first(state, seconds)
-    difference = torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64, device=terms.place.device)
-    squares, eye = torch.outer(difference, difference), torch.eye(3).to(terms.place)
-    step = torch.tensor([[0.0, 0, 0], [0, 1, -1], [0, -1, 1]]).to(squares)
-    information, vector, feet, _, seen, _ = state
-    positions, gone = [], []
-    for place, certainty, foot, still, calm, gravity, now in zip(*(x.unbind(1) for x in terms), strict=True):
-        information = torch.where(seen[:, None, None], information, first)
-        vector = torch.where(seen[:, None], vector, 0)
-        still = torch.where(seen[:, None], still, 0)
-        scalar = calm[:, None, None] * squares + still.sum(1)[:, None, None] * step  # (B, 3, 3), the same for x, y, z
-        matrix = torch.einsum("bij,xy->bixjy", scalar, eye).flatten(3).flatten(1, 2)
-        matrix[:, :6, :6] += information
-        matrix[:, 6:, 6:] += certainty
-        moved = (still[..., None] * (feet - foot)).sum(1)  # c times what a standing foot asks the root to move
-        right = torch.einsum("i,bx->bix", difference, calm[:, None] * gravity)
-        right[:, 2] += (certainty @ place[..., None])[..., 0] + moved
-        right[:, 1] -= moved
-        right = right.flatten(1)
-        right[:, :6] += vector
-        both = torch.cat([matrix[:, :3, 3:], right[:, :3, None]], 2)
-        solved = torch.linalg.solve(matrix[:, :3, :3], both)
-        information = matrix[:, 3:, 3:] - matrix[:, 3:, :3] @ solved[..., :6]
-        information = (information + information.mT) / 2
-        vector = right[:, 3:] - (matrix[:, 3:, :3] @ solved[..., 6:])[..., 0]
-        feet, seen = torch.where(now[:, None, None], foot, feet), seen | now
-        positions.append(torch.linalg.solve(information + FAINT * torch.eye(6).to(information), vector)[:, 3:])
+    position two frames before by the two after it; and the filter's state.
+
+    The sum of squares is one matrix over (p_{t-2}, p_{t-1}, 1, p_t); what is left of it without p_{t-2} is one over
+    (p_{t-1}, p_t, 1), and goes on to the next frame.
+    """
+    forms, after, first = _forms(terms, seconds, state)
+    order = torch.tensor([0, 1, 2, 4, 5, 6, 3], device=forms.device)
+    known = torch.cat([state.seen[:, None], after[:, :-1]], 1)
+    steady = known.all(0).tolist()
+    left = torch.zeros_like(forms[:, 0, :7, :7])
+    left[:, :6, :6], left[:, :6, 6], left[:, 6, :6] = state.information, state.vector, state.vector
+    gone, lefts = [], []
+    for t, form in enumerate(forms.unbind(1)):
+        left = left if steady[t] else torch.where(known[:, t, None, None], left, first)
+        form[:, :7, :7] += left
+        solved = torch.linalg.solve(form[:, :3, :3], form[:, :3, 3:])
+        left = torch.baddbmm(form[:, 3:, 3:], form[:, 3:, :3], solved, alpha=-1)[:, order][:, :, order]
         gone.append(solved)
-    return torch.stack(positions, 1), torch.stack(gone, 1), Filter(information, vector, feet, state.contact, seen, state.aloft)
+        lefts.append(left)
+    left, eliminated = torch.stack(lefts, 1), torch.stack(gone, 1)[..., order]
+    faint = FAINT * torch.eye(6).to(left)
+    positions = torch.linalg.solve(left[..., :6, :6] + faint, left[..., :6, 6])[..., 3:]
+    now = state._replace(
+        information=left[:, -1, :6, :6], vector=left[:, -1, :6, 6], feet=terms.feet[:, -1].double(), seen=after[:, -1]
+    )
+    return positions, eliminated, now
+
+
+def _forms(terms: Terms, seconds: float, state: Filter) -> tuple[Tensor, Tensor, Tensor]:
+    """Each frame's own squares as a matrix (B, T, 10, 10) over (p_{t-2}, p_{t-1}, 1, p_t), those who were seen by then
+    (B, T), and what is known (7, 7) before somebody was. The vector of a form stands with its sign turned: p' A p - 2 b'p.
+    """
+    place, certainty, feet, still, calm, gravity, seen = (x.double() if x.is_floating_point() else x for x in terms)
+    after = torch.cat([state.seen[:, None], seen], 1).cummax(1).values[:, 1:]
+    before = torch.cat([state.seen[:, None], seen[:, :-1]], 1)
+    feet_before = torch.cat([state.feet[:, None], feet[:, :-1]], 1)
+    still = torch.where((seen & before)[..., None], still, 0)
+    total, moved = still.sum(-1), (still[..., None] * (feet_before - feet)).sum(-2)
+    difference = torch.tensor([1.0, -2.0, 1.0]).to(place)
+    step = torch.tensor([[0.0, 0, 0], [0, 1, -1], [0, -1, 1]]).to(place)
+    scalar = calm[..., None, None] * torch.outer(difference, difference) + total[..., None, None] * step
+    matrix = torch.einsum("btij,xy->btixjy", scalar, torch.eye(3).to(place)).flatten(4).flatten(2, 3)
+    matrix[..., 6:, 6:] += certainty
+    right = torch.einsum("i,btx->btix", difference, calm[..., None] * gravity)
+    right[..., 2, :] += (certainty @ place[..., None])[..., 0] + moved
+    right[..., 1, :] -= moved
+    forms = place.new_zeros(*seen.shape, 10, 10)
+    others = torch.tensor([0, 1, 2, 3, 4, 5, 7, 8, 9], device=place.device)
+    forms[..., others[:, None], others] = matrix
+    forms[..., others, 6] = forms[..., 6, others] = right.flatten(2)
+    speed = 1 / (FASTEST * seconds) ** 2
+    pair = torch.tensor([[speed + FAINT, -speed], [-speed, speed + FAINT]]).to(place)
+    first = torch.nn.functional.pad(torch.kron(pair, torch.eye(3).to(place)), (0, 1, 0, 1))
+    return forms, after, first
 
 
 def backward(gone: Tensor, state: Filter) -> Tensor:
@@ -97,14 +120,5 @@ def backward(gone: Tensor, state: Filter) -> Tensor:
     for one in reversed(gone[:, 2:].unbind(1)):
         earlier = one[..., 6] - (one[..., :6] @ found[-1][..., None])[..., 0]
         found.append(torch.cat([earlier, found[-1][:, :3]], 1))
-    pairs = torch.stack(found[::-1], 1)[:, : gone.shape[1]]
-    if gone.shape[1] == 1:
-        return last[:, None, 3:]
-    return torch.cat([pairs[:, :1, :3], pairs[..., 3:]], 1)[:, : gone.shape[1]]
-
-
-def _first(state: Filter, seconds: float) -> Tensor:
-    """Of the two positions before the first: they are FASTEST apart or less, and little is known of where."""
-    speed = 1 / (FASTEST * seconds) ** 2
-    pair = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64) * speed + FAINT * torch.eye(2)
-    return torch.kron(pair, torch.eye(3, dtype=torch.float64)).to(state.information.device)
+    pairs = torch.stack(found[::-1], 1)
+    return torch.cat([pairs[:, :1, :3], pairs[..., 3:]], 1)[:, -gone.shape[1] :]
