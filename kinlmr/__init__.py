@@ -20,7 +20,7 @@ from kinlmr.rotations import ROTATIONS, Rotation
 from kinlmr.skeleton import Part, Skeleton
 from kinlmr.skeleton import load as load_skeleton
 from kinlmr.state import Estimate, State, concat
-from kinlmr.world import World
+from kinlmr.world import World, WorldState, to_world
 
 __version__ = "0.1.0"
 
@@ -39,6 +39,7 @@ __all__ = [
     "State",
     "Tracks",
     "World",
+    "WorldState",
     "build",
     "camera",
     "compile",
@@ -58,6 +59,7 @@ __all__ = [
     "rotations",
     "save",
     "save_body",
+    "to_world",
     "track",
     "video",
 ]

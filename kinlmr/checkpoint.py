@@ -25,6 +25,7 @@ from kinlmr.skeleton import Skeleton, parse
 FORMAT = 1
 META = PACKAGE = "kinlmr"
 TYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+OTHERS = ("world",)  # files of kinlmr/weights that are no LMR
 SOFT = (
     "allow_nan",
     "confidence",
@@ -107,7 +108,8 @@ def load(path: str | os.PathLike[str], into: LMR | None = None) -> LMR:
 def shipped() -> tuple[str, ...]:
     """The names of the models that come with kinlmr."""
     folder = resources.files(PACKAGE) / "weights"
-    return tuple(sorted(f.name[:-4] for f in folder.iterdir() if f.name.endswith(".npz"))) if folder.is_dir() else ()
+    names = [f.name[:-4] for f in folder.iterdir() if f.name.endswith(".npz")] if folder.is_dir() else []
+    return tuple(sorted(name for name in names if name not in OTHERS))
 
 
 def _claim(name: str, text: str) -> _Claim:

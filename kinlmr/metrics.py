@@ -83,6 +83,67 @@ def acceleration(motion: Tensor, fps: float | None = None) -> Tensor:
     return second * 1000 if fps is None else second * fps**2
 
 
+def w_mpjpe(
+    prediction: Tensor, truth: Tensor, frames: int = 100, whole: bool = False, similarity: bool = False
+) -> Tensor:
+    """World MPJPE, mm, of every frame of chunks of ``frames``; W-MPJPE100, or with ``whole`` WA-MPJPE100, is its mean.
+
+    (T, K, 3) in metres -> (N). Each chunk is brought onto the truth by the rigid motion that fits its first two frames
+    best, with ``whole`` all of it. A last chunk of half as many frames or more counts, a shorter one does not.
+    similarity: with a scale, as WHAM and GVHMR do.
+    """
+    prediction, truth = _pair(prediction, truth)
+    found = []
+    for start in range(0, len(truth) - (frames + 1) // 2 + 1, frames):
+        p, t = (x[start : start + frames] for x in (prediction, truth))
+        fitted = slice(None) if whole else slice(2)
+        turn, scale, shift = _rigid(p[fitted].flatten(0, 1), t[fitted].flatten(0, 1), similarity)
+        found.append(1000 * (scale * p @ turn.mT + shift - t).norm(dim=-1).mean(-1))
+    return torch.cat(found) if found else truth.new_zeros(0)
+
+
+def rte(prediction: Tensor, truth: Tensor) -> Tensor:
+    """Root translation error, %: the mean error of a path after its rigid fit onto the truth, over the truth's length.
+
+    (T, 3) in metres -> ()
+    """
+    prediction, truth = _pair(prediction, truth)
+    turn, _, shift = _rigid(prediction, truth, False)
+    error = (prediction @ turn.mT + shift - truth).norm(dim=-1).mean()
+    return 100 * error / (truth[1:] - truth[:-1]).norm(dim=-1).sum()
+
+
+def foot_slide(prediction: Tensor, truth: Tensor, still: float = 0.01) -> Tensor:
+    """How far feet move from frame to frame where the truth's move less than ``still`` metres, mm: the mean over them.
+
+    (T, K, 3) in metres, of the joints of feet -> (); NaN where the truth's never stand
+    """
+    prediction, truth = _pair(prediction, truth)
+    speed = (truth[1:] - truth[:-1]).norm(dim=-1)
+    slower = torch.minimum(torch.cat([speed[:1], speed]), torch.cat([speed, speed[-1:]])) < still
+    moved = 1000 * (prediction[1:] - prediction[:-1]).norm(dim=-1)
+    return moved[slower[1:] & slower[:-1]].mean()
+
+
+def jitter(motion: Tensor, fps: float) -> Tensor:
+    """The mean norm of third differences, in 10 m/s^3, as WHAM and GVHMR have it. (..., T, K, 3) in metres -> (...)"""
+    if motion.shape[-3] < 4:
+        raise ValueError(f"jitter needs 4 frames or more, not {motion.shape[-3]}")
+    a, b, c, d = (motion[..., i : motion.shape[-3] - 3 + i, :, :] for i in range(4))
+    return (d - 3 * c + 3 * b - a).norm(dim=-1).mean((-2, -1)) * fps**3 / 10
+
+
+def _rigid(prediction: Tensor, truth: Tensor, similarity: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The rotation (3, 3), scale () and shift (3) that bring points (N, 3) nearest to others."""
+    x, y = prediction - prediction.mean(0), truth - truth.mean(0)
+    u, s, vt = torch.linalg.svd(y.mT @ x)
+    sign = torch.ones_like(s)
+    sign[2] = torch.linalg.det(u @ vt)
+    turn = u * sign @ vt
+    scale = (s * sign).sum() / x.square().sum().clamp_min(1e-12) if similarity else torch.ones_like(s[0])
+    return turn, scale, truth.mean(0) - scale * turn @ prediction.mean(0)
+
+
 def by_part(errors: Tensor, plan: Plan) -> dict[str, Tensor]:
     """Errors (..., J) of the skeleton's joints, as the mean of every part's joints: part -> (...)."""
     return {part: errors[..., list(joints)].mean(-1) for part, joints in zip(plan.parts, plan.joints, strict=True)}

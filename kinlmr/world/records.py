@@ -1,10 +1,15 @@
-"""What `to_world` answers."""
+"""What `to_world` answers, and what it remembers between frames."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+
+from kinlmr.state import Rows, select
+from kinlmr.world import floor, lock, network, path
+from kinlmr.world.pose import Pose
 
 
 class World(NamedTuple):
@@ -21,3 +26,87 @@ class World(NamedTuple):
     shape: Tensor
     contact: Tensor
     up: Tensor
+
+
+class Parts(NamedTuple):
+    """A `WorldState` by whose it is."""
+
+    means: network.Means
+    ticks: network.Ticks
+    pose: Pose
+    filter: path.Filter
+    evidence: floor.Evidence
+    held: lock.Held
+
+
+class WorldState(NamedTuple):
+    """What `to_world` remembers of B people between frames: a plain tuple of tensors, and nothing writes to it.
+
+    A row, index b of every tensor, is one person: who leaves is not selected (`select`), who comes is joined by
+    `kinlmr.concat` with ``WorldState.initial(1)``. A person's pose and contacts depend on nobody else's row; up and the
+    floor are what all rows of a call say together.
+
+    mean (B, 2, V), since (B, V), memory (B, H), answer (B, 9) and age (B): the network's, as `kinlmr.world.network` has
+    them; quaternion (B, J, 4), speed (B, J) and posed (B): the pose; information (B, 6, 6), vector (B, 6), feet
+    (B, 4, 3), stood (B, 4), located and aloft (B): the path's filter; up_sum, feet_sum (B, 3), sole_sum, weight (B): what was seen of up and
+    floor, and up, origin (B, 3), told (B), what was answered; held and offset (B, 2, 2, 3): feet, and how far they were
+    moved; shape_sum (B, S) and frames (B), whose mean shape is answered.
+    """
+
+    mean: Tensor
+    since: Tensor
+    memory: Tensor
+    answer: Tensor
+    age: Tensor
+    quaternion: Tensor
+    speed: Tensor
+    posed: Tensor
+    information: Tensor
+    vector: Tensor
+    feet: Tensor
+    stood: Tensor
+    located: Tensor
+    aloft: Tensor
+    up_sum: Tensor
+    feet_sum: Tensor
+    sole_sum: Tensor
+    weight: Tensor
+    up: Tensor
+    origin: Tensor
+    told: Tensor
+    held: Tensor
+    offset: Tensor
+    shape_sum: Tensor
+    frames: Tensor
+
+    @classmethod
+    def initial(cls, people: int, joints: int = 24, shape: int = 10) -> WorldState:
+        """Of so many people, before their first frame; joints and shape numbers are anny24's and SMPL's."""
+        like = torch.zeros(0)
+        means, ticks = network.start(people, like)
+        turn = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(people, joints, 1)
+        nobody = torch.zeros(people, dtype=torch.bool)
+        feet = torch.zeros(people, 2, 2, 3)
+        return cls(
+            *means, *ticks, turn, torch.zeros(people, joints), nobody, *path.start(people, 4, like),
+            *floor.unknown(people, like), feet, feet, torch.zeros(people, shape), torch.zeros(people),
+        )  # fmt: skip
+
+    def parts(self) -> Parts:
+        """Its tensors by whose they are."""
+        return Parts(
+            network.Means(*self[0:2]), network.Ticks(*self[2:5]), Pose(*self[5:8]), path.Filter(*self[8:14]),
+            floor.Evidence(*self[14:21]), lock.Held(*self[21:23]),
+        )  # fmt: skip
+
+    def with_parts(self, parts: Parts) -> WorldState:
+        """The state after a call, but for the shape."""
+        return WorldState(*(x for part in parts for x in part), self.shape_sum, self.frames)
+
+    def select(self, rows: Rows) -> WorldState:
+        """The state of these people, in this order. rows: numbers (n), which may repeat, or a mask (B) of bools."""
+        return select(self, rows)
+
+    def to(self, device: Any) -> WorldState:
+        """On another device."""
+        return WorldState(*(x.to(device) for x in self))

@@ -1,0 +1,127 @@
+"""Up, the floor and the way from the camera's axes to the world's: y up, x to the camera's right, the camera over the
+origin."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, pad
+
+SAME_FLOOR = 0.15  # metres: stretches of standing whose heights differ less are on one floor
+LOW = 0.05  # of the time that somebody stands, the share of the lowest stretches that may be outliers
+SURE = 0.5  # a foot stands whose probability is above
+EASED = 0.0005  # metres: what a refined up and a refined floor each move a standing foot by in a frame, at most
+FASTEST = 0.2  # radians a second: how fast up is refined
+DEFAULT_UP = 0.0, -1.0, 0.0  # of a level camera
+
+
+def to_world(up: Tensor) -> Tensor:
+    """The rotations (..., 3, 3) from the camera's axes, in which gravity is along -up (..., 3), to the world's."""
+    y = normalize(up, dim=-1)
+    right = y.new_tensor((1.0, 0.0, 0.0))
+    x = normalize(right - y[..., :1] * y, dim=-1)
+    return torch.stack([x, y, torch.linalg.cross(x, y)], -2)
+
+
+def level_of(bottoms: Tensor, contact: Tensor) -> Tensor:
+    """The height of the lowest floor that feet stand on, of the heights of soles (B, T, 2) and the probability that each
+    foot stands. Of people who never stand: where the lowest foot comes. NaN where nobody was seen."""
+    known = bottoms.isfinite()
+    on = (contact > SURE) & known
+    edges = pad(on.movedim(2, 1).flatten(0, 1).to(torch.int8), (1, 1)).diff(dim=-1)
+    (rows, begins), (_, ends) = (edges == 1).nonzero().unbind(1), (edges == -1).nonzero().unbind(1)
+    if not len(begins):
+        return bottoms[known].quantile(LOW) if known.any() else bottoms.new_tensor(torch.nan)
+    heights = pad(torch.where(on, bottoms, 0).double().movedim(2, 1).flatten(0, 1).cumsum(-1), (1, 0))
+    length = (ends - begins).double()
+    level = (heights[rows, ends] - heights[rows, begins]) / length
+    order = level.argsort()
+    level, length = level[order], length[order]
+    low = level[int((length.cumsum(0) < LOW * length.sum()).sum())]
+    near = length * ((level - low).abs() < SAME_FLOOR)
+    return ((level * near).sum() / near.sum()).to(bottoms)
+
+
+class Evidence(NamedTuple):
+    """What B people tell of up and floor, and the world that was answered last: up_sum (B, 3), the sum of their ups;
+    feet_sum (B, 3), sole_sum (B), weight (B): of standing feet in the camera's axes, the sum of their positions, of
+    their heights over the sole, and of their weights; up (B, 3), origin (B, 3) and told (B): the answer, and for how
+    many frames there has been one."""
+
+    up_sum: Tensor
+    feet_sum: Tensor
+    sole_sum: Tensor
+    weight: Tensor
+    up: Tensor
+    origin: Tensor
+    told: Tensor
+
+
+def unknown(people: int, like: Tensor) -> Evidence:
+    """Of so many people, before they were seen."""
+    vector, number = like.new_zeros(people, 3), like.new_zeros(people)
+    return Evidence(vector, vector, number, number, like.new_tensor(DEFAULT_UP).expand(people, 3).clone(), vector, number)
+
+
+def refine(
+    up: Tensor, feet: Tensor, sole: Tensor, contact: Tensor, seen: Tensor, fps: float, evidence: Evidence
+) -> tuple[Tensor, Tensor, Evidence]:
+    """The common world of B people after each of T frames: up (T, 3) in the camera's axes, and the origin (T, 3), so that
+    ``to_world(up) @ x + origin`` is there. It is the mean over the rows by what each has seen; it moves no standing foot
+    by more than 1 mm a frame.
+
+    up (B, T, 3), of the network; feet (B, T, 4, 3) in the camera's axes and their heights over the sole (4); contact
+    (B, T, 4), seen (B, T).
+    """
+    found = []
+    frames = zip(up.unbind(1), feet.unbind(1), contact.unbind(1), seen.unbind(1), strict=True)
+    for one, foot, stands, now in frames:
+        stands = stands * now[:, None]
+        evidence = _gathered(evidence, torch.where(now[:, None], one, 0), foot, sole, stands, now)
+        evidence = _eased(evidence, foot, stands, now, fps)
+        found.append(torch.cat([evidence.up[0], evidence.origin[0]]) if len(foot) else foot.new_zeros(6))
+    both = torch.stack(found)
+    return both[:, :3], both[:, 3:], evidence
+
+
+def _gathered(evidence: Evidence, up: Tensor, feet: Tensor, sole: Tensor, stands: Tensor, now: Tensor) -> Evidence:
+    """The evidence with that of one more frame. A foot well over the floor is on another; one well below it is lower."""
+    height = (feet * normalize(evidence.up, dim=-1)[:, None]).sum(-1) - sole
+    level = ((evidence.feet_sum * evidence.up).sum(-1) - evidence.sole_sum) / evidence.weight.clamp_min(1e-6)
+    over = torch.where((evidence.weight > 0)[:, None], height - level[:, None], 0)
+    weight = torch.where(stands > SURE, stands, 0) * torch.where(over > SAME_FLOOR, 0, torch.where(over < -SAME_FLOOR, 10, 1))
+    weight = torch.where(now[:, None], weight + 1e-3 * (height == height.amin(1, keepdim=True)), 0)
+    return evidence._replace(
+        up_sum=evidence.up_sum + up, feet_sum=evidence.feet_sum + (weight[..., None] * feet).sum(1),
+        sole_sum=evidence.sole_sum + (weight * sole).sum(1), weight=evidence.weight + weight.sum(1),
+    )  # fmt: skip
+
+
+def _eased(evidence: Evidence, feet: Tensor, stands: Tensor, now: Tensor, fps: float) -> Evidence:
+    """The answer of one more frame: up a little nearer to what all rows say, about the feet that stand, and so the floor."""
+    if not len(feet) or not bool(now.any() | (evidence.told > 0).any()):
+        return evidence
+    told = evidence.told.sum()
+    goal = evidence.up_sum.sum(0)
+    goal = normalize(torch.where(goal.norm() > 0, goal, evidence.up[0]), dim=0)
+    share = (evidence.told / told.clamp_min(1e-9))[:, None]
+    up = normalize((share * evidence.up).sum(0), dim=0) if told > 0 else goal
+    origin = (share * evidence.origin).sum(0)
+    weight = (stands > 0.1) * stands + 1e-6 * now[:, None]
+    pivot = (weight[..., None] * torch.where(now[:, None, None], feet, 0)).sum((0, 1)) / weight.sum().clamp_min(1e-9)
+    if told > 0 and bool(now.any()):
+        lever = ((feet - pivot).norm(dim=-1) * (stands > 0.1)).amax().clamp_min(0.2)
+        angle = torch.acos((up * goal).sum().clamp(-1, 1))
+        most = torch.minimum(EASED / lever, lever.new_tensor(FASTEST / fps))
+        turned = normalize(up + (most / angle.clamp_min(1e-6)).clamp(max=1) * (goal - up), dim=0)
+        origin = origin + (to_world(up) - to_world(turned)) @ pivot
+        up = turned
+    level = ((evidence.feet_sum.sum(0) * up).sum() - evidence.sole_sum.sum()) / evidence.weight.sum().clamp_min(1e-9)
+    rise = -level - origin[1]
+    rise = rise.clamp(-EASED, EASED) if told > 0 else rise
+    origin = origin + rise * origin.new_tensor((0.0, 1.0, 0.0))
+    people = len(feet)
+    after = evidence.told + now if told > 0 else now.to(feet)
+    return evidence._replace(up=up.expand(people, 3), origin=origin.expand(people, 3), told=after)
