@@ -156,7 +156,8 @@ def test_held_feet_stand_still_and_come_back():
     contact[:, 20:40, 0] = 1
     for moved in (
         points + lock.hold(points, contact, 30),
-        points + lock.follow(points, contact, 30, lock.Held(points[:, 0], 0 * points[:, 0]), contact[..., 0, 0] >= 0)[0],
+        points
+        + lock.follow(points, contact, 30, lock.Held(points[:, 0], 0 * points[:, 0]), contact[..., 0, 0] >= 0)[0],
     ):
         assert (moved[:, 21:40, 0] - moved[:, 20:39, 0]).norm(dim=-1).max() < 1e-4
         assert (moved[:, :, 1] - points[:, :, 1]).abs().max() == 0
@@ -173,7 +174,9 @@ def test_a_recording_stands_on_the_floor_whatever_the_camera(pitch, roll):
     joints = joints_of(world)
     feet = LEGS.feet
     before = BODY(*(seen[i] for i in (0, 2, 1))).joints
-    assert metrics.foot_slide(joints[:, feet], truth[:, feet]) < 0.3 * metrics.foot_slide(before[:, feet], truth[:, feet])
+    assert metrics.foot_slide(joints[:, feet], truth[:, feet]) < 0.3 * metrics.foot_slide(
+        before[:, feet], truth[:, feet]
+    )
     assert torch.rad2deg(torch.acos((world.up @ up).clamp(-1, 1))).max() < 10
     soles = joints[:, feet, 1] - stand_of(BODY).sole
     assert soles.amin(1).median().abs() < 0.05
@@ -304,9 +307,7 @@ def test_to_world_takes_what_recover_answers():
     assert isinstance(world, World)
     assert world.translation.isfinite().all()
     many = kinlmr.Recovery(*(x[None] for x in recovery))
-    live, state = kinlmr.to_world(
-        many, 30, (640, 480), 800.0, keypoints=keypoints[None], state=WorldState.initial(1)
-    )
+    live, state = kinlmr.to_world(many, 30, (640, 480), 800.0, keypoints=keypoints[None], state=WorldState.initial(1))
     assert live.rotations.shape == (1, 30, 24, 3, 3)
     assert float(state.frames[0]) == 30
     turned = kinlmr.to_world(
