@@ -95,6 +95,8 @@ def _character(path: Path, take: Take) -> bytes:
     for i in rig.joints.values():
         _as_parts(content["nodes"][rig.file.nodes[i]])
         buffer.animate(rig.file.nodes[i], "rotation", times, _quaternions(rotations[:, [i]])[:, 0])
+    above = rig.parents[rig.root]
+    root = root if above < 0 else rigs.within(rig.file.world[above], root)
     buffer.animate(rig.file.nodes[rig.root], "translation", times, root)
     return buffer.packed()
 
