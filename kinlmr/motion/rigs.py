@@ -17,7 +17,7 @@ from kinlmr.body import Body
 from kinlmr.files import Array, about
 from kinlmr.motion import gltf
 from kinlmr.motion.alignment import Positions, alignments, reference
-from kinlmr.motion.dialects import joint_map
+from kinlmr.motion.dialects import DIALECTS, NEEDED, joint_map
 from kinlmr.motion.names import plain_names
 from kinlmr.motion.retarget import compared, opened, scale_of
 
@@ -111,17 +111,28 @@ def _bvh(path: Path, body: Body) -> Rig:
     )  # fmt: skip
 
 
-def _glb(path: Path, body: Body) -> Rig:
-    file = gltf.read(path)
-    index = {i: k for k, i in enumerate(file.joints)}
+def _joints(file: gltf.Nodes, body: Body) -> dict[int, int]:
+    """The body's joint -> the file's: by what a VRM says, else by names."""
+    if file.human:
+        index = {name: j for j, name in enumerate(plain_names(body.joints))}
+        named = {name: bone for name, bone in DIALECTS["vrm"].items() if bone in file.human and name in index}
+        if missing := [DIALECTS["vrm"][name] for name in NEEDED if name not in named]:
+            raise ValueError(f"its humanoid, or body {body.name!r}, lacks {', '.join(missing)}")
+        return {index[name]: file.human[bone] for name, bone in named.items()}
+    at = {i: k for k, i in enumerate(file.joints)}
     above = []
     for i in file.joints:
         parent = file.parents[i]
-        while parent >= 0 and parent not in index:
+        while parent >= 0 and parent not in at:
             parent = file.parents[parent]
-        above.append(index.get(parent, -1))
-    named = _Named([file.names[i] for i in file.joints], above)
-    source = {j: file.joints[k] for j, k in joint_map(named, body, None).items()}
+        above.append(at.get(parent, -1))
+    skeleton = _Named([file.names[i] for i in file.joints], above)
+    return {j: file.joints[k] for j, k in joint_map(skeleton, body, None).items()}
+
+
+def _glb(path: Path, body: Body) -> Rig:
+    file = gltf.read(path)
+    source = _joints(file, body)
     own = body.J.double().view(-1, 3).numpy()
     rest = np.full(own.shape, np.nan)
     rest[list(source)] = file.world[list(source.values()), :3, 3]

@@ -1,6 +1,8 @@
 """Rigs by name and by file: whatever the axes of their bones, their limbs point where the body's do."""
 
 import json
+import shutil
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -150,6 +152,72 @@ def test_a_hand_has_no_bones_of_a_rig(tmp_path):
         export.save_bvh(tmp_path / "no.bvh", few, *motion()[0], 30, rig="vrm")
 
 
+VRMA = """
+const url = name => require('url').pathToFileURL(require.resolve(name)).href;
+(async () => {
+  const {GLTFLoader} = await import(url('three/examples/jsm/loaders/GLTFLoader.js'));
+  const {VRMAnimationLoaderPlugin} = require('@pixiv/three-vrm-animation');
+  const loader = new GLTFLoader();
+  loader.register(parser => new VRMAnimationLoaderPlugin(parser));
+  const bytes = new Uint8Array(require('fs').readFileSync(process.argv[1]));
+  const {userData} = await loader.parseAsync(bytes.buffer, '');
+  const [animation] = userData.vrmAnimations;
+  const tracks = animation.humanoidTracks;
+  const values = map => Object.fromEntries([...map].map(([bone, track]) => [bone, [...track.values]]));
+  console.log(JSON.stringify({duration: animation.duration, rest: animation.restHipsPosition.toArray(),
+    rotation: values(tracks.rotation), translation: values(tracks.translation)}));
+})();
+"""
+
+
+def test_a_vrma_is_loaded_by_three_vrm(tmp_path):
+    node = shutil.which("node")
+    if (
+        not node
+        or subprocess.run([node, "-e", "require('@pixiv/three-vrm-animation')"], capture_output=True).returncode
+    ):
+        pytest.skip("npm's @pixiv/three-vrm-animation is not there (NODE_PATH says where)")
+    (rotations, _, translation), _ = motion()
+    export.save_glb(tmp_path / "walk.vrma", BODY, rotations, None, translation, 30)
+    done = subprocess.run([node, "-e", VRMA, str(tmp_path / "walk.vrma")], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["duration"] == pytest.approx((len(rotations) - 1) / 30)
+    assert set(found["rotation"]) == set(DIALECTS["vrm"].values())
+    assert 0.8 < found["rest"][1] < 1.1  # the hips stand as high as legs are long
+    for joint, bone in DIALECTS["vrm"].items():
+        turned = kinlmr.rotations.quaternion_to_matrix(torch.tensor(found["rotation"][bone], dtype=torch.float64).view(-1, 4).roll(1, -1))
+        assert np.abs(turned.numpy() - rotations[:, INDEX[joint]]).max() < 1e-5
+    assert np.allclose(np.reshape(found["translation"]["hips"], (-1, 3)), translation + REST[0], atol=1e-5)
+
+
+def test_a_vrma_names_its_bones(tmp_path):
+    given, _ = motion()
+    export.save_glb(tmp_path / "walk.vrma", BODY, *given, 30)
+    file = gltf.read(tmp_path / "walk.vrma")
+    bones = file.content["extensions"]["VRMC_vrm_animation"]["humanoid"]["humanBones"]
+    assert {file.content["nodes"][found["node"]]["name"] for found in bones.values()} == set(DIALECTS["vrm"].values())
+    assert "meshes" not in file.content
+    with pytest.raises(ValueError, match=r"no\.vrma: rig is mixamo, but a \.vrma is for the rig vrm"):
+        export.save_glb(tmp_path / "no.vrma", BODY, *given, 30, rig="mixamo")
+
+
+def test_the_bones_of_a_vrm_are_found_by_what_it_says(tmp_path):
+    """Whatever their names."""
+    path = character(tmp_path / "rig.vrm", random_axes(0))
+    content, binary = gltf.read(path)[:2]
+    human = {DIALECTS["vrm"][joint]: {"node": 1 + NAMED.index(INDEX[joint])} for joint in DIALECTS["mixamo"]}
+    for node in content["nodes"][1:]:
+        node["name"] = f"J_{node['name'][-3:]}"
+    content["extensions"] = {"VRMC_vrm": {"humanoid": {"humanBones": human}}}
+    path.write_bytes(glb.Buffer(content, binary).packed())
+    rig = rigs.read(path, BODY)
+    assert {rig.file.nodes[i] for i in rig.joints.values()} == {found["node"] for found in human.values()}
+    content["extensions"]["VRMC_vrm"]["humanoid"]["humanBones"] = {"hips": {"node": 1}}
+    path.write_bytes(glb.Buffer(content, binary).packed())
+    with pytest.raises(ValueError, match=r"rig\.vrm: its humanoid, or body 'anny24_lo369', lacks leftUpperLeg"):
+        rigs.read(path, BODY)
+
+
 # --------------------------------------------------------------------------------------------------------------- files
 
 
@@ -232,6 +300,10 @@ def test_a_world_on_a_rig_begins_when_somebody_comes(tmp_path):
         ("short.glb", r"short\.glb: not binary glTF 2\.0, or cut short"),
         ("text.glb", r"text\.glb: not binary glTF"),
         ("loop.glb", r"loop\.glb: its nodes are damaged"),
+        ("huge.glb", r"huge\.glb: its nodes are damaged"),
+        ("flat.glb", r"flat\.glb: its nodes are damaged .*flat"),
+        ("long.glb", r"long\.glb: its nodes are damaged"),
+        ("text2.glb", r"text2\.glb: its nodes are damaged"),
         ("bones.glb", r"bones\.glb: its joints are not named as this body's"),
     ],
 )
@@ -240,7 +312,10 @@ def test_a_bad_rig_is_named(tmp_path, monkeypatch, rig, message):
     whole = character(tmp_path / "whole.glb", random_axes(0)).read_bytes()
     (tmp_path / "short.glb").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.glb").write_text("HIERARCHY")
-    for name, nodes in (("loop", [{"children": [1]}, {"children": [0]}]), ("bones", [{"name": "a"}, {"name": "b"}])):
+    made = {"loop": [{"children": [1]}, {"children": [0]}], "bones": [{"name": "a"}, {"name": "b"}],
+            "huge": [{"translation": [1e300, 0, 0], "scale": [1e300] * 3, "children": [1]}, {"scale": [1e300] * 3}],
+            "flat": [{"scale": [0, 1, 1]}], "long": [{"matrix": [10**400] * 16}], "text2": "nodes"}  # fmt: skip
+    for name, nodes in made.items():
         (tmp_path / f"{name}.glb").write_bytes(glb.Buffer({"nodes": nodes}).packed())
     before = sorted(tmp_path.iterdir())
     with pytest.raises((ValueError, FileNotFoundError), match=message):
