@@ -185,7 +185,9 @@ def test_a_vrma_is_loaded_by_three_vrm(tmp_path):
     assert set(found["rotation"]) == set(DIALECTS["vrm"].values())
     assert 0.8 < found["rest"][1] < 1.1  # the hips stand as high as legs are long
     for joint, bone in DIALECTS["vrm"].items():
-        turned = kinlmr.rotations.quaternion_to_matrix(torch.tensor(found["rotation"][bone], dtype=torch.float64).view(-1, 4).roll(1, -1))
+        turned = kinlmr.rotations.quaternion_to_matrix(
+            torch.tensor(found["rotation"][bone], dtype=torch.float64).view(-1, 4).roll(1, -1)
+        )
         assert np.abs(turned.numpy() - rotations[:, INDEX[joint]]).max() < 1e-5
     assert np.allclose(np.reshape(found["translation"]["hips"], (-1, 3)), translation + REST[0], atol=1e-5)
 
