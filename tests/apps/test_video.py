@@ -416,15 +416,17 @@ def test_who_crosses_leaves_and_returns_keeps_the_row_and_who_is_away_for_long_i
     assert_people_stay_rows(detections(seen), truth)  # a glimpse is nobody
 
 
-def test_of_more_people_than_asked_for_the_first_comers_are_taken():
+def test_of_more_people_of_a_size_than_asked_for_the_first_comers_are_taken_and_keep_the_place_for_a_second():
     truth = np.stack([[person(17, (100 * p, 10))] * 30 for p in range(4)])
-    rows = detections([truth[: 2 + (k > 9), k][::-1] for k in range(20)] + [truth[1:, 20]] * 10, people=2)
+    rows = detections([truth[: 2 + (k > 9), k][::-1] for k in range(20)] + [truth[1:, 20]] * 60, people=2)
     expected = 2 * truth[:3, :, :, 0]
     np.testing.assert_allclose(rows[:2, 4:20, :, 0], expected[:2, 4:20])
     assert len(rows) == 3
     assert not rows[2, :20].any()
     assert not rows[0, 20:].any()
-    np.testing.assert_allclose(rows[1:, 20:, :, 0], expected[1:, 20:])  # who comes when one has gone
+    assert not rows[2, :50].any()
+    np.testing.assert_allclose(rows[1, 20:, :, 0], expected[1, [20] * 60])
+    np.testing.assert_allclose(rows[2, 51:, :, 0], expected[2, [20] * 29])  # who comes when one has gone
 
 
 def test_a_detectors_confidences_keep_their_order_and_points_in_space_are_refused():
@@ -516,7 +518,7 @@ def test_people_of_a_detector_become_bodies_and_nobody_is_said(tmp_path, monkeyp
     assert not (tmp_path / "b").exists()
 
 
-def test_without_mediapipe_the_commands_that_bring_it_are_told(monkeypatch):
+def test_without_mediapipe_the_commands_that_bring_it_are_told_to_who_asks_for_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     install = [
         "-m pip install --no-deps mediapipe==0.10.21 ",
@@ -525,7 +527,7 @@ def test_without_mediapipe_the_commands_that_bring_it_are_told(monkeypatch):
     for version, before in (((3, 11), sys.executable), ((3, 13), ".venv312/bin/python")):
         monkeypatch.setattr(detectors, "VERSION", version)
         with pytest.raises(ImportError, match="halted; None in sys.modules") as error:
-            detectors.find_detector(None, 2)
+            detectors.find_detector("mediapipe", 2)
         lines = str(error.value).splitlines()
         assert all(any(line.startswith(f"  {before} {command}") for line in lines) for command in install)
         assert any("python3.12 -m venv" in line for line in lines) == (version == (3, 13))
