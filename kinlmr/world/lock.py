@@ -188,9 +188,9 @@ def follow(points: Tensor, contact: Tensor, fps: float, held: Held, seen: Tensor
     return torch.stack(found, 1), Held(feet, offset)
 
 
-def change(legs: Legs, before: Tensor, after: Tensor) -> tuple[float, float]:
+def knee_change(body: Body, before: Tensor, after: Tensor) -> tuple[float, float]:
     """How much knees bend otherwise, of rotations (..., J, 3, 3) before and after: mean and largest, degrees."""
-    knees = [leg[1] for leg in legs.joints]
+    knees = [leg[1] for leg in legs_of(body).joints]
     turn = before[..., knees, :, :].mT @ after[..., knees, :, :]
     cosine = (turn.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     angle = torch.rad2deg(torch.acos(cosine.clamp(-1, 1)))

@@ -52,7 +52,14 @@ def start(people: int, feet: int, like: Tensor) -> Filter:
     """Of so many people, before they were seen."""
     seen = torch.zeros(people, dtype=torch.bool, device=like.device)
     make = torch.zeros(people, 6, 6, dtype=torch.float64, device=like.device)
-    return Filter(make, make[..., 0], make.new_zeros(people, feet, 3), make.new_zeros(people, feet), seen, like.new_full((people,), torch.inf))
+    return Filter(
+        make,
+        make[..., 0],
+        make.new_zeros(people, feet, 3),
+        make.new_zeros(people, feet),
+        seen,
+        like.new_full((people,), torch.inf),
+    )
 
 
 def forward(terms: Terms, seconds: float, state: Filter) -> tuple[Tensor, Tensor, Filter]:
