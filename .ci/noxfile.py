@@ -18,7 +18,7 @@ OLDEST = (
     "pyyaml==6.0.1",
 )  # 6.0 does not build today
 LEAN = ".[test,safetensors,video]"  # without ONNX's packages, which the README's snippets need
-SKIPPED = ("--deselect", "tests/core/test_house.py::test_the_readmes_snippets_run")
+SKIPPED = ("--deselect", "tests/apps/test_package.py::test_the_readmes_snippets_run")
 nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["tests"]
 

@@ -4,7 +4,8 @@
 
 CHECKPOINT is a file or the name of a shipped model; OTHER is one too, or the baseline.pt of examples/train.py. Where a
 recording jumps it is cut, and the state starts anew. PVE is taken of every tenth frame. Tables are printed as Markdown;
---out holds every figure as JSON.
+--out holds every figure as JSON. With --clip a model's answers to whole clips, by `kinlmr.recover_clip`, stand beside
+its streamed ones.
 
 With --shapes N it says what the shape is worth: N people of random shape are seen in three seconds of these recordings,
 as in training. Their T-pose by the last frame's shape is compared with the true one, and so is the mean shape's.
@@ -40,6 +41,7 @@ from world_scores import world_tables
 import kinlmr
 from kinlmr import files, metrics, motion
 from kinlmr.body.points import keypoint_sets
+from kinlmr.camera import from_crop
 from kinlmr.keypoints import reported
 from kinlmr.motion import clips
 
@@ -64,17 +66,28 @@ def stream(network: Network, features: torch.Tensor) -> kinlmr.Estimate:
     return kinlmr.Estimate(*(torch.cat(x, 1) for x in zip(*parts, strict=True)))
 
 
+@torch.no_grad()
+def answered(network: Network, clip: clips.Clips, fps: float, whole: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotations (B, T, J, 3, 3) and shape (B, T, S) of clips, streamed, or ``whole`` by `kinlmr.recover_clip`."""
+    if whole and isinstance(network, kinlmr.LMR):
+        seen = clip.features.unflatten(2, (-1, 3))
+        pixels = torch.cat([from_crop(seen[..., :2], clip.box), seen[..., 2:]], -1)
+        return kinlmr.recover_clip(network, pixels, fps)[:2]
+    estimate = stream(network, clip.features)
+    return network.matrices(estimate), estimate.shape
+
+
 def scored(
-    network: Network, piece: motion.Motion, body: kinlmr.Body, plan: kinlmr.Plan, noise: clips.Noise, seed: int
-) -> list[Row]:
+    network: Network, piece: motion.Motion, body: kinlmr.Body, plan: kinlmr.Plan, noise: clips.Noise, seed: int,
+    whole: bool = False,
+) -> list[Row]:  # fmt: skip
     """The figures of a piece of a recording from every side, in mm. A piece has the same noise for every network."""
     seen = [clips.whole(piece, body, yaw, torch.Generator().manual_seed(4 * seed + i), noise)
             for i, yaw in enumerate(VIEWS)]  # fmt: skip
     clip = clips.Clips(*map(torch.cat, zip(*seen, strict=True)))
-    estimate = stream(network, clip.features)
-    rotations = network.matrices(estimate)
-    joints = body(rotations, estimate.shape).joints
-    pairs = (rotations, estimate.shape), (clip.rotations, clip.shape[:, None].expand_as(estimate.shape))
+    rotations, shape = answered(network, clip, piece.fps, whole)
+    joints = body(rotations, shape).joints
+    pairs = (rotations, shape), (clip.rotations, clip.shape[:, None].expand_as(shape))
     meshes = [body(r[:, ::THINNED], s[:, ::THINNED], want=("joints", "vertices")) for r, s in pairs]
     found = {
         "mpjpe": metrics.mpjpe(joints, clip.joints, body.root),
@@ -217,6 +230,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--video", nargs="+", default=[], help=".npz of a detector's keypoints and own 3D, see above")
     parser.add_argument("--subjects", nargs="*", default=[], help="subjects or beginnings of names; all without it")
     parser.add_argument("--leave", nargs="*", default=[], help="subjects or beginnings of names: left out")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th piece only (%(default)s)")
+    parser.add_argument("--clip", action="store_true", help="whole clips by kinlmr.recover_clip, too")
     parser.add_argument("--shapes", type=int, default=0, metavar="N", help="how many people of random shape to score")
     parser.add_argument("--world", nargs="*", metavar="CAMERA", choices=WORLD_VIEWS, help="in the world, by such cameras; "
                         f"all without any: {', '.join(WORLD_VIEWS)}")  # fmt: skip
@@ -236,6 +251,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("evaluation.json"), help="the figures as JSON (%(default)s)")
     args = parser.parse_args()
+    if args.every < 1:
+        parser.error(f"--every {args.every}: give 1 or more")
     if args.shapes < 0 or (args.shapes and not args.motion):
         parser.error(f"--shapes {args.shapes}: give how many people, 1 or more, and recordings with --motion")
     return args
@@ -246,6 +263,7 @@ def wanted(recordings: list[motion.Motion], args: argparse.Namespace) -> list[mo
     recordings = chosen(recordings, args.subjects) if args.subjects else recordings
     leave = chosen(recordings, args.leave)
     pieces = clips.pieces([m for m in recordings if not any(m is other for other in leave)], shortest=SHORTEST)
+    pieces = pieces[:: args.every]
     if not pieces:
         raise SystemExit(f"no recording left to score, of {SHORTEST} frames between cuts at least")
     return pieces
@@ -276,9 +294,12 @@ def main() -> None:
         what = f"{frames / pieces[0].fps / 60:.1f} minutes in {len(names)} recordings"
         print(f"{what}, {len(pieces)} pieces between cuts, each streamed whole from {len(SIDES)} sides\n", flush=True)
         plan = kinlmr.compile(kinlmr.load_skeleton("smpl.yaml"))
-        for who, network in networks.items():
+        runs = [(who, network, False) for who, network in networks.items()]
+        runs += [(f"{who}, whole clips", n, True) for who, n, _ in runs if args.clip and isinstance(n, kinlmr.LMR)]
+        for who, network, whole in runs:
             for noise in args.noise:
-                rows = [row for i, m in enumerate(pieces) for row in scored(network, m, body, plan, NOISES[noise], i)]
+                rows = [row for i, m in enumerate(pieces)
+                        for row in scored(network, m, body, plan, NOISES[noise], i, whole)]  # fmt: skip
                 result = {"overall": summary(rows), "actions": grouped(rows, "action"), "views": grouped(rows, "view")}
                 parts = {name: mean(rows, name) for name in plan.parts}
                 found["results"].setdefault(who, {})[noise] = {**result, "parts": parts, "pieces": rows}

@@ -16,6 +16,8 @@ where the trunk is tilted by 30 degrees or more in the median. Tables are Markdo
                  the least; upright clips only
     mean pose    the model's pose and shape before it saw anything: how much there was to find
 
+--clip: a model's answers to whole clips (`kinlmr.recover_clip`) stand beside those streamed by `kinlmr.recover`.
+
 --3dpw: 3DPW (`threedpw.py`), over 14 points in the camera's frame. --smpl and --regressor, licensed files of your own,
 make them the points that papers take.
 """
@@ -71,16 +73,25 @@ def recovered(network: Network, points: Tensor, fps: float) -> kinlmr.Recovery:
     return kinlmr.Recovery(*(torch.cat(x, 1)[:, order] for x in zip(*parts, strict=True)))
 
 
+@torch.no_grad()
+def whole(network: kinlmr.LMR, points: Tensor, fps: float) -> kinlmr.Recovery:
+    """What a model makes of coco17's keypoints (V, T, 17, 3) by `kinlmr.recover_clip`."""
+    takes = network.options.get("keypoints", "coco17")
+    return kinlmr.recover_clip(network, keypoints.convert(points, "coco17", takes), fps)
+
+
 def answers(
-    networks: dict[str, Network], points: Tensor, fps: float, confidence: float | None
+    networks: dict[str, Network], points: Tensor, fps: float, confidence: float | None, clip: bool = False
 ) -> dict[str, kinlmr.Recovery]:
     """What each network makes of keypoints (V, T, 17, 3), and the mean pose of the first, where that has the person.
 
-    confidence: of every point that was found, instead of its own.
+    confidence: of every point that was found, instead of its own; clip: models' answers to whole clips, too.
     """
     if confidence is not None:
         points = torch.cat([points[..., :2], torch.where(points[..., 2:] > 0, confidence, 0)], -1)
     found = {who: recovered(network, points, fps) for who, network in networks.items()}
+    found |= {f"{who}, whole clips": whole(network, points, fps)
+              for who, network in networks.items() if clip and isinstance(network, kinlmr.LMR)}  # fmt: skip
     network, first = next(iter(networks.values())), next(iter(found.values()))
     rotations, shape = network.rotation.to_matrix(network.start.pose), network.start.shape
     mean = first._replace(rotations=rotations.expand_as(first.rotations), shape=shape.expand_as(first.shape))
@@ -106,7 +117,7 @@ def score_aist(networks: dict[str, Network], args: argparse.Namespace) -> dict[s
         print(f"{i + 1} of {len(paths)}: {path.stem}", file=sys.stderr, flush=True)
         clip = at_rate(aist.read(path), args.fps)
         with torch.no_grad():
-            found = answers(networks, clip.keypoints, clip.fps, args.confidence)
+            found = answers(networks, clip.keypoints, clip.fps, args.confidence, args.clip)
             points = {
                 who: body(x.rotations, x.shape, want=("keypoints",)).keypoints.double() for who, x in found.items()
             }
@@ -202,7 +213,7 @@ def score_3dpw(networks: dict[str, Network], args: argparse.Namespace) -> dict[s
     errors: dict[str, dict[str, Tensor]] = {}
     for person in threedpw.people(args.threedpw, protocol):
         print(person.name, file=sys.stderr, flush=True)
-        found = answers(networks, person.keypoints[None], threedpw.FPS, args.confidence)
+        found = answers(networks, person.keypoints[None], threedpw.FPS, args.confidence, args.clip)
         for who, answer in found.items():
             rotations, _ = answer.in_camera(person.size, person.focal, protocol.body)
             points = protocol.points(rotations[0], answer.shape[0]).double()
@@ -239,6 +250,7 @@ def arguments() -> argparse.Namespace:
         "--fps", type=float, default=60, help="of AIST++'s 60 frames a second: 60, 30, 20 (%(default)s)"
     )
     parser.add_argument("--confidence", type=float, help="of every point that was found, instead of its own")
+    parser.add_argument("--clip", action="store_true", help="whole clips by kinlmr.recover_clip, too")
     parser.add_argument("--3dpw", type=Path, dest="threedpw", metavar="FOLDER", help="of 3DPW, see above")
     parser.add_argument(
         "--smpl", nargs=2, metavar=("MALE", "FEMALE"), help="SMPL's files, for 3DPW's 14 points of papers"

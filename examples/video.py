@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import kinlmr
-from kinlmr.export.writers import save_glb, upright
+from kinlmr.export import save_glb, upright
 from kinlmr.video import draw, frames, readers
 
 DEMO = Path(kinlmr.__file__).parent / "video/data"

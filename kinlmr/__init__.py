@@ -15,7 +15,7 @@ from kinlmr.checkpoint import load, save
 from kinlmr.model import LMR
 from kinlmr.motion import read_database
 from kinlmr.plan import Plan, compile
-from kinlmr.recovery import Recovery, RecoveryState, Tracks, recover, track
+from kinlmr.recovery import Recovery, RecoveryState, Tracks, recover, recover_clip, track
 from kinlmr.rotations import ROTATIONS, Rotation
 from kinlmr.skeleton import Part, Skeleton
 from kinlmr.skeleton import load as load_skeleton
@@ -55,6 +55,7 @@ __all__ = [
     "project",
     "read_database",
     "recover",
+    "recover_clip",
     "rotations",
     "save",
     "save_body",

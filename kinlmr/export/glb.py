@@ -19,7 +19,7 @@ VERTICES, INDICES = 34962, 34963
 
 
 class Person(NamedTuple):
-    """One mesh on one skeleton: y up, metres. Rotations are unit quaternions x, y, z, w."""
+    """One mesh on one skeleton: y up, metres, hidden until the first time. Rotations: unit quaternions x, y, z, w."""
 
     name: str
     joints: Sequence[str]
@@ -36,41 +36,67 @@ class Person(NamedTuple):
     color: tuple[float, float, float]
 
 
-def pack(people: Sequence[Person]) -> bytes:
-    """The file: per person a mesh, a skin and a material; one animation for all."""
-    content: dict[str, Any] = {
-        "asset": {"version": "2.0", "generator": "kinlmr"}, "scene": 0, "scenes": [{"nodes": []}],
-        "nodes": [], "meshes": [], "skins": [], "materials": [], "accessors": [], "bufferViews": [],
-        "animations": [{"name": "motion", "samplers": [], "channels": []}],
-    }  # fmt: skip
-    pieces: list[bytes] = []
-    for person in people:
-        _add(person, content, pieces)
-    binary = b"".join(pieces)
-    content["buffers"] = [{"byteLength": len(binary)}]
-    text = json.dumps(content, separators=(",", ":")).encode()
-    chunks = [(b"JSON", text + b" " * (-len(text) % 4)), (b"BIN\0", binary)]
-    data = b"".join(struct.pack("<I", len(chunk)) + kind + chunk for kind, chunk in chunks)
-    return b"glTF" + struct.pack("<II", 2, 12 + len(data)) + data
+class Buffer:
+    """Arrays one after another, in the buffer views and accessors of a file's content."""
 
+    def __init__(self, content: dict[str, Any], binary: bytes = b"") -> None:
+        self.content, self.pieces, self.size = (
+            content,
+            [binary + bytes(-len(binary) % 4)],
+            len(binary) + -len(binary) % 4,
+        )
 
-def _add(person: Person, content: dict[str, Any], pieces: list[bytes]) -> None:
-    def accessor(values: Array, kind: Any, target: int | None = None, bounds: bool = False) -> int:
+    def accessor(self, values: Array, kind: Any, target: int | None = None, bounds: bool = False) -> int:
         """The number of a new accessor, over a view of its own."""
         values = np.ascontiguousarray(values, kind)
-        view = {"buffer": 0, "byteOffset": sum(map(len, pieces)), "byteLength": values.nbytes}
-        content["bufferViews"].append(view if target is None else {**view, "target": target})
-        entry = {"bufferView": len(content["bufferViews"]) - 1, "componentType": COMPONENTS[values.dtype.name],
+        view = {"buffer": 0, "byteOffset": self.size, "byteLength": values.nbytes}
+        views, accessors = (self.content.setdefault(key, []) for key in ("bufferViews", "accessors"))
+        views.append(view if target is None else {**view, "target": target})
+        entry = {"bufferView": len(views) - 1, "componentType": COMPONENTS[values.dtype.name],
                  "count": len(values), "type": KINDS[values.shape[1:]]}  # fmt: skip
         if bounds:
             flat = values.reshape(len(values), -1)
             entry |= {"min": flat.min(0).tolist(), "max": flat.max(0).tolist()}
-        content["accessors"].append(entry)
-        pieces.append(values.tobytes() + bytes(-values.nbytes % 4))
-        return len(content["accessors"]) - 1
+        accessors.append(entry)
+        self.pieces.append(values.tobytes() + bytes(-values.nbytes % 4))
+        self.size += len(self.pieces[-1])
+        return len(accessors) - 1
 
+    def animate(self, node: int, path: str, times: int, values: Array, how: str = "LINEAR") -> None:
+        """Move a node, in the content's only animation, at the times of an accessor."""
+        (animation,) = self.content["animations"]
+        animation["channels"].append({"sampler": len(animation["samplers"]), "target": {"node": node, "path": path}})
+        animation["samplers"].append({"input": times, "interpolation": how, "output": self.accessor(values, "f4")})
+
+    def packed(self) -> bytes:
+        """The file."""
+        self.content["buffers"] = [{"byteLength": self.size}]
+        text = json.dumps(self.content, separators=(",", ":")).encode()
+        chunks = [(b"JSON", text + b" " * (-len(text) % 4)), (b"BIN\0", b"".join(self.pieces))]
+        data = b"".join(struct.pack("<I", len(chunk)) + kind + chunk for kind, chunk in chunks)
+        return b"glTF" + struct.pack("<II", 2, 12 + len(data)) + data
+
+
+def motion() -> list[dict[str, Any]]:
+    """The animations of a file: one, empty."""
+    return [{"name": "motion", "samplers": [], "channels": []}]
+
+
+def pack(people: Sequence[Person]) -> bytes:
+    """The file: per person a node, and under it a skeleton; a mesh, a skin and a material; one animation for all."""
+    content: dict[str, Any] = {
+        "asset": {"version": "2.0", "generator": "kinlmr"}, "scene": 0, "scenes": [{"nodes": []}],
+        "nodes": [], "meshes": [], "skins": [], "materials": [], "animations": motion(),
+    }  # fmt: skip
+    buffer = Buffer(content)
+    for person in people:
+        _add(person, content, buffer)
+    return buffer.packed()
+
+
+def _add(person: Person, content: dict[str, Any], buffer: Buffer) -> None:
     count, rest = len(person.joints), person.rest
-    first = len(content["nodes"])  # the joints' nodes, then the mesh's
+    first = len(content["nodes"])  # the joints' nodes, then the person's, then the mesh's
     root = person.parents.index(-1)
     for joint, (name, parent) in enumerate(zip(person.joints, person.parents, strict=True)):
         node: dict[str, Any] = {
@@ -80,32 +106,32 @@ def _add(person: Person, content: dict[str, Any], pieces: list[bytes]) -> None:
         if children := [first + child for child in range(count) if person.parents[child] == joint]:
             node["children"] = children
         content["nodes"].append(node)
-    content["nodes"].append({"name": person.name, "mesh": len(content["meshes"]), "skin": len(content["skins"])})
-    content["scenes"][0]["nodes"] += [first + root, first + count]
+    content["nodes"].append({"name": person.name, "children": [first + root]})
+    skinned = {"name": f"{person.name}_mesh", "mesh": len(content["meshes"]), "skin": len(content["skins"])}
+    content["nodes"].append(skinned)
+    content["scenes"][0]["nodes"] += [first + count, first + count + 1]
 
     bind = np.tile(np.eye(4), (count, 1, 1))
     bind[:, 3, :3] = -rest  # by columns: the translation is the last row
     skin = {"joints": list(range(first, first + count)), "skeleton": first + root}
-    content["skins"].append({**skin, "inverseBindMatrices": accessor(bind, "f4")})
+    content["skins"].append({**skin, "inverseBindMatrices": buffer.accessor(bind, "f4")})
     paint = {"baseColorFactor": [*person.color, 1.0], "metallicFactor": 0.0, "roughnessFactor": 0.7}
     content["materials"].append({"name": person.name, "pbrMetallicRoughness": paint})
     content["meshes"].append({"name": person.name, "primitives": [{
         "attributes": {
-            "POSITION": accessor(person.vertices, "f4", VERTICES, bounds=True),
-            "NORMAL": accessor(person.normals, "f4", VERTICES),
-            "JOINTS_0": accessor(person.influences, "u1" if count <= 256 else "u2", VERTICES),
-            "WEIGHTS_0": accessor(person.weights, "f4", VERTICES),
+            "POSITION": buffer.accessor(person.vertices, "f4", VERTICES, bounds=True),
+            "NORMAL": buffer.accessor(person.normals, "f4", VERTICES),
+            "JOINTS_0": buffer.accessor(person.influences, "u1" if count <= 256 else "u2", VERTICES),
+            "WEIGHTS_0": buffer.accessor(person.weights, "f4", VERTICES),
         },
-        "indices": accessor(person.faces.ravel(), "u2" if len(person.vertices) < 65536 else "u4", INDICES),
+        "indices": buffer.accessor(person.faces.ravel(), "u2" if len(person.vertices) < 65536 else "u4", INDICES),
         "material": len(content["materials"]) - 1,
     }]})  # fmt: skip
 
-    times = accessor(person.times, "f4", bounds=True)
-    animation = content["animations"][0]
-    moves = [(first + root, "translation", person.root)]
-    moves += [(first + joint, "rotation", person.rotations[:, joint]) for joint in range(count)]
-    for node_number, path, values in moves:
-        animation["channels"].append(
-            {"sampler": len(animation["samplers"]), "target": {"node": node_number, "path": path}}
-        )
-        animation["samplers"].append({"input": times, "interpolation": "LINEAR", "output": accessor(values, "f4")})
+    times = buffer.accessor(person.times, "f4", bounds=True)
+    buffer.animate(first + root, "translation", times, person.root)
+    for joint in range(count):
+        buffer.animate(first + joint, "rotation", times, person.rotations[:, joint])
+    if person.times[0] > 0:  # a scale of zero hides (section 3.5.3)
+        shown = buffer.accessor(np.array([0.0, person.times[0]]), "f4", bounds=True)
+        buffer.animate(first + count, "scale", shown, np.array([[0.0] * 3, [1.0] * 3]), "STEP")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from kinlmr import _moved
-from kinlmr.motion import clips, noise
+from kinlmr.motion import clips, noise, rigs
 from kinlmr.motion.archives import load_motion, save_motion
 from kinlmr.motion.names import opposite, plain_names, sides
 from kinlmr.motion.recording import Motion, resampled, root_at_rest, same_rate
@@ -21,6 +21,7 @@ __all__ = [
     "read_bvh",
     "read_database",
     "resampled",
+    "rigs",
     "root_at_rest",
     "same_rate",
     "save_motion",

@@ -103,15 +103,16 @@ def reference(rotations: Mapping[int, Array], positions: Positions) -> Reference
     return Reference(rotations, frames, weights / weights.sum(), False)
 
 
-def retargeted(body: Body, rotations: Mapping[int, Array], positions: Positions, standing: Reference) -> Array:
-    """The body's rotations (T, J, 3, 3), each relative to its joint's parent. rotations: as for `reference`."""
-    names = plain_names(body.joints)
-    world: dict[int, Array] = {}
-    still: dict[int, Array] = {}  # as world, in the reference's frames
+def alignments(
+    body: Body, rotations: Mapping[int, Array], positions: Positions, standing: Reference
+) -> dict[int, Array]:
+    """A (3, 3) of every joint that the file has. rotations: as for `reference`."""
+    names, found = plain_names(body.joints), dict[int, Array]()
+    still: dict[int, Array] = {}  # the body's world rotations in the reference's frames
     for j in body.fronts.order.tolist():
         parent = body.parents[j]
         if j not in rotations:
-            world[j], still[j] = world[parent], still[parent]
+            still[j] = still[parent]
             continue
         above = standing.trunk if parent < 0 or names[j] in _SPINE[:3] else still[parent]
         mean = np.einsum("k,kba,kbc->ac", standing.weights, standing.rotations[j], above)
@@ -120,7 +121,15 @@ def retargeted(body: Body, rotations: Mapping[int, Array], positions: Positions,
             lies = _limb(names[j], rotations[j], positions, lies, hinged=not standing.rest)
         elif names[j] in _LINES and not standing.rest:
             lies = _line(names[j], rotations[j], positions, lies)
-        world[j], still[j] = rotations[j] @ lies, standing.rotations[j] @ lies
+        found[j], still[j] = lies, standing.rotations[j] @ lies
+    return found
+
+
+def retargeted(body: Body, rotations: Mapping[int, Array], positions: Positions, standing: Reference) -> Array:
+    """The body's rotations (T, J, 3, 3), each relative to its joint's parent. rotations: as for `reference`."""
+    world = {j: rotations[j] @ lies for j, lies in alignments(body, rotations, positions, standing).items()}
+    for j in body.fronts.order.tolist():
+        world.setdefault(j, world.get(body.parents[j], np.empty(0)))
     return np.stack([world[j] if p < 0 else world[p].swapaxes(1, 2) @ world[j] for j, p in enumerate(body.parents)], 1)
 
 

@@ -21,7 +21,8 @@ _TIMES = re.compile(r"\s*Frames\s*:?\s*(\d+)\s+Frame\s*Time\s*:?\s*(\S+)", re.IG
 
 
 class Bvh:
-    """A BVH file: names, parents, offsets (N, 3), channels, the frames' numbers (T, .), and fps."""
+    """A BVH file: names, parents, offsets (N, 3), channels, the frames' numbers (T, .), fps; the End Site's offset of
+    each joint that has one, as it is written."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -39,6 +40,7 @@ class Bvh:
         self.names: list[str] = []
         self.parents: list[int] = []
         self.channels: list[list[str]] = []
+        self.ends: dict[int, list[str]] = {}
         offsets: list[list[float]] = []
         stack: list[int] = []
         at = -1  # what the next brace opens
@@ -63,6 +65,8 @@ class Bvh:
                 elif words[0] == "OFFSET":
                     if stack[-1] != END_SITE:
                         offsets[stack[-1]] = [float(word) for word in words[1:4]]
+                    else:
+                        self.ends[stack[-2]] = words[1:4]
                 elif words[0] == "CHANNELS" and stack[-1] != END_SITE:
                     if len(words) != 2 + int(words[1]):
                         raise ValueError("other channels than promised")

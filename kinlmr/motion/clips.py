@@ -52,7 +52,8 @@ class Clips(NamedTuple):
 
     features (B, T, 3 K); rotations (B, T, J, 3, 3), the root's as the camera sees it; shape (B, S); joints (B, T, J, 3)
     in metres about the root; keypoints (B, T, K, 3) as (x, y, known): the true ones, in the features' units, known 1,
-    or 0 while nobody was found yet; start (B), where in its bank a clip begins (`Bank.where` names it).
+    or 0 while nobody was found yet; start (B), where in its bank a clip begins (`Bank.where` names it); box (B, T, 3),
+    the features' units in pixels: (cx, cy, side), side 0 while nobody was found yet.
     """
 
     features: Tensor
@@ -61,6 +62,7 @@ class Clips(NamedTuple):
     joints: Tensor
     keypoints: Tensor
     start: Tensor
+    box: Tensor
 
     @property
     def points(self) -> Tensor:
@@ -260,7 +262,7 @@ def observe(rotations: Tensor, body: Body, fps: float, generator: Generator, noi
     truth = to_crop(image, torch.where(somebody, box, 1))
     known = somebody[..., None, :].to(truth).expand_as(truth[..., :1])
     start = torch.zeros(batch, dtype=torch.long, device=image.device)
-    return Clips(features, rotations, shape, joints, torch.cat([truth, known], -1), start)
+    return Clips(features, rotations, shape, joints, torch.cat([truth, known], -1), start, box)
 
 
 def _check_joints(joints: Sequence[str], body: Body) -> None:

@@ -1,14 +1,14 @@
-"""Which joint of a BVH file is which of a body: by the names that makers give to limbs, and by the tree."""
+"""Which joint of a file is which of a body: by the names that makers give to limbs, and by the tree."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from kinlmr.body import Body
 from kinlmr.files import nearest
-from kinlmr.motion.bvh import Bvh
 from kinlmr.motion.names import plain_names, sides
 
 SIDES = ("left", "right")
@@ -38,7 +38,16 @@ _NEEDED = ("hip", "knee", "shoulder", "elbow")
 _SMPL = {"pelvis", *(f"{side}_{joint}" for side in SIDES for joint in _NEEDED)}  # a body that words can be found for
 
 
-def joint_map(file: Bvh, body: Body, names: Mapping[str, str] | None) -> dict[int, int]:
+class Skeletal(Protocol):
+    """What has joints: their names, and their parents, -1 without one."""
+
+    @property
+    def names(self) -> list[str]: ...
+    @property
+    def parents(self) -> list[int]: ...
+
+
+def joint_map(file: Skeletal, body: Body, names: Mapping[str, str] | None) -> dict[int, int]:
     """The body's joint -> the file's, for the joints that both have. ``names``: as names; None: found."""
     if names is not None:
         return _given(file, body, names)
@@ -62,7 +71,7 @@ def joint_map(file: Bvh, body: Body, names: Mapping[str, str] | None) -> dict[in
     return {index[name]: i for name, i in found.items() if name in index}
 
 
-def _given(file: Bvh, body: Body, names: Mapping[str, str]) -> dict[int, int]:
+def _given(file: Skeletal, body: Body, names: Mapping[str, str]) -> dict[int, int]:
     index = {name: i for i, name in enumerate(file.names)} | {name: i for i, name in enumerate(_bare(file.names))}
     names = {joint: "_".join(name.split()) for joint, name in names.items()}
     if absent := [name for name in names.values() if name not in index]:
@@ -75,7 +84,7 @@ def _given(file: Bvh, body: Body, names: Mapping[str, str]) -> dict[int, int]:
     return {body.joints.index(joint): index[name] for joint, name in names.items()}
 
 
-def _by_words(file: Bvh, bare: Sequence[str]) -> tuple[dict[str, int], list[tuple[str, ...]]]:
+def _by_words(file: Skeletal, bare: Sequence[str]) -> tuple[dict[str, int], list[tuple[str, ...]]]:
     """SMPL's joint -> the file's: limbs by their words, the trunk by the tree; and the words of what is lacking."""
     words = {f"{side}{_letters(rest)}": i for i, (side, rest) in reversed([*enumerate(sides(bare))])}
     found: dict[str, int] = {}
@@ -94,7 +103,7 @@ def _by_words(file: Bvh, bare: Sequence[str]) -> tuple[dict[str, int], list[tupl
     return found, lacking
 
 
-def _trunk(file: Bvh, limbs: Mapping[str, int], top: int | None) -> dict[str, int]:
+def _trunk(file: Skeletal, limbs: Mapping[str, int], top: int | None) -> dict[str, int]:
     """Pelvis, spine, neck and head: what lies from the hips over the shoulders to the top, whatever its names."""
     pelvis = _common(file.parents, limbs["left_hip"], limbs["right_hip"])
     chest = _common(file.parents, limbs["left_shoulder"], limbs["right_shoulder"])

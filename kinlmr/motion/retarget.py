@@ -44,15 +44,10 @@ def read_bvh(
     body = load_body(body) if isinstance(body, str) else body
     path = Path(path)
     with about(path):
-        file = _opened(path, skip)
-        source = joint_map(file, body, names)
-        world, joints = file.posed()
-        positions = _positions(body, file, source, world, joints)
-        to_y = upright(_up(body, file, positions) if up is None else up)
-        positions = positions._replace(motion=positions.motion @ to_y.T)
-        rotations = {j: to_y @ world[:, i] for j, i in source.items()}
+        file = opened(path, skip)
+        rotations, positions, joints = compared(body, file, joint_map(file, body, names), up)[:3]
         local = retargeted(body, rotations, positions, reference(rotations, positions))
-        scale = _scale(positions) if scale is None else scale
+        scale = scale_of(positions) if scale is None else scale
         if not 0 < scale < float("inf"):
             raise ValueError(f"scale is {scale}, expected metres per unit, a number above zero")
         root = positions.motion[:, body.root] * scale
@@ -63,7 +58,7 @@ def read_bvh(
         return resampled(motion, fps)
 
 
-def _opened(path: Path, skip: int) -> Bvh:
+def opened(path: Path, skip: int) -> Bvh:
     """A BVH file without its first frames."""
     file = Bvh(path)
     if not 0 <= skip < len(file.values):
@@ -75,6 +70,18 @@ def _opened(path: Path, skip: int) -> Bvh:
         )
     file.values = file.values[skip:]
     return file
+
+
+def compared(
+    body: Body, file: Bvh, source: Mapping[int, int], up: str | None = None
+) -> tuple[dict[int, Array], Positions, Array, Array]:
+    """By ``source``, the body's joint -> the file's: each joint's rotations (T, 3, 3) and positions, y up; all joints
+    (T, N, 3) as they are in the file; and the rotation (3, 3) that brings its axis ``up``, None: found, to y."""
+    world, joints = file.posed()
+    positions = _positions(body, file, source, world, joints)
+    to_y = upright(_up(body, file, positions) if up is None else up)
+    positions = positions._replace(motion=positions.motion @ to_y.T)
+    return {j: to_y @ world[:, i] for j, i in source.items()}, positions, joints, to_y
 
 
 def _positions(body: Body, file: Bvh, source: Mapping[int, int], rotations: Array, joints: Array) -> Positions:
@@ -97,7 +104,7 @@ def _up(body: Body, file: Bvh, positions: Positions) -> str:
     return find_up(frames[..., 1], joints, _leg(positions.motion, positions.known), likely, otherwise)
 
 
-def _scale(positions: Positions) -> float:
+def scale_of(positions: Positions) -> float:
     """Metres per unit, so that the file's legs are as long as the body's."""
     length = _leg(positions.motion, positions.known)
     if not length > 1e-6:

@@ -3,12 +3,13 @@
 from typing import Any
 
 from kinlmr import _moved
+from kinlmr.recovery.clip import recover_clip
 from kinlmr.recovery.gating import Gate, believed
 from kinlmr.recovery.records import Recovery, RecoveryState
 from kinlmr.recovery.recover import between, recover
 from kinlmr.recovery.tracking import Tracks, track
 
-__all__ = ["Gate", "Recovery", "RecoveryState", "Tracks", "believed", "between", "recover", "track"]
+__all__ = ["Gate", "Recovery", "RecoveryState", "Tracks", "believed", "between", "recover", "recover_clip", "track"]
 
 
 def __getattr__(name: str) -> Any:

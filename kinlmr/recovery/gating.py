@@ -18,6 +18,7 @@ MOST_STEP, MOST_SPEED = (
 )  # how far half of the points move at most between two frames: radii, and radii a second
 MOST_RATIO, MOST_GROWTH = 1.4, 6.0  # the largest ratio of the radii of two frames, and how much more a second
 AGREE_SECONDS = 0.06  # how long frames that do not follow must be alike to be believed
+PIECE = 128  # frames that are looked at at once
 
 
 class Gate(NamedTuple):
@@ -40,26 +41,38 @@ def believed(keypoints: Tensor, seconds: float, gate: Gate) -> tuple[Tensor, Gat
     points moved no further than a body does in that time, and the person's size did not jump. A frame that does not
     follow is believed if it is like the frames of `AGREE_SECONDS` before it: the person, or the picture, has changed.
     """
-    keypoints = _without_strays(keypoints)
+    pieces = []
+    for piece in _without_strays(keypoints).split(PIECE, 1):
+        piece, gate = _believed(piece, seconds, gate)
+        pieces.append(piece)
+    return torch.cat(pieces, 1), gate
+
+
+def _believed(keypoints: Tensor, seconds: float, gate: Gate) -> tuple[Tensor, Gate]:
+    """`believed` without stray points: all frames at once if each follows the one before, else one by one."""
     before = torch.cat([gate.seen[:, None], keypoints[:, :-1]], 1)
     waited = torch.cat([gate.away[:, None], torch.zeros_like(keypoints[:, 1:, 0, 0])], 1) + seconds
     somebody = (keypoints[..., 2] > 0).any(2)
-    if bool((_follows(keypoints, before, waited) & somebody).all()):
+    follows = _follows(keypoints, before, waited)
+    if bool((follows & somebody).all()):
         zero = torch.zeros_like(gate.away)
         return keypoints, Gate(keypoints[:, -1], zero, torch.zeros_like(gate.seen), zero)
-    frames = []
-    for frame, here in zip(keypoints.unbind(1), somebody.unbind(1), strict=True):
+    before = torch.cat([gate.doubted[:, None], keypoints[:, :-1]], 1)
+    like = _follows(keypoints, before, torch.full_like(waited, seconds), moved=True)
+    frames, steady = [], True  # steady: everybody was believed in the frame before
+    for t, (frame, here) in enumerate(zip(keypoints.unbind(1), somebody.unbind(1), strict=True)):
         seen, away, doubted, alike = gate
         away = away + seconds
-        again = (doubted[..., 2] > 0).any(1) & _follows(frame, doubted, torch.full_like(away, seconds), moved=True)
+        again = (doubted[..., 2] > 0).any(1) & like[:, t]
         alike = torch.where(here & again, alike + seconds, 0)
-        true = here & (_follows(frame, seen, away) | (alike >= AGREE_SECONDS))
+        true = here & ((follows[:, t] if steady else _follows(frame, seen, away)) | (alike >= AGREE_SECONDS))
         pick = true[:, None, None]
         frames.append(torch.where(pick, frame, 0))
         gate = Gate(
             torch.where(pick, frame, seen), torch.where(true, 0, away), torch.where(pick, 0, frame),
             torch.where(true, 0, alike),
         )  # fmt: skip
+        steady = bool(true.all())
     return torch.stack(frames, 1), gate
 
 

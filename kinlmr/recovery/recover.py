@@ -55,9 +55,7 @@ def recover(
     rate = rate_of(model)
     fps = _checked_rate(fps)
     ratio = rate / fps
-    x = torch.as_tensor(keypoints).to(model.start.pose)
-    _check_set(x, model.options["keypoints"])
-    x = torch.where(x[..., 2:] > 0, x, 0)
+    x = checked(model, keypoints)
     rows = x if x.ndim == 4 else x[None]
     body = body_of(model.options["body"], model.options["keypoints"], x.device, x.dtype)
     _check_body(model, body)
@@ -91,7 +89,7 @@ def _run(model: LMR, body: Body, keypoints: Tensor, state: RecoveryState) -> tup
     camera, measured, smoothed = _camera(body, rotations, estimate, features, box, state)
     state = state._replace(
         memory=after.memory, box=track.box, keypoints=track.keypoints, measured=measured, pixels_per_metre=smoothed,
-        rotations=rotations[:, -1], shape=estimate.shape[:, -1], camera=_in_pixels(camera[:, -1], box[:, -1]),
+        rotations=rotations[:, -1], shape=estimate.shape[:, -1], camera=in_pixels(camera[:, -1], box[:, -1]),
     )  # fmt: skip
     return Recovery(rotations, estimate.shape, camera, box), state
 
@@ -127,22 +125,22 @@ def _look(model: LMR, body: Body, frame: Tensor, rest: Tensor, state: RecoverySt
     difference = matrix_to_axis_angle(again.rotations.mT @ state.rotations)
     rotations = look.rotations @ axis_angle_to_matrix(rest[:, None, None] * difference)
     shape = look.shape + rest[:, None] * (state.shape - again.shape)
-    now, was = (_in_pixels(r.camera, r.box) for r in (look, again))
+    now, was = (in_pixels(r.camera, r.box) for r in (look, again))
     grown = (state.camera[:, :1] / was[:, :1].clamp_min(1e-9)) ** rest[:, None]
     moved = torch.cat([now[:, :1] * grown, now[:, 1:] + rest[:, None] * (state.camera - was)[:, 1:]], 1)
     known = (look.box[:, 2:] > 0) & (was[:, :1] > 0) & (state.camera[:, :1] > 0)
-    camera = torch.where(known, _in_crop(moved, look.box), look.camera)
+    camera = torch.where(known, in_crop(moved, look.box), look.camera)
     return Recovery(*(x[:, None] for x in (rotations, shape, camera, look.box)))
 
 
-def _in_pixels(camera: Tensor, box: Tensor) -> Tensor:
+def in_pixels(camera: Tensor, box: Tensor) -> Tensor:
     """A box's camera (..., 3) as (pixels per metre, x, y in pixels)."""
     half = box[..., 2:] / 2
     return torch.cat([camera[..., :1] * half, camera[..., 1:] * half + box[..., :2]], -1)
 
 
-def _in_crop(camera: Tensor, box: Tensor) -> Tensor:
-    """The inverse of `_in_pixels`."""
+def in_crop(camera: Tensor, box: Tensor) -> Tensor:
+    """The inverse of `in_pixels`."""
     half = box[..., 2:].clamp_min(1e-9) / 2
     return torch.cat([camera[..., :1] / half, (camera[..., 1:] - box[..., :2]) / half], -1)
 
@@ -224,14 +222,16 @@ def _checked_rate(fps: Any) -> float:
     return rate
 
 
-def _check_set(keypoints: Tensor, known: str) -> None:
-    check_keypoints(keypoints)
-    if keypoints.ndim > 4 or not keypoints.shape[-3]:
+def checked(model: LMR, keypoints: Tensor | Array) -> Tensor:
+    """Keypoints (T, K, 3) or (B, T, K, 3) of the model's set, type and device, zeros for a point not seen."""
+    x, known = torch.as_tensor(keypoints).to(model.start.pose), model.options["keypoints"]
+    check_keypoints(x)
+    if x.ndim > 4 or not x.shape[-3]:
         raise ValueError(
-            f"keypoints have shape (T, K, 3) or (B, T, K, 3) with at least one frame, not {tuple(keypoints.shape)}"
+            f"keypoints have shape (T, K, 3) or (B, T, K, 3) with at least one frame, not {tuple(x.shape)}"
         )
     sets = {name: len(names) for name, names in keypoint_sets().items()}
-    if (count := keypoints.shape[-2]) != sets[known]:
+    if (count := x.shape[-2]) != sets[known]:
         alike = [name for name, size in sets.items() if size == count]
         mend = f"kinlmr.keypoints.convert(keypoints, {alike[0]!r}, {known!r}) brings one to the other" if alike else (
             "there are " + ", ".join(f"{name} ({size})" for name, size in sets.items())
@@ -240,6 +240,7 @@ def _check_set(keypoints: Tensor, known: str) -> None:
             f"the keypoints have {count} points, the model takes {known} with {sets[known]}; sets of {count} points: "
             f"{', '.join(alike) or 'none'}; {mend}"
         )
+    return torch.where(x[..., 2:] > 0, x, 0)
 
 
 def _check_state(state: RecoveryState, rows: Tensor) -> None:

@@ -17,7 +17,7 @@ ENDINGS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".w
 ABOUT = """\
 The people of a video as bodies: overlay.mp4, contact.png, body.glb (animated,
 with everybody), a .bvh each, and recovery.npz. Without arguments: of a clip
-that comes along. Keypoints are found by mediapipe, if it is installed, or
+that comes along. Keypoints are found by MoveNet, which comes along too, or by
 --detector, or read from a file. Ctrl-C ends the video and finishes the files.
 """
 
@@ -29,7 +29,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.videos and args.camera is not None:
         parser.error("videos or a camera, not both")
     if args.keypoints and (args.detector or args.camera is not None):
-        parser.error("--keypoints are in the place of --detector and --camera; give one of them")
+        parser.error("--keypoints are in the place of --detector, --fast and --camera; give one of them")
     if not args.keypoints and (args.keypoints_size or args.keypoints_set):
         parser.error("--keypoints-size and --keypoints-set say what --keypoints are; give these too")
     if not args.videos and args.camera is None:
@@ -80,10 +80,12 @@ def _parser() -> argparse.ArgumentParser:
         help="a file or folder of another detector's, of the picture as it is stored")
     add("--keypoints-size", type=_size, metavar="WxH", help="of the picture that they were found in, if it is another")
     add("--keypoints-set", metavar="SET", help="their set, such as body25b or h36m17, if their number does not tell")
-    add("--detector", metavar="MODULE:F",
-        help="a function: a frame (H, W, 3) uint8, RGB, to keypoints (P, K, 3) of P people")
+    which = parser.add_mutually_exclusive_group().add_argument
+    which("--detector", metavar="NAME",
+          help="mediapipe, onnx:FILE (top-down), or module:function (else movenet)")
+    which("--fast", dest="detector", action="store_const", const="movenet-fast", help="less exact, for live use")
     add("--people", type=_from(1, 1000, int), default=4, metavar="N",
-        help="that a detector may find at once, at most (%(default)s)")
+        help="at once, at most: the largest (%(default)s)")
     add("--model", default="anny24-coco17",
         help="a shipped model's name, or a checkpoint with keypoints= (%(default)s)")
     # fmt: on

@@ -1,7 +1,7 @@
 """Where a video's keypoints come from: a detector that runs on its frames, or a file of another's.
 
 A detector is any callable as `Detector` says; ``kinlmr VIDEO --detector module:function`` takes one, `find_detector`
-makes mediapipe's, and `detected` follows its people from frame to frame.
+makes those that are known by name, and `detected` follows their people from frame to frame.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 import kinlmr
 from kinlmr.files import Array
 from kinlmr.video import readers
+from kinlmr.video.following import LEARN, claim, size
 from kinlmr.video.frames import Shot
+from kinlmr.video.movenet import movenet
+from kinlmr.video.topdown import topdown
 
 VERSION, LATEST = sys.version_info[:2], (3, 12)  # Python's; the latest that mediapipe with a model inside is for
 SAME = 0.2  # of a person's size: detections whose points are nearer on average are of one person
@@ -39,25 +42,35 @@ class Detector(Protocol):
 
 
 def find_detector(name: str | None, people: int) -> Detector:
-    """``module:function`` or, without a name, mediapipe's, which finds so many ``people`` at most.
+    """The detector of a name, which finds so many ``people`` at most.
 
-    ValueError: there is no such function. ImportError: mediapipe is missing; it says how to install it.
+    movenet          or None: the one that comes along (`kinlmr.video.movenet`); movenet-fast: at half the cost
+    mediapipe        its 33 points; it is installed apart
+    onnx:FILE        a top-down network, such as RTMPose or ViTPose (`kinlmr.video.topdown`)
+    module:function  any other
+
+    ValueError, FileNotFoundError: there is no such function or file. ImportError: a package is missing; it says which.
     """
-    if name is not None:
-        module, _, function = name.partition(":")
-        sys.path.insert(0, os.getcwd())
+    if name in (None, "movenet", "movenet-fast"):
+        return movenet(people, fast=name == "movenet-fast")
+    if name == "mediapipe":
         try:
-            found: Detector = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(
-                f"--detector {name}: {error}; give module:function, of a module that can be imported"
-            ) from None
-        return found
+            pose = importlib.import_module("mediapipe").solutions.pose.Pose
+            return several(lambda: pose(model_complexity=1), people)
+        except (ImportError, AttributeError) as error:
+            raise ImportError(how_to_install(error)) from None
+    module, _, function = str(name).partition(":")
+    if module == "onnx":
+        return topdown(function, people)
+    sys.path.insert(0, os.getcwd())
     try:
-        pose = importlib.import_module("mediapipe").solutions.pose.Pose
-        return several(lambda: pose(model_complexity=1), people)
-    except (ImportError, AttributeError) as error:
-        raise ImportError(how_to_install(error)) from None
+        found: Detector = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"--detector {name}: {error}; give movenet, movenet-fast, mediapipe, onnx:FILE, or module:function of a "
+            "module that can be imported"
+        ) from None
+    return found
 
 
 def several(new: Callable[[], Any], people: int) -> Detector:
@@ -120,8 +133,8 @@ def how_to_install(error: Exception) -> str:
             f'  python3.12 -m venv .venv312\n  {python} -m pip install "kinlmr[video]"\n'
         )
     return (
-        f"no detector of keypoints ({error}): give a file of keypoints with --keypoints, another detector with "
-        f"--detector, or install mediapipe's.\n{first}"
+        f"--detector mediapipe: it is not there ({error}); leave it out for the detector that comes along, or "
+        f"install it:\n{first}"
         f"  {python} -m pip install --no-deps mediapipe==0.10.21 opencv-python-headless\n"
         f'  {python} -m pip install absl-py attrs flatbuffers matplotlib "protobuf<5"\n'
         "pip then lists what mediapipe asks for besides; the detector runs without it"
@@ -134,11 +147,12 @@ def detected(
     """Shots with the keypoints (P, K, 3) of the people that the detector sees, in pixels of the source.
 
     The row of one (K, 3) is 0. Of several, `kinlmr.track` says who is who: whoever was seen in `readers.LEAST` frames
-    in succession gets the next row, so P grows; of more than ``people`` in a frame the first comers are taken.
-    Confidences above 1 are divided by the largest so far. fps: the shots' own rate.
+    in succession gets the next row, so P grows. Of more than ``people`` the large are taken, and of two of a size who
+    was there before (`claim`): the decision of a frame, which later ones do not change. Who is away for less than a
+    second keeps the place. Confidences above 1 are divided by the largest so far. fps: the shots' own rate.
     """
     nobody = np.zeros((0, len(kinlmr.keypoints.keypoint_sets()[target]), 3), np.float32)
-    tracks, streak, known, largest = None, dict[int, int](), dict[int, int](), 1.0
+    tracks, streak, known, largest, places = None, dict[int, int](), dict[int, int](), 1.0, Places(people, fps)
     for shot in shots:
         found = np.asarray(detect(shot.picture), np.float32)
         if found.size and (found.ndim not in (2, 3) or found.shape[-1] != 3):
@@ -154,14 +168,35 @@ def detected(
             owners, tracks = kinlmr.track(points, tracks, round(fps))
             here = {row: one for row, one in zip(owners.tolist(), points, strict=True) if row >= 0}
             streak = {row: streak.get(row, 0) + 1 for row in here}
-            firm = sorted(row for row in here if row in known or streak[row] >= readers.LEAST)
-            taken = {known.setdefault(row, len(known)): here[row] for row in firm[:people]}
+            firm = {row: one for row, one in here.items() if row in known or streak[row] >= readers.LEAST}
+            chosen = places.take(firm, set(tracks.row.tolist()))
+            taken = {known.setdefault(row, len(known)): here[row] for row in sorted(chosen)}
             points = np.zeros((len(known), *points.shape[1:]), np.float32)
             for row, one in taken.items():
                 points[row] = one
         else:
             points = points[None]
         yield shot._replace(keypoints=points)
+
+
+class Places:
+    """So many ``people`` at most of those whom a detector sees: who has the largest claims, by row."""
+
+    def __init__(self, people: int, fps: float) -> None:
+        self.people, self.fps = people, fps
+        self.sizes, self.seen, self.held = dict[int, float](), dict[int, int](), set[int]()
+
+    def take(self, here: dict[int, Array], tracked: set[int]) -> set[int]:
+        """Which of the rows that are here, as keypoints (K, 3), are taken; ``tracked``: those not gone for good."""
+        for row, points in here.items():
+            self.seen[row] = self.seen.get(row, 0) + 1
+            self.sizes[row] = (1 - LEARN) * self.sizes.get(row, size(points)) + LEARN * size(points)
+        self.held &= tracked
+        claims = {
+            row: claim(self.sizes[row], self.seen[row] / self.fps, row in self.held) for row in {*here, *self.held}
+        }
+        self.held = set(sorted(claims, key=lambda row: (-claims[row], row))[: self.people])
+        return self.held & set(here)
 
 
 def looked_up(shots: Iterable[Shot], keypoints: Array) -> Iterator[Shot]:

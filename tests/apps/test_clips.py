@@ -148,7 +148,7 @@ def test_the_same_seed_gives_the_same_clips_and_another_others():
 def test_shapes_and_frames_of_reference():
     clip = drawn()
     assert [tuple(x.shape) for x in clip] == [
-        (6, 8, 51), (6, 8, 24, 3, 3), (6, 10), (6, 8, 24, 3), (6, 8, 17, 3), (6,)
+        (6, 8, 51), (6, 8, 24, 3, 3), (6, 10), (6, 8, 24, 3), (6, 8, 17, 3), (6,), (6, 8, 3)
     ]  # fmt: skip
     mesh = BODY(clip.rotations, clip.shape[:, None], want=("joints",)).joints
     assert torch.allclose(clip.joints, mesh - mesh[:, :, :1], atol=1e-5)

@@ -87,3 +87,24 @@ def test_a_step_runs_in_onnxruntime(cell, tmp_path):
         out = session.run(None, dict(zip(names, (frame.numpy(), state.memory.detach().numpy()), strict=True)))
         assert_same([torch.from_numpy(x) for x in out], (*estimate, *after), 1e-5)
         state = after
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.filterwarnings("ignore:.*assigned during export.*")
+def test_a_step_exports(cell):
+    if cell == "lstm" and tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
+        pytest.skip("torch 2.6 traces an nn.LSTM's state with an axis too many")
+    model = lively(kinlmr.build("smpl.yaml", cell=cell, **SMALL)).eval()
+    frame, state = clip()[:, 0], model.initial_state(2)
+    program = torch.export.export(Step(model), (frame, state.memory), strict=False).module()
+    estimate, after = model.step(frame, state)
+    assert_same(program(frame, state.memory), (*estimate, *after), 1e-12)
+    estimate, after = model.step(frame, after)
+    assert_same(program(frame, program(frame, state.memory)[-1]), (*estimate, *after), 1e-12)
+    batch = torch.export.Dim("B", min=2, max=64)
+    program = torch.export.export(
+        Step(model), (frame, state.memory), dynamic_shapes=({0: batch}, {0: batch}), strict=False
+    ).module()
+    frame, state = clip(5)[:, 0], model.initial_state(5)
+    estimate, after = model.step(frame, state)
+    assert_same(program(frame, state.memory), (*estimate, *after), 1e-12)

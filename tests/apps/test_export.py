@@ -108,12 +108,13 @@ def read_glb(path):
         def place(joint, frames, world=world):
             if joint not in world:
                 local = np.tile(np.eye(4), (frames, 1, 1))
-                quaternions = values(tracks[joint, "rotation"].output)
-                assert np.allclose(np.linalg.norm(quaternions, axis=1), 1, atol=1e-6)
-                assert ((quaternions[1:] * quaternions[:-1]).sum(1) >= 0).all()
-                local[:, :3, :3] = quaternion_to_matrix(torch.from_numpy(np.roll(quaternions, 1, 1))).numpy()
-                moved = tracks.get((joint, "translation"))
-                local[:, :3, 3] = values(moved.output) if moved else file.nodes[joint].translation
+                turned, moved = (tracks.get((joint, path)) for path in ("rotation", "translation"))
+                if turned:  # not the node above the skeleton
+                    quaternions = values(turned.output)
+                    assert np.allclose(np.linalg.norm(quaternions, axis=1), 1, atol=1e-6)
+                    assert ((quaternions[1:] * quaternions[:-1]).sum(1) >= 0).all()
+                    local[:, :3, :3] = quaternion_to_matrix(torch.from_numpy(np.roll(quaternions, 1, 1))).numpy()
+                local[:, :3, 3] = values(moved.output) if moved else file.nodes[joint].translation or 0
                 world[joint] = place(above[joint], frames) @ local if joint in above else local
             return world[joint]
 
@@ -330,7 +331,7 @@ def test_json_is_read_back(tmp_path, body):
 # ---------------------------------------------------------------------------------------------------------------- input
 
 SAVE = {"glb": export.save_glb, "bvh": export.save_bvh, "npz": export.save_amass, "smpl": export.save_smpl,
-        "trc": export.save_trc, "json": export.save_json}  # fmt: skip
+        "trc": export.save_trc, "json": export.save_json, "csv": export.save_csv}  # fmt: skip
 EVERY = pytest.mark.parametrize("ending", SAVE)
 
 
@@ -470,3 +471,151 @@ def test_bodies_that_a_format_cannot_hold(tmp_path):
         body = body_of("anny24_lo369")
         with pytest.raises(ValueError, match="gender is one of neutral, male, female, not 'x'"):
             save(tmp_path / f"body.{ending}", body, *motion_of(body), gender="x")
+
+
+# --------------------------------------------------------------------------------------------------------------- World
+
+
+def world_of(body, unseen=(0,), seed=0):
+    """A World of people who come after so many frames, float32 as models answer; of one, without a leading axis."""
+    rows = []
+    for k, first in enumerate(unseen):
+        rotations, shape, translation = (x.float() for x in motion_of(body, seed + k))
+        translation[:first] = torch.nan
+        contact, up = torch.zeros(FRAMES, 2, 2), torch.tensor([0.0, -1.0, 0.0]).expand(FRAMES, 3)
+        rows.append(kinlmr.World(rotations, translation, 0.3 * shape.expand(FRAMES, -1), contact, up))
+    return rows[0] if len(rows) == 1 else kinlmr.World(*map(torch.stack, zip(*rows, strict=True)))
+
+
+def joints_of(body, world, row=None):
+    """Where a World's joints (T, J, 3) are; NaN until somebody is seen."""
+    world = world if row is None else kinlmr.World(*(x[row] for x in world))
+    given = (world.rotations.double(), world.shape.double(), world.translation.double())
+    return body.to(torch.float64)(*given).joints.numpy()
+
+
+def test_people_of_a_world_come_into_one_glb_when_they_are_seen(tmp_path, body):
+    pygltflib = pytest.importorskip("pygltflib")
+    world = world_of(body, (0, 2))
+    export.save_glb(tmp_path / "two.glb", body, world, fps=FPS)
+    export.save_glb(tmp_path / "list.glb", body, [kinlmr.World(*(x[k] for x in world)) for k in (0, 1)], fps=FPS)
+    assert (tmp_path / "two.glb").read_bytes() == (tmp_path / "list.glb").read_bytes()
+    for row, (found, first) in enumerate(zip(read_glb(tmp_path / "two.glb"), (0, 2), strict=True)):
+        assert_within(found[0], joints_of(body, world, row)[first:])
+        assert np.allclose(found[3], np.arange(first, FRAMES) / FPS)
+    file = pygltflib.GLTF2().load(str(tmp_path / "two.glb"))
+    above = [file.nodes[k] for k in file.scenes[0].nodes if file.nodes[k].mesh is None]
+    assert [node.name for node in above] == ["person1", "person2"]
+    assert [file.nodes[node.children[0]].name for node in above] == ["pelvis", "pelvis"]
+    (hidden,) = [c for c in file.animations[0].channels if c.target.path == "scale"]
+    assert file.nodes[hidden.target.node].name == "person2"
+    sampler = file.animations[0].samplers[hidden.sampler]
+    assert (sampler.interpolation, file.accessors[sampler.input].max) == ("STEP", [pytest.approx(2 / FPS)])
+
+
+@pytest.mark.filterwarnings("ignore:Rest pose suggests:UserWarning")
+@pytest.mark.parametrize("units", [1, 100])
+def test_a_bvh_of_a_world_begins_with_the_clip_at_rest(tmp_path, body, units):
+    pybvh = pytest.importorskip("pybvh")
+    world = world_of(body, (2,))
+    export.save_bvh(tmp_path / "late.bvh", body, world, fps=FPS, scale=units)
+    file = pybvh.read_bvh_file(tmp_path / "late.bvh")
+    found = file.joint_positions()[:, [file.joint_names.index(name) for name in body.joints]] / units
+    truth = joints_of(body, world)
+    assert len(found) == FRAMES
+    assert_within(found[2:], truth[2:])
+    rest = body.to(torch.float64).joints_at_rest(world.shape[:1].double())[0].numpy()
+    at = found[0] - rest
+    assert np.allclose(at, at[0], atol=1e-4)
+    assert np.allclose(at[0, [0, 2]] + rest[0, [0, 2]], truth[2, 0, [0, 2]], atol=1e-4)
+    assert found[0, :, 1].min() == pytest.approx(truth[2, :, 1].min(), abs=1e-4)
+    text = (tmp_path / "late.bvh").read_text()
+    assert text.count("End Site") == sum(j not in body.parents for j in range(24))
+
+
+@EVERY
+def test_several_people_are_a_file_each_where_a_format_holds_one(tmp_path, body, ending):
+    world = world_of(body, (1, 3))
+    SAVE[ending](tmp_path / f"walk.{ending}", body, world, fps=FPS)
+    names = ["walk"] if ending == "glb" else ["walk1", "walk2"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{name}.{ending}" for name in names]
+    if ending != "glb":
+        SAVE[ending](tmp_path / f"alone.{ending}", body, kinlmr.World(*(x[1] for x in world)), fps=FPS)
+        alone, second = (tmp_path / f"{name}.{ending}" for name in ("alone", "walk2"))
+        assert alone.read_bytes().replace(b"alone", b"walk2") == second.read_bytes() or ending in ("npz", "smpl")
+
+
+@pytest.mark.parametrize(("ending", "frames"), [("npz", FRAMES), ("smpl", FRAMES), ("trc", 4), ("json", 4), ("csv", 4)])
+def test_files_with_times_begin_when_somebody_comes(tmp_path, body, ending, frames):
+    path = tmp_path / f"late.{ending}"
+    SAVE[ending](path, body, world_of(body, (2,)), fps=FPS)
+    if ending in ("npz", "smpl"):
+        with np.load(path) as file:
+            poses, moves = (
+                file[key] for key in (("poses", "trans") if ending == "npz" else ("bodyPose", "bodyTranslation"))
+            )
+        assert len(poses) == len(moves) == frames
+        assert np.isfinite(moves).all()
+        assert not poses[:2].reshape(2, -1)[:, 3:].any()  # at rest but for AMASS's turn of the root
+    elif ending == "json":
+        content = json.loads(path.read_text())
+        assert (content["start"], content["frames"], len(content["places"])) == (2, frames, frames)
+    else:
+        rows = [line for line in path.read_text().replace("\t", ",").splitlines() if line[:1].isdigit()][-frames:]
+        first = 3 if ending == "trc" else 2
+        assert [int(row.split(",")[0]) for row in rows] == list(range(first, first + frames))
+        assert float(rows[0].split(",")[1]) == pytest.approx(2 / FPS)
+
+
+def test_who_is_lost_stays_and_who_was_never_seen_is_refused(tmp_path, body):
+    world = world_of(body, (1,))
+    world.translation[4] = torch.nan
+    export.save_json(tmp_path / "gap.json", body, world, fps=FPS)
+    places = np.array(json.loads((tmp_path / "gap.json").read_text())["places"])
+    assert_within(places[3], places[2])
+    assert_within(places[[0, 1, 2, 4]], joints_of(body, world)[[1, 2, 3, 5]])
+    nobody = world._replace(translation=torch.full_like(world.translation, torch.nan))
+    with pytest.raises(ValueError, match=r"no\.glb: person 2 was seen in no frame .* leave them out"):
+        export.save_glb(tmp_path / "no.glb", body, [world, nobody], fps=FPS)
+    with pytest.raises(ValueError, match="a World has a shape and a place of its own: leave out shape and translation"):
+        export.save_glb(tmp_path / "no.glb", body, world, world.shape, fps=FPS)
+    assert not (tmp_path / "no.glb").exists()
+
+
+def test_a_recovery_is_made_upright_and_warned_of(tmp_path, body):
+    rotations, shape, _ = (x.float() for x in motion_of(body))
+    camera, box = torch.tensor([0.9, 0.1, 0.0]).repeat(FRAMES, 1), torch.tensor([320.0, 180.0, 200.0]).repeat(FRAMES, 1)
+    box[:2] = 0
+    recovery = kinlmr.Recovery(rotations, shape.expand(FRAMES, -1), camera, box)
+    with pytest.warns(UserWarning, match="a Recovery is where the camera sees it: it leans .* and floats") as seen:
+        export.save_json(tmp_path / "body.json", body, recovery, fps=FPS, size=(640, 360), focal=800.0)
+    assert len(seen) == 1
+    turned, moved = recovery.in_camera((640, 360), 800.0, body)
+    truth = posed(body, turned.double(), shape.double(), moved.double())[0] * [1, -1, -1]
+    content = json.loads((tmp_path / "body.json").read_text())
+    assert_within(np.array(content["places"]), truth[2:])
+    with pytest.raises(ValueError, match=r"give size=\(width, height\) and focal="):
+        export.save_json(tmp_path / "body.json", body, recovery, fps=FPS)
+
+
+def test_csv_has_positions_rotations_and_bends(tmp_path, body):
+    rotations, shape, translation = motion_of(body)
+    bent = torch.eye(3, dtype=torch.float64).repeat(FRAMES, 24, 1, 1)
+    knee = body.joints.index("left_knee")
+    bent[:, knee] = axis_angle_to_matrix(torch.tensor([[0.5 * k, 0.0, 0.0] for k in range(FRAMES)])).double()
+    for turns, name in ((rotations, "any"), (bent, "bent")):
+        export.save_csv(tmp_path / f"{name}.csv", body, turns, shape, translation, FPS)
+        rows = np.genfromtxt(tmp_path / f"{name}.csv", delimiter=",", names=True)
+        read = lambda axes, rows=rows: np.stack(  # noqa: E731
+            [np.stack([rows[f"{joint}_{axis}"] for axis in axes], -1) for joint in body.joints], 1
+        )
+        assert_within(read("xyz"), posed(body, turns, shape, translation)[0])
+        x, y, z = np.deg2rad(read(("rx", "ry", "rz"))).transpose(2, 0, 1)
+        about = lambda axis, angle: axis_angle_to_matrix(  # noqa: E731
+            torch.from_numpy(angle[..., None] * np.eye(3)[axis])
+        )
+        assert torch.allclose(about(2, z) @ about(1, y) @ about(0, x), turns, atol=1e-6)
+    still = rows["left_knee_bend"][0]
+    assert rows["frame"].tolist() == list(range(FRAMES))
+    assert np.allclose(rows["left_knee_bend"], np.rad2deg(0.5) * np.arange(FRAMES), atol=still + 0.1)
+    assert "left_foot_bend" not in rows.dtype.names

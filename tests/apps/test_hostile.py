@@ -5,10 +5,14 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import hostile
 import pytest
+
+from kinlmr.files.pickles import read_pickle
+from kinlmr.skeleton import parse
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +80,29 @@ def test_the_sound_files_are_sound(tmp_path):
             hostile.READERS[reader](path)
         kinds.add(reader)
     assert kinds >= set(hostile.READERS) - {"plan", "video"}
+
+
+def test_bombs_are_refused_in_little_memory():
+    for bomb in hostile.yaml_bombs():
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=r"^bomb\.yaml"):
+            parse(bomb, "bomb.yaml")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 64_000_000
+
+
+def test_nothing_in_a_pickle_runs_or_takes_memory(tmp_path, monkeypatch):
+    before = set(sys.modules)
+    for what, data in hostile.pickles(tmp_path):
+        path = tmp_path / "evil.pkl"
+        path.write_bytes(data)
+        monkeypatch.setattr(os, "system", lambda command: pytest.fail("os.system was called"))
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=r"evil\.pkl: refused, nothing in it was run"):
+            read_pickle(path, ["J"])
+        assert tracemalloc.get_traced_memory()[1] < 64_000_000, what
+        tracemalloc.stop()
+        monkeypatch.undo()
+        assert not (tmp_path / "ran").exists(), what
+    assert "antigravity" not in set(sys.modules) - before

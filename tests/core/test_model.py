@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_causal, assert_same
-from models import SMALL, Step, assert_equals_reference, clip, lively
+from models import SMALL, assert_equals_reference, clip, lively
 from strategies import skeletons
 from torch import nn
 
@@ -305,27 +305,6 @@ def test_pickles_copies_and_threads():
     with ThreadPoolExecutor(4) as pool:
         for i, estimate in enumerate(pool.map(lambda seed: model(clip(seed=seed % 4)), range(12))):
             assert_same(estimate, model(clip(seed=i % 4)), 1e-12)
-
-
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-@pytest.mark.filterwarnings("ignore:.*assigned during export.*")
-def test_a_step_exports(cell):
-    if cell == "lstm" and tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
-        pytest.skip("torch 2.6 traces an nn.LSTM's state with an axis too many")
-    model = lively(kinlmr.build("smpl.yaml", cell=cell, **SMALL)).eval()
-    frame, state = clip()[:, 0], model.initial_state(2)
-    program = torch.export.export(Step(model), (frame, state.memory), strict=False).module()
-    estimate, after = model.step(frame, state)
-    assert_same(program(frame, state.memory), (*estimate, *after), 1e-12)
-    estimate, after = model.step(frame, after)
-    assert_same(program(frame, program(frame, state.memory)[-1]), (*estimate, *after), 1e-12)
-    batch = torch.export.Dim("B", min=2, max=64)
-    program = torch.export.export(
-        Step(model), (frame, state.memory), dynamic_shapes=({0: batch}, {0: batch}), strict=False
-    ).module()
-    frame, state = clip(5)[:, 0], model.initial_state(5)
-    estimate, after = model.step(frame, state)
-    assert_same(program(frame, state.memory), (*estimate, *after), 1e-12)
 
 
 def test_autocast_keeps_the_estimate_in_float32():
