@@ -11,8 +11,8 @@ With --shapes N it says what the shape is worth: N people of random shape are se
 as in training. Their T-pose by the last frame's shape is compared with the true one, and so is the mean shape's.
 
 With --world it says how motion stands in the world (`kinlmr.to_world`): the recordings, with their paths, are seen by
-cameras at rest that look down, up or roll, and the true feet stand where they are slower than 0.3 m/s. Each is recovered by
-`kinlmr.recover` alone, then stood on the floor without keypoints and with, whole and live.
+cameras at rest that look down, up or roll; true feet stand where they are slower than 0.3 m/s. What `kinlmr.recover`
+says alone is scored, and what stands on the floor of it: without keypoints and with, whole and live.
 
 With --video the checkpoint is compared with what a detector of keypoints says in 3D of real videos (`kinlmr.recover` at
 the file's rate): PA-MPJPE over shoulders, elbows, wrists, hips, knees and ankles. That is agreement between the two,
@@ -233,8 +233,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th piece only (%(default)s)")
     parser.add_argument("--clip", action="store_true", help="whole clips by kinlmr.recover_clip, too")
     parser.add_argument("--shapes", type=int, default=0, metavar="N", help="how many people of random shape to score")
-    parser.add_argument("--world", nargs="*", metavar="CAMERA", choices=WORLD_VIEWS, help="in the world, by such cameras; "
-                        f"all without any: {', '.join(WORLD_VIEWS)}")  # fmt: skip
+    parser.add_argument("--world", nargs="*", metavar="CAMERA", choices=WORLD_VIEWS,
+                        help="in the world, by such cameras; all without any: " + ", ".join(WORLD_VIEWS))  # fmt: skip
     parser.add_argument(
         "--detector", nargs="+", default=["slow", "off", "limbs"], help="noises of --world (slow off limbs)"
     )

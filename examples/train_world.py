@@ -1,13 +1,13 @@
-"""Train the network of contacts and up (`kinlmr.world`): recordings with their paths, seen by cameras at rest, recovered.
+"""Train the network of contacts and up (`kinlmr.world`) on recordings with their paths, seen by cameras at rest.
 
-    python examples/train_world.py --motion FOLDER --leave cmu_02 cmu_05 cmu_49 cmu_94 "cmu_135?" CMU_01_01 --out out/world
+    python examples/train_world.py --motion FOLDER --leave SUBJECT ... --out out/world
 
-First every piece of the recordings is seen by a camera and recovered, which takes longest; each set that is done is kept
-in OUT, and so is the training every 200 steps: the same command goes on where it ended. A piece whose feet travel while
-the root stays, as on a treadmill, is left out and named. OUT/world.npz is the network, at most 300 kB.
+First every piece of the recordings is seen by a camera and recovered, which takes longest. Each set that is done is
+kept in OUT, and so is the training every 200 steps: the same command goes on where it ended. A piece whose feet travel
+while the root stays, as on a treadmill, is left out and named. OUT/world.npz is the network, at most 300 kB.
 
-The same pieces are learned at 30, 25 and 15 frames a second and mirrored, some at 60 too; a quarter of the samples has no
-keypoints. One thread; about 25 minutes for 40 minutes of motion.
+The same pieces are learned at 30, 25 and 15 frames a second and mirrored, some at 60 too; a quarter of the samples has
+no keypoints. One thread; about 25 minutes for 40 minutes of motion.
 """
 
 import argparse
@@ -48,8 +48,8 @@ UP, OFF = 2.0, 0.1  # weights of the terms of up and of how far the place is off
 
 
 class Sample(NamedTuple):
-    """A piece at one rate: features (T, F), which feet stand (T, 4), up (3), how far the place of the root is off along the
-    ray and across it (T, 2), metres."""
+    """A piece at one rate: features (T, F), which feet stand (T, 4), up (3), how far the place of the root is off along
+    the ray and across it (T, 2), metres."""
 
     features: Tensor
     stands: Tensor
@@ -110,9 +110,12 @@ def sample_of(piece: tuple[Tensor, ...], ratio: float, mirrored: bool) -> Sample
         flip, pairs = torch.tensor([-1.0, 1.0, 1.0]), motion.opposite(network.JOINTS)
         points, sides = [1, 0, 3, 2, 5, 4], [2, 3, 0, 1]
         signals = signals._replace(
-            joints=signals.joints[:, :, pairs] * flip, place=signals.place * flip, rays=signals.rays[:, :, points] * flip,
-            root=signals.root * flip[:, None] * flip, confidence=signals.confidence[..., points],
-        )  # fmt: skip
+            joints=signals.joints[:, :, pairs] * flip,
+            place=signals.place * flip,
+            root=signals.root * flip[:, None] * flip,
+            rays=signals.rays[:, :, points] * flip,
+            confidence=signals.confidence[..., points],
+        )
         stands, up, path = stands[:, sides], up * flip, path * flip
     if ratio != 1:
         at = torch.arange(int((len(path) - 1) / ratio)) * ratio

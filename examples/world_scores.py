@@ -1,4 +1,4 @@
-"""What `evaluate.py --world` and `real.py --world` print: how motion stands in the world, against recordings and real video."""
+"""How motion stands in the world: what `evaluate.py --world` and `real.py --world` print."""
 
 import argparse
 import math
@@ -10,9 +10,9 @@ from typing import Any
 
 import aist
 import torch
+from networks import Network
 from scores import HIPS, LIMBS, enough, fitted, smoothed, table, window
 from torch import Tensor
-from networks import Network
 from world_clips import CAMERAS, FOCAL, NOISES, SIZE, STILL, Seen, feet, observe, standing, treadmill
 
 import kinlmr
@@ -142,9 +142,8 @@ def world_tables(
     if not pieces:
         raise SystemExit(f"--world takes pieces of {SHORTEST:g} seconds, and there is none")
     fit = "similarities" if args.similarity else "rigid motions"
-    print(
-        f"{sum(map(len, pieces)) / args.fps / 60:.1f} minutes, {len(pieces)} pieces at {args.fps:g} frames a second; {fit}\n"
-    )
+    minutes = sum(map(len, pieces)) / args.fps / 60
+    print(f"{minutes:.1f} minutes, {len(pieces)} pieces at {args.fps:g} frames a second, {fit}\n")
     for who, model in networks.items():
         if not isinstance(model, kinlmr.LMR):
             continue
@@ -206,7 +205,7 @@ def score_aist(model: kinlmr.LMR, folder: Path, names: list[str], fps: float) ->
 
 
 def ankle_slide(points: Tensor, truth: Tensor, fps: float, step: int) -> float:
-    """Mean movement of predicted ankles (T, 17, 3), mm in ``step`` frames, where the true ones (T step, 17, 3), smoothed,
+    """Mean movement of predicted ankles (T, 17, 3), mm in ``step`` frames, where true ones (T step, 17, 3), smoothed,
     move under 10 mm in a thirtieth of a second; one scale of the whole clip."""
     calm = smoothed(truth[None], window(fps))[0][::step]
     known = enough(truth[None])[0][::step]

@@ -27,8 +27,8 @@ def to_world(up: Tensor) -> Tensor:
 
 
 def level_of(bottoms: Tensor, contact: Tensor) -> Tensor:
-    """The height of the lowest floor that feet stand on, of the heights of soles (B, T, 2) and the probability that each
-    foot stands. Of people who never stand: where the lowest foot comes. NaN where nobody was seen."""
+    """The height of the lowest floor that feet stand on, of the heights of soles (B, T, 2) and how surely each foot
+    stands (B, T, 2). Of people who never stand: where the lowest foot comes. NaN where nobody was seen."""
     known = bottoms.isfinite()
     on = (contact > SURE) & known
     edges = pad(on.movedim(2, 1).flatten(0, 1).to(torch.int8), (1, 1)).diff(dim=-1)
@@ -95,9 +95,9 @@ def unknown(people: int, like: Tensor) -> Evidence:
 def refine(
     up: Tensor, feet: Tensor, sole: Tensor, contact: Tensor, seen: Tensor, fps: float, evidence: Evidence
 ) -> tuple[Tensor, Tensor, Evidence]:
-    """The common world of B people after each of T frames: up (T, 3) in the camera's axes, and the origin (T, 3), so that
-    ``to_world(up) @ x + origin`` is there. It is the mean over the rows by what each has seen; it moves no standing foot
-    by more than 1 mm a frame.
+    """The common world of B people after each of T frames: up (T, 3) in the camera's axes, and the origin (T, 3):
+    ``to_world(up) @ x + origin`` is there. It is the mean over the rows by what each has seen; it moves no standing
+    foot by more than 1 mm a frame.
 
     up (B, T, 3), of the network; feet (B, T, 4, 3) in the camera's axes and their heights over the sole (4); contact
     (B, T, 4), seen (B, T).
@@ -114,7 +114,7 @@ def refine(
 
 
 def _gathered(evidence: Evidence, up: Tensor, feet: Tensor, sole: Tensor, stands: Tensor, now: Tensor) -> Evidence:
-    """The evidence with that of one more frame. A foot well over the floor is on another; one well below it is lower."""
+    """The evidence with one more frame's. A foot well over the floor is on another; one well below it counts more."""
     height = (feet * normalize(evidence.up, dim=-1)[:, None]).sum(-1) - sole
     level = ((evidence.feet_sum * evidence.up).sum(-1) - evidence.sole_sum) / evidence.weight.clamp_min(1e-6)
     over = torch.where((evidence.weight > 0)[:, None], height - level[:, None], 0)
@@ -129,7 +129,7 @@ def _gathered(evidence: Evidence, up: Tensor, feet: Tensor, sole: Tensor, stands
 
 
 def _eased(evidence: Evidence, feet: Tensor, stands: Tensor, now: Tensor, fps: float) -> Evidence:
-    """The answer of one more frame: up a little nearer to what all rows say, about the feet that stand, and so the floor."""
+    """The answer of one more frame: up, turned about the feet that stand, and the floor, nearer to what all say."""
     if not len(feet) or not bool(now.any() | (evidence.told > 0).any()):
         return evidence
     told = evidence.told.sum()

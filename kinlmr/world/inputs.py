@@ -92,13 +92,13 @@ def settle(
     camera_rotation: Tensor | Array | None = None,
     state: WorldState | None = None,
 ) -> Any:
-    """As `kinlmr.to_world`, for a body that any model posed in the frame of a camera at rest: x right, y down, z forward.
+    """As `kinlmr.to_world`, for a body that any model posed in the frame of a camera: x right, y down, z forward.
 
     rotations (T, J, 3, 3) or (B, T, J, 3, 3), translation (T, 3) in metres, NaN where nobody was seen yet, and shape
     (T, S), as ``body(rotations, shape, translation)`` takes them; the body has legs with SMPL's names. keypoints, in
     pixels, need size and focal.
     """
-    stand = stand_of(body)
+    stand_of(body)
     several = _check_shapes(body, rotations, translation, shape)
     rotations, translation, shape = (x if several else x[None] for x in (rotations, translation, shape))
     fps = checked_rate(fps)
@@ -226,8 +226,8 @@ def _check_shapes(body: Body, rotations: Tensor, translation: Tensor, shape: Ten
     if not fits or shape.shape[:-1] != lead or len(lead) not in (1, 2) or not all(lead[-1:]):
         raise ValueError(
             f"rotations {tuple(rotations.shape)}, translation {tuple(translation.shape)} and shape "
-            f"{tuple(shape.shape)}; expected (T, {len(body.joints)}, 3, 3), (T, 3) and (T, S) of at least one frame, or "
-            "the same after one axis of people"
+            f"{tuple(shape.shape)}; expected (T, {len(body.joints)}, 3, 3), (T, 3) and (T, S) of at least one frame, "
+            "or the same after one axis of people"
         )
     return len(lead) == 2
 

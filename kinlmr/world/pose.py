@@ -27,7 +27,7 @@ def gaussian(x: Tensor, fps: float) -> Tensor:
 
 
 def smoothed(rotations: Tensor, seen: Tensor, fps: float) -> Tensor:
-    """Rotations (B, T, J, 3, 3) of a whole clip, smoothed two-sided; those before somebody was seen count for nothing."""
+    """Rotations (B, T, J, 3, 3) of a whole clip, smoothed two-sided; those before somebody was seen do not count."""
     first = torch.where(seen.any(1), seen.to(torch.int8).argmax(1), 0)
     at = torch.arange(seen.shape[1], device=seen.device)
     index = torch.maximum(at, first[:, None])[..., None, None]

@@ -36,8 +36,8 @@ WHOLE, LIVE = Weights(0.008, 0.007, 1.5), Weights(0.03, 0.006, 0.4)
 
 
 class Stand(NamedTuple):
-    """What of a body stands: its legs, the indices of the network's joints, the heights (4) of ankle and foot of each side
-    over the sole; its stature, and how each shape number changes that."""
+    """What of a body stands: its legs, the indices of the network's joints, the heights (4) of ankle and foot of each
+    side over the sole; its stature, and how each shape number changes that."""
 
     legs: Legs
     joints: list[int]
@@ -67,7 +67,7 @@ def sole_heights(body: Body) -> Tensor:
 
 
 class Take(NamedTuple):
-    """B people in T frames, in axes that do not turn: rotations (B, T, J, 3, 3), root (B, T, 3), where the root joint is,
+    """B people in T frames, in axes that do not turn: rotations (B, T, J, 3, 3), root (B, T, 3), where that joint is,
     shape (B, T, S), seen (B, T): whether there is a place, noticed (B, T): whether there are keypoints; camera
     (B, T, 3, 3), rays (B, T, 6, 3) and confidence (B, T, 6) as of `kinlmr.world.network.Signals`."""
 
@@ -84,7 +84,7 @@ class Take(NamedTuple):
 def whole(body: Body, take: Take, fps: float) -> World:
     """A whole clip: poses smoothed two-sided, the path by all frames, one up and one floor."""
     stand, seconds = stand_of(body), 1 / fps
-    people, frames = take.seen.shape
+    people = len(take.seen)
     means, ticks = network.start(people, take.root)
     answer, _, _ = _answered(body, stand, take, fps, means, ticks)
     contact, up = answer[..., :4].sigmoid() * take.seen[..., None], _turned(take.camera, answer[..., 4:7])
@@ -169,8 +169,8 @@ def _terms(
     state: path.Filter,
     weights: Weights,
 ) -> tuple[path.Terms, Tensor]:
-    """The system of the path; contact (B, T, 4), the network's answer (B, T, 9), up (B, T, 3); and for how long (B) each
-    stood on nothing at the end, seconds."""
+    """The system of the path; contact (B, T, 4), the network's answer (B, T, 9), up (B, T, 3); and for how many seconds
+    (B) nobody stood at the end."""
     frame = fps / RATE
     along, across = (
         (weights.trust * x.exp()).clamp(*bounds)[..., None, None]

@@ -20,8 +20,8 @@ LEGS = lock.legs_of(BODY)
 
 
 def recorded(frames=60, first=300, fps=30.0, pitch=0.2, roll=0.0, noise=0.0, seed=0, far=5.0):
-    """A recording in a camera's axes: rotations (T, 24, 3, 3), translation (T, 3), shape (T, 10), the true joints (T, 24, 3)
-    in the world, and up (3) in the camera's axes."""
+    """A recording in a camera's axes: rotations (T, 24, 3, 3), translation (T, 3), shape (T, 10), the true joints
+    (T, 24, 3) in the world, and up (3) in the camera's axes."""
     whole = motion.resampled(JUMP, fps)
     part = slice(round(first * fps / 30), round(first * fps / 30) + frames)
     rotations, origin = axis_angle_to_matrix(whole.axis_angle[part]), whole.origin(BODY)[part]
@@ -315,7 +315,7 @@ def test_to_world_takes_what_recover_answers():
     assert_near(turned, world)
 
 
-# -------------------------------------------------------------------------------------------------------------- refusals
+# ------------------------------------------------------------------------------------------------------------ refusals
 
 
 def test_bad_input_is_refused_by_name():
