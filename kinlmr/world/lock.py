@@ -1,7 +1,7 @@
 """Standing feet stay: where each foot is to be (`hold`), and the legs bent so that it is there (`bend`).
 
-`bend` is two-bone inverse kinematics of hip, knee and ankle: the knee stays in the plane in which it was bent and on its
-side, both bones keep their twist about themselves, the pelvis and everything above it stay as they were.
+`bend` is two-bone inverse kinematics of hip, knee and ankle: the knee stays in the plane in which it was bent, on its
+side; both bones keep their twist about themselves, the pelvis and everything above it stay as they were.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def legs_of(body: Body) -> Legs:
     wanted = [[f"{side}_{name}" for name in ("hip", "knee", "ankle", "foot")] for side in ("left", "right")]
     if missing := [name for leg in wanted for name in leg if name not in names]:
         raise ValueError(
-            f"body {body.name!r} has no {', '.join(missing)} among its joints {', '.join(body.joints[:4])}, ...; motion "
-            "stands on legs with SMPL's names: left_hip, left_knee, left_ankle, left_foot and the right ones"
+            f"body {body.name!r} has no {', '.join(missing)} among its joints {', '.join(body.joints[:4])}, ...; "
+            "motion stands on legs with SMPL's names: left_hip, left_knee, left_ankle, left_foot and the right ones"
         )
     first, second = ([names.index(name) for name in leg] for leg in wanted)
     for leg in (first, second):
@@ -59,7 +59,7 @@ def legs_of(body: Body) -> Legs:
 
 
 def bend(legs: Legs, rotations: Tensor, joints: Tensor, offset: Tensor) -> Tensor:
-    """Rotations (..., J, 3, 3) whose ankles and toes are moved by ``offset`` (..., 2, 2, 3) in metres, as far as the legs
+    """Rotations (..., J, 3, 3) whose ankles and toes are moved by ``offset`` (..., 2, 2, 3) in metres, as far as legs
     reach. joints (..., J, 3): where they are, in the root rotation's axes. An offset of zeros changes nothing."""
     rotations = rotations.clone()
     root = rotations[..., legs.root, :, :].clone()
@@ -91,7 +91,7 @@ def _normal(hip: Tensor, knee: Tensor, ankle: Tensor, forward: Tensor) -> Tensor
 
 
 def _reach(hip: Tensor, knee: Tensor, ankle: Tensor, goal: Tensor, normal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The rotation (..., 3, 3) of the line from hip to ankle onto that to the goal; the new knee, the new ankle (..., 3)."""
+    """The rotation (..., 3, 3) of the line from hip to ankle onto that to the goal; the new knee and ankle (..., 3)."""
     upper, lower, before, wanted = (
         (y - x).norm(dim=-1, keepdim=True) for x, y in ((hip, knee), (knee, ankle), (hip, ankle), (hip, goal))
     )
@@ -162,7 +162,7 @@ def together(offset: Tensor, weight: Tensor) -> Tensor:
 
 
 class Held(NamedTuple):
-    """What `follow` remembers of B people: where the feet were (B, 2, 2, 3), and how far they are moved (B, 2, 2, 3)."""
+    """What `follow` remembers of B people: where feet were, and how far they are moved, each (B, 2, 2, 3)."""
 
     feet: Tensor
     offset: Tensor
@@ -188,9 +188,9 @@ def follow(points: Tensor, contact: Tensor, fps: float, held: Held, seen: Tensor
     return torch.stack(found, 1), Held(feet, offset)
 
 
-def change(legs: Legs, before: Tensor, after: Tensor) -> tuple[float, float]:
+def knee_change(body: Body, before: Tensor, after: Tensor) -> tuple[float, float]:
     """How much knees bend otherwise, of rotations (..., J, 3, 3) before and after: mean and largest, degrees."""
-    knees = [leg[1] for leg in legs.joints]
+    knees = [leg[1] for leg in legs_of(body).joints]
     turn = before[..., knees, :, :].mT @ after[..., knees, :, :]
     cosine = (turn.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     angle = torch.rad2deg(torch.acos(cosine.clamp(-1, 1)))
