@@ -61,23 +61,23 @@ def legs_of(body: Body) -> Legs:
 def bend(legs: Legs, rotations: Tensor, joints: Tensor, offset: Tensor) -> Tensor:
     """Rotations (..., J, 3, 3) whose ankles and toes are moved by ``offset`` (..., 2, 2, 3) in metres, as far as legs
     reach. joints (..., J, 3): where they are, in the root rotation's axes. An offset of zeros changes nothing."""
+    hip, knee, ankle, foot = (list(pair) for pair in zip(*legs.joints, strict=True))
+    a, k, n, f = (joints[..., pair, :] for pair in (hip, knee, ankle, foot))  # (..., 2, 3) of both sides
+    root = rotations[..., [legs.root], :, :]
+    thigh = root @ rotations[..., hip, :, :]
+    shank = thigh @ rotations[..., knee, :, :]
+    sole = shank @ rotations[..., ankle, :, :]
+    normal = _normal(a, k, n, thigh[..., :, 2])
+    turn, new_knee, new_ankle = _reach(a, k, n, n + offset[..., 0, :], normal)
+    new_normal = (turn @ normal[..., None])[..., 0]
+    new_thigh = _frame(new_knee - a, new_normal) @ _frame(k - a, normal).mT @ thigh
+    new_shank = _frame(new_ankle - new_knee, new_normal) @ _frame(n - k, normal).mT @ shank
+    new_sole = _onto(f - n, f + offset[..., 1, :] - new_ankle) @ sole
+    moved = (offset != 0).flatten(-2).any(-1)[..., None, None]
+    parts = (hip, root.mT @ new_thigh), (knee, new_thigh.mT @ new_shank), (ankle, new_shank.mT @ new_sole)
     rotations = rotations.clone()
-    root = rotations[..., legs.root, :, :].clone()
-    for side, (hip, knee, ankle, foot) in enumerate(legs.joints):
-        a, k, n, f = (joints[..., joint, :] for joint in (hip, knee, ankle, foot))
-        thigh = root @ rotations[..., hip, :, :]
-        shank = thigh @ rotations[..., knee, :, :]
-        sole = shank @ rotations[..., ankle, :, :]
-        normal = _normal(a, k, n, thigh[..., :, 2])
-        turn, new_knee, new_ankle = _reach(a, k, n, n + offset[..., side, 0, :], normal)
-        new_normal = (turn @ normal[..., None])[..., 0]
-        new_thigh = _frame(new_knee - a, new_normal) @ _frame(k - a, normal).mT @ thigh
-        new_shank = _frame(new_ankle - new_knee, new_normal) @ _frame(n - k, normal).mT @ shank
-        new_sole = _onto(f - n, f + offset[..., side, 1, :] - new_ankle) @ sole
-        moved = (offset[..., side, :, :] != 0).flatten(-2).any(-1)[..., None, None]
-        parts = (hip, root.mT @ new_thigh), (knee, new_thigh.mT @ new_shank), (ankle, new_shank.mT @ new_sole)
-        for joint, value in parts:
-            rotations[..., joint, :, :] = torch.where(moved, value, rotations[..., joint, :, :])
+    for pair, value in parts:
+        rotations[..., pair, :, :] = torch.where(moved, value, rotations[..., pair, :, :])
     return rotations
 
 

@@ -1,7 +1,7 @@
 """Which feet stand, and where up is: a small causal GRU over what a body and its keypoints do, at any rate.
 
 Velocities are in metres a second, of running means whose time constants are seconds; above `TICK` frames a second the
-network looks at every second frame or fewer, and its last answer holds between. So its rate is 20 to 45 a second.
+network looks at every second frame or fewer, and its last answer holds between.
 """
 
 from __future__ import annotations
