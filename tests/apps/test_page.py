@@ -16,14 +16,17 @@ import torch
 from models import lively
 
 import kinlmr
+from kinlmr import export
 from kinlmr.body.points import keypoint_sets, read_sets
 from kinlmr.keypoints import convert, normalise
+from kinlmr.video import movenet
+from kinlmr.video.following import Follower, Window, about_hips
 
-PAGE = Path(__file__).parents[2] / "examples/page"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "examples/page"
 sys.path.insert(0, str(PAGE))
-for module in ("flatbuffers", "onnxruntime"):
-    pytest.importorskip(module)
-import prepare  # noqa: E402
+pytest.importorskip("onnxruntime")
+import serve  # noqa: E402
 
 MESH = "anny24_lo369"
 
@@ -33,13 +36,23 @@ def node(folder, code, given):
     if shutil.which("node") is None:
         pytest.skip("no node")
     head = "".join(
-        f"import * as {name} from {json.dumps((folder / f'{name}.js').as_uri())};\n" for name in ("kinlmr", "body")
+        f"import * as {'files' if name == 'export' else name} from {json.dumps((folder / f'{name}.js').as_uri())};\n" for name in ("kinlmr", "body", "following", "movenet", "export")
     )
     head += "import { readFileSync } from 'node:fs'; const given = JSON.parse(readFileSync(0, 'utf8'));\n"
     command = ["node", "--input-type=module", "-e", head + code]
     done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def broken(tmp_path, name, was, wrong):
+    """A copy of the page in which something is otherwise."""
+    folder = tmp_path / "page"
+    shutil.copytree(PAGE, folder, ignore=shutil.ignore_patterns("node_modules", "dist"))
+    text = (folder / name).read_text()
+    assert was in text
+    (folder / name).write_text(text.replace(was, wrong))
+    return folder
 
 
 def walk(frames, seed=0):
@@ -91,12 +104,8 @@ def test_normalise_is_the_same():
 
 
 def test_another_margin_would_be_seen(tmp_path):
-    (tmp_path / "package.json").write_text('{"type": "module"}')
-    shutil.copy(PAGE / "body.js", tmp_path)
-    changed = (PAGE / "kinlmr.js").read_text().replace("BOX_MARGIN = 1.2", "BOX_MARGIN = 1.21")
-    (tmp_path / "kinlmr.js").write_text(changed)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
-        assert_normalise(tmp_path)
+        assert_normalise(broken(tmp_path, "kinlmr.js", "BOX_MARGIN = 1.2", "BOX_MARGIN = 1.21"))
 
 
 @pytest.mark.parametrize("fps", [30, 29.97, 24, 60, 11])
@@ -141,7 +150,7 @@ def test_recover_is_the_same_at_any_rate(fps, monkeypatch):
       all.push({ ...one.seen, turned: rotations, place: translation });
     }
     console.log(JSON.stringify({ all, far, steps: k }))"""
-    given = {"asked": asked, "body": prepare.body("anny24", "coco17", MESH), "keypoints": rows(keypoints)}
+    given = {"asked": asked, "body": serve.body("anny24", "coco17", MESH), "keypoints": rows(keypoints)}
     found = node(PAGE, code, given | {"ticks": 30 / fps})
     assert found["steps"] == len(asked)
     assert found["far"] < 1e-4
@@ -158,57 +167,209 @@ def test_vertices_are_the_same():
         "console.log(JSON.stringify(body.pose(given.body, given.turns, given.shape, { points: true, vertices: true }),"
     )
     code += " (_, value) => (value instanceof Float64Array ? Array.from(value) : value)))"
-    given = {"body": prepare.body(MESH, "coco17", MESH), "turns": rows(turns.flatten()), "shape": rows(shape)}
+    given = {"body": serve.body(MESH, "coco17", MESH), "turns": rows(turns.flatten()), "shape": rows(shape)}
     found, mesh = node(PAGE, code, given), body(turns, shape, want=("joints", "keypoints", "vertices"))
     np.testing.assert_allclose(found["joints"], mesh.joints, atol=2e-5)
     np.testing.assert_allclose(found["points"], mesh.keypoints, atol=2e-5)
     np.testing.assert_allclose(found["vertices"], mesh.vertices.flatten(), atol=2e-5)
 
 
-# ------------------------------------------------------------------------------------------------- the detector's file
+# --------------------------------------------------------------------------------------------------------- the detector
 
 
-def test_a_model_gets_its_scaling_and_keeps_the_rest():
-    import flatbuffers
-    from flatbuffers.table import Table
+def crowd(frames, seed=0):
+    """Keypoints (T, P, 17, 3) of three who cross, of whom one comes late and one is away for some frames; NaN: not there."""
+    random = np.random.default_rng(seed)
+    shape = random.uniform(-1, 1, (3, 1, 17, 2)) * [25, 80]
+    time = np.arange(frames)[:, None, None]
+    path = np.array([[100.0, 180], [500, 200], [300, 170]])[:, None, None] + [[[[4, 0]]], [[[-5, 0.3]]], [[[0, 0.2]]]] * time
+    points = (shape + path + random.normal(0, 1.5, (3, frames, 17, 2))).swapaxes(0, 1)
+    sure = random.uniform(0.3, 1, (frames, 3, 17, 1))
+    sure[:20, 2], sure[45:52, 0] = np.nan, np.nan
+    return np.concatenate([points, sure], -1)
 
-    def vector(file, items):
-        file.StartVector(4, len(items), 4)
-        for item in reversed(items):
-            file.PrependUOffsetTRelative(item)
-        return file.EndVector()
 
-    file = flatbuffers.Builder(64)
-    buffers = vector(file, [prepare.table(file, 1, {0: file.CreateByteVector(b"weights")})])
-    file.StartObject(8)
-    file.PrependUint32Slot(0, 3, 0)
-    file.PrependUOffsetTRelativeSlot(4, buffers, 0)
-    file.Finish(file.EndObject(), b"TFL3")
-    old = bytes(file.Output())
-    new = prepare.with_scaling(old, 127.5, 255.0)
+def assert_following(folder):
+    """Both followers ask for the same windows and answer alike; what they are told comes from one list."""
+    people, asked = crowd(90), []
+    random, number = np.random.default_rng(1), iter(range(10**6))
 
-    def root(data):
-        return Table(data, int.from_bytes(data[:4], "little"))
+    def here():
+        return [p for p in people[next_frame[0]] if np.isfinite(p).all()]
 
-    def item(table, slot, k):
-        return Table(table.Bytes, table.Indirect(table.Vector(table.Offset(4 + 2 * slot)) + 4 * k))
+    def look(frame):
+        found = [(p + random.normal(0, 2, p.shape) * [1, 1, 0], float(random.uniform(0.1, 0.6))) for p in here()]
+        asked.append({"look": [[rows(p), score] for p, score in found]})
+        return found
 
-    def data(buffer):
-        start = buffer.Vector(buffer.Offset(4))
-        return buffer.Bytes[start : start + buffer.VectorLen(buffer.Offset(4))]
+    def close(frame, window):
+        middle = lambda p: np.hypot(*(p[[11, 12], :2].mean(0) - [window.x, window.y]))  # noqa: E731
+        near = min(here(), key=middle)
+        points = near * [1, 1, 1 if next(number) % 7 else 0.2]
+        asked.append({"window": list(window), "close": rows(points)})
+        return points
 
-    model = root(new)
-    assert new[4:8] == b"TFL3"
-    assert new.index(old) % 16 == 0  # kept whole, its arrays still aligned
-    assert data(item(model, 4, 0)) == b"weights"
-    assert model.VectorLen(model.Offset(4 + 2 * 6)) == 1
-    told = data(item(model, 4, 1))
-    assert told[4:8] == b"M001"
-    unit = item(item(item(root(told), 3, 0), 2, 0), 4, 0)
-    options = Table(told, unit.Indirect(unit.Offset(6) + unit.Pos))
-    assert [np.frombuffer(told, "<f4", 1, options.Vector(options.Offset(slot)))[0] for slot in (4, 6)] == [127.5, 255.0]
-    with pytest.raises(ValueError, match="not a TFLite model"):
-        prepare.with_scaling(b"\0" * 64, 0.0, 1.0)
+    next_frame = [0]
+    follower, expected = Follower(look, close, about_hips, people=2), []
+    for next_frame[0] in range(len(people)):
+        expected.append(rows(follower(np.zeros((4, 4, 3), np.uint8))))
+    code = """let k = 0, far = 0; const all = [];
+    const look = async () => given.asked[k++].look;
+    const close = async (frame, { x, y, width, height }) => {
+      const one = given.asked[k++];
+      [x, y, width, height].forEach((value, i) => (far = Math.max(far, Math.abs(value - one.window[i]))));
+      return one.close;
+    };
+    const follower = new following.Follower(look, close, 2);
+    for (let t = 0; t < given.frames; t++) {
+      const found = await follower.detect(null);
+      all.push({ keypoints: found.map(({ keypoints }) => keypoints), ids: found.map(({ person }) => person.id) });
+    }
+    console.log(JSON.stringify({ far, all, asked: k }))"""
+    found = node(folder, code, {"asked": asked, "frames": len(people)})
+    assert found["far"] < 1e-6
+    assert found["asked"] == len(asked)
+    assert any("look" in one for one in asked[60:])
+    for one, two in zip(found["all"], expected, strict=True):
+        np.testing.assert_allclose(one["keypoints"], two, atol=1e-4)
+    return [one["ids"] for one in found["all"]]
+
+
+def test_people_are_followed_as_in_python():
+    ids = assert_following(PAGE)
+    assert {len(one) for one in ids} >= {1, 2}
+
+
+def test_another_reach_would_be_seen(tmp_path):
+    with pytest.raises(AssertionError):
+        assert_following(broken(tmp_path, "following.js", "LEARN = 0.3", "LEARN = 0.31"))
+
+
+def rgba(picture):
+    """A picture (H, W, 3) as the page has it."""
+    data = np.concatenate([picture, np.full((*picture.shape[:2], 1), 255, np.uint8)], 2)
+    return {"width": picture.shape[1], "height": picture.shape[0], "data": data.ravel().tolist()}
+
+
+@pytest.mark.parametrize(
+    "window", [(40, 30, 50.2, 50.2), (5, 60, 44, 44), (70, 10, 17, 17), (-90, 20, 60, 60), (40, 30, 200, 200)]
+)
+def test_pictures_are_cropped_alike(window):
+    frame = np.random.default_rng(0).integers(0, 256, (61, 83, 3)).astype(np.uint8)
+    expected, back = movenet.cropped(frame, Window(*window), (32, 32))
+    code = """const [x, y, width, height] = given.window;
+    const { picture, back } = movenet.cropped(given.frame, { x, y, width, height }, 32);
+    console.log(JSON.stringify({ back, picture: Array.from(picture), evened: Array.from(movenet.evened(picture)) }))"""
+    found = node(PAGE, code, {"frame": rgba(frame), "window": window})
+    np.testing.assert_allclose(found["back"], back)
+    np.testing.assert_allclose(np.reshape(found["picture"], (32, 32, 3)), expected, atol=1)  # torch rounds its weights
+    evened = movenet.evened(np.reshape(found["picture"], (32, 32, 3)).astype(np.uint8))
+    np.testing.assert_array_equal(np.reshape(found["evened"], (32, 32, 3)), evened)
+
+
+@pytest.mark.skipif(not (PAGE / "node_modules/onnxruntime-web").exists(), reason="run npm ci in examples/page")
+def test_keypoints_of_the_demo_are_the_same(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(ROOT / "kinlmr/video/data/demo.mp4")) as video:
+        frame = next(shot for k, shot in enumerate(video.decode(video=0)) if k == 100).to_ndarray(format="rgb24")
+    (tmp_path / "frame").write_bytes(bytes(rgba(frame)["data"]))
+    expected = movenet.movenet(2)(frame)
+    code = """const ort = await import(given.ort);
+    ort.env.wasm.numThreads = 1;
+    const models = {};
+    for (const name of ["multipose", "thunder"]) {
+      const session = await ort.InferenceSession.create(new Uint8Array(readFileSync(`${given.weights}/movenet-${name}.onnx`)));
+      models[name] = async (data, height, width) => {
+        const found = await session.run({ [session.inputNames[0]]: new ort.Tensor("uint8", data, [1, height, width, 3]) });
+        return found[session.outputNames[0]].data;
+      };
+    }
+    const frame = { width: given.size[0], height: given.size[1], data: readFileSync(given.frame) };
+    const found = await movenet.movenet(models, 2, false).detect(frame);
+    console.log(JSON.stringify(found.map(({ keypoints }) => keypoints)))"""
+    given = {"ort": (PAGE / "node_modules/onnxruntime-web/dist/ort.node.min.mjs").as_uri(), "frame": str(tmp_path / "frame")}
+    given |= {"weights": str(ROOT / "kinlmr/weights"), "size": frame.shape[1::-1]}
+    found = np.array(node(PAGE, code, given))
+    assert found.shape == expected.shape == (2, 17, 3)
+    far = np.linalg.norm((found - expected)[..., :2], axis=-1)
+    assert np.median(far) < 0.5  # pixels of 640
+    assert far[expected[..., 2] > 0.5].max() < 3
+    np.testing.assert_allclose(found[..., 2], expected[..., 2], atol=0.05)
+
+
+# ------------------------------------------------------------------------------------------------------------ the files
+
+
+def taken(frames=7, seed=0):
+    """Somebody in motion: the page's take and mesh, and the arrays that Python's writers take."""
+    body, random = kinlmr.load_body(MESH), torch.Generator().manual_seed(seed)
+    turns = 0.7 * torch.randn(frames, 24, 3, generator=random, dtype=torch.float64)
+    turns[:, 0] += torch.tensor([3.0, 0, 0])
+    rotations = kinlmr.ROTATIONS["axis_angle"].to_matrix(turns)
+    shape = torch.randn(10, generator=random, dtype=torch.float64)
+    translation = torch.randn(frames, 3, generator=random, dtype=torch.float64) + torch.tensor([0, 0, 4.0])
+    return body, rotations, shape, translation
+
+
+def written(tmp_path, start):
+    body, rotations, shape, translation = taken()
+    frames = [
+        {"time": (start + k) / 30, "rotations": rows(one.flatten()), "translation": rows(place), "shape": rows(shape)}
+        for k, (one, place) in enumerate(zip(rotations, translation, strict=True))
+    ]
+    code = """const fs = await import("node:fs"), { take, bvh, glb } = files;
+    const one = take(given.body, given.frames, 30);
+    fs.writeFileSync(given.out + "/page.bvh", bvh(given.body, one));
+    fs.writeFileSync(given.out + "/page.glb", glb(given.body, [one, { ...one, start: 0 }]));
+    console.log(JSON.stringify([one.start, one.rotations.length]))"""
+    given = {"body": serve.body(MESH, "coco17", MESH), "frames": frames, "out": str(tmp_path)}
+    assert node(PAGE, code, given) == [start, len(frames)]
+    rotations, translation = export.upright(body.to("cpu", torch.float64), rotations, shape, translation)
+    export.save_bvh(tmp_path / "python.bvh", body, rotations, shape, translation, start=start)
+    both = [rotations] * 2, [shape] * 2, [translation] * 2
+    export.save_glb(tmp_path / "python.glb", body, *both, start=[start, 0])
+
+
+def test_bvh_is_read_back_as_pythons(tmp_path):
+    written(tmp_path, 3)
+    page, python = (kinlmr.motion.read_bvh(tmp_path / f"{name}.bvh") for name in ("page", "python"))
+    assert page.fps == pytest.approx(python.fps)
+    np.testing.assert_allclose(page.translation, python.translation, atol=1e-4)
+    one, two = (kinlmr.ROTATIONS["axis_angle"].to_matrix(x.axis_angle) for x in (page, python))
+    np.testing.assert_allclose(one, two, atol=1e-4)
+    lines = [(tmp_path / f"{name}.bvh").read_text().splitlines() for name in ("page", "python")]
+    assert [line.split()[0] for line in lines[0][:200]] == [line.split()[0] for line in lines[1][:200]]
+
+
+def accessors(path):
+    """Every accessor of a GLB, as an array, and what is not an accessor."""
+    file = pytest.importorskip("pygltflib").GLTF2().load(path)
+    blob, kinds = file.binary_blob(), {5121: "u1", 5123: "<u2", 5126: "<f4"}
+    widths = {"SCALAR": 1, "VEC3": 3, "VEC4": 4, "MAT4": 16}
+    found = []
+    for one in file.accessors:
+        width, view = widths[one.type], file.bufferViews[one.bufferView]
+        values = np.frombuffer(blob, kinds[one.componentType], one.count * width, view.byteOffset).reshape(-1, width)
+        assert view.byteLength == values.nbytes
+        if one.min is not None:
+            np.testing.assert_allclose([values.min(0), values.max(0)], [one.min, one.max], rtol=1e-6)
+        found.append(values)
+    return found, file
+
+
+def test_glb_is_read_back_as_pythons(tmp_path):
+    written(tmp_path, 3)
+    (page, one), (python, two) = (accessors(tmp_path / f"{name}.glb") for name in ("page", "python"))
+    assert [node.name for node in one.nodes] == [node.name for node in two.nodes]
+    assert [node.children or [] for node in one.nodes] == [node.children or [] for node in two.nodes]
+    assert one.animations[0].channels == two.animations[0].channels
+    for node, other in zip(one.nodes, two.nodes, strict=True):
+        np.testing.assert_allclose(node.translation or 0, other.translation or 0, atol=1e-5)
+    for values, others in zip(page, python, strict=True):
+        assert values.dtype == others.dtype
+        if values.shape[1] == 4 and values.dtype == np.float32 and len(values) == 7:  # quaternions: of one sign or the other
+            values = values * np.sign((values * others).sum(1, keepdims=True))
+        np.testing.assert_allclose(values, others, atol=1e-4)
 
 
 # -------------------------------------------------------------------------------------------------------- in a browser
