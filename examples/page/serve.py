@@ -2,8 +2,8 @@
 
     python serve.py          # then open http://localhost:8000
 
-It needs kinlmr with its extra (`pip install -e ".[onnx]"`) and onnxruntime-web, which it fetches with `npm ci` the first
-time; then nothing is downloaded. The step's network is exported once (a minute).
+It needs kinlmr with its extra (`pip install -e ".[onnx]"`) and onnxruntime-web, which it fetches with `npm ci` the
+first time; then nothing is downloaded. The step's network is exported once, which takes a minute.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from kinlmr.files import arrays as files
 HERE = Path(__file__).parent
 MODULES = HERE / "node_modules"
 WEIGHTS = HERE.parents[1] / "kinlmr/weights"
-PAGE = ("index.html", *(f"{name}.js" for name in "page sources movenet following kinlmr body draw export".split()))
+SCRIPTS = ("page", "sources", "movenet", "following", "kinlmr", "body", "draw", "export")
 COPIED = {  # of npm's onnxruntime-web: WebGPU's and the processor's
     "ort.webgpu.min.mjs": "ort.webgpu.min.mjs",
     "ort-wasm-simd-threaded.asyncify.mjs": "wasm/ort-wasm-simd-threaded.asyncify.mjs",
@@ -110,7 +110,8 @@ def make(model: str, mesh: str, out: Path) -> None:
     files.write_atomic(out / "body.json", text.encode())
     for name, place in COPIED.items():
         shutil.copyfile(runtime / name, out / place)
-    for path in [*(HERE / name for name in PAGE), *WEIGHTS.glob("movenet-*.onnx"), WEIGHTS.parent / "video/data/demo.mp4"]:
+    pages = [HERE / "index.html", *(HERE / f"{name}.js" for name in SCRIPTS)]
+    for path in [*pages, *WEIGHTS.glob("movenet-*.onnx"), WEIGHTS.parent / "video/data/demo.mp4"]:
         shutil.copyfile(path, out / path.name)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out}: {size / 1e6:.0f} MB", flush=True)
