@@ -5,7 +5,7 @@ export const times = (a, b) => a.map((_, i) => [0, 1, 2].reduce((t, k) => t + a[
 const turn = (a, [x, y, z]) => [0, 3, 6].map((i) => a[i] * x + a[i + 1] * y + a[i + 2] * z);
 
 /** Planar numbers (3 N) at rest: template plus shape directions times shape. */
-function shaped({ template, basis }, shape) {
+export function shaped({ template, basis }, shape) {
   const rest = Float64Array.from(template);
   shape.forEach((amount, s) => basis[s].forEach((x, i) => (rest[i] += amount * x)));
   return rest;
