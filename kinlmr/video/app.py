@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,11 +29,12 @@ from kinlmr.video.arguments import arguments
 from kinlmr.video.crowd import Crowd
 from kinlmr.video.detectors import detected, find_detector, looked_up
 from kinlmr.video.frames import Shot, Video, Writer, alike, open_video, pyav, steady
+from kinlmr.video.live import Live
 from kinlmr.video.pictures import Scene, Sheet, over
 from kinlmr.video.results import save
 
 BODY = "anny24_lo1229"
-CHUNK = 16  # frames at once of a file; a camera's come one by one
+CHUNK = 16  # frames at once of a file; live ones come one by one
 log = logging.getLogger("kinlmr")
 
 
@@ -85,7 +87,6 @@ def recover_video(path: Path | None, out: Path, model: kinlmr.LMR, body: kinlmr.
     video = open_video(path, args.camera, args.size)
     diagonal = math.hypot(*video.source_size)
     focal = args.focal or (diagonal / 2 / math.tan(math.radians(args.fov) / 2) if args.fov else diagonal)
-    shots = steady(seen(video, model.options["keypoints"], args), video.fps)
     log.info("%s: %s, %.4g frames a second", video.name, video.words, video.fps)
 
     crowd, sheet, keypoints, frame = Crowd(model, video.fps), Sheet(), list[Array](), 0
@@ -94,13 +95,19 @@ def recover_video(path: Path | None, out: Path, model: kinlmr.LMR, body: kinlmr.
     names = [] if args.no_overlay else ["overlay.mp4"]
     with folder(out), interruptible() as stopped:
         with contextlib.ExitStack() as stack:
+            live = stack.enter_context(live_of(video, body, focal, args))
+            shots = seen(video._replace(shots=live.shots) if live else video, model.options["keypoints"], args)
             writers = [stack.enter_context(Writer(out / name, video.fps)) for name in names]
-            for chunk in chunks(shots, CHUNK if args.camera is None else 1, limit, stopped):
+            divided = live.chunks if live else chunks
+            for chunk in divided(shots, video.fps, limit, stopped):
                 points = np.stack(alike([shot.keypoints for shot in chunk]), 1).astype(np.float32)  # (P, C, K, 3)
                 keypoints.append(points)
-                for shot, scene in zip(chunk, scenes(crowd, body, points, frame), strict=True):
-                    for writer in writers:
-                        writer.add(over(shot.picture, scene, body, video.scale))
+                found = scenes(crowd, body, points, frame)
+                drawn = live.take(chunk, found, bool(writers)) if live else overlaid(chunk, found, body, video.scale)
+                for writer in writers:
+                    for picture in drawn:
+                        writer.add(picture)
+                for shot, scene in zip(chunk, found, strict=True):
                     sheet.add(frame, shot.picture, scene)
                     frame += 1
                 bar.show(frame)
@@ -147,11 +154,23 @@ def from_file(args: argparse.Namespace, video: Video, target: str) -> readers.Fo
     return found
 
 
-def chunks(shots: Iterator[Shot], size: int, limit: int | None, stopped: list[int]) -> Iterator[list[Shot]]:
-    """Shots a few at a time, until they end, there were ``limit``, or Ctrl-C filled ``stopped``."""
-    shots = itertools.islice(shots, limit)
-    while not stopped and (chunk := list(itertools.islice(shots, size))):
+def live_of(video: Video, body: kinlmr.Body, focal: float, args: argparse.Namespace) -> Any:
+    """A context: what is done at once with the frames of a camera, or with --show and --vmc of a file; else None."""
+    if args.camera is None and args.show is None and args.vmc is None:
+        return contextlib.nullcontext()
+    return Live(video, body, focal, args.camera is None, args.height, args.show, args.vmc)
+
+
+def chunks(shots: Iterator[Shot], fps: float, limit: int | None, stopped: list[int]) -> Iterator[list[Shot]]:
+    """Shots at a constant rate, a few at a time, until they end, there were ``limit``, or Ctrl-C filled ``stopped``."""
+    some = itertools.islice(steady(shots, fps), limit)
+    while not stopped and (chunk := list(itertools.islice(some, CHUNK))):
         yield chunk
+
+
+def overlaid(chunk: list[Shot], found: list[Scene | None], body: kinlmr.Body, scale: float) -> Iterator[Array]:
+    """The bodies over their pictures, drawn one by one as they are asked for."""
+    return (over(shot.picture, scene, body, scale) for shot, scene in zip(chunk, found, strict=True))
 
 
 def scenes(crowd: Crowd, body: kinlmr.Body, keypoints: Array, frame: int) -> list[Scene | None]:

@@ -45,16 +45,18 @@ def over(picture: Picture, scene: Scene | None, body: kinlmr.Body, scale: float)
 
 
 def beside(
-    scene: Scene, body: kinlmr.Body, source_size: tuple[float, float], focal: float, size: tuple[int, int]
-) -> Picture:
+    scene: Scene, body: kinlmr.Body, source_size: tuple[float, float], focal: float, size: tuple[int, int],
+    samples: int = 2,
+) -> Picture:  # fmt: skip
     """The bodies in the camera's frame, from the side, each turned onto the ray on which it is seen.
 
-    source_size (width, height) and focal in the keypoints' pixels, size (height, width) of the picture drawn.
+    source_size (width, height) and focal in the keypoints' pixels, size (height, width) of the picture drawn, samples
+    as of `draw.side_view`.
     """
     rotations, translation = scene.recovery.in_camera(source_size, focal, body)
     world = body(rotations, scene.recovery.shape, translation, want=("vertices",)).vertices
     faces, colors = _painted(body, scene.rows)
-    return draw.side_view(world.flatten(0, 1), faces, size, color=colors)
+    return draw.side_view(world.flatten(0, 1), faces, size, color=colors, samples=samples)
 
 
 def _painted(body: kinlmr.Body, rows: list[int]) -> tuple[Array, Array]:

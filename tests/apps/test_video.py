@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -185,7 +186,9 @@ class Unplugged:
         self.container, self.packets, self.streams = container, packets, container.streams
 
     def demux(self, stream):
-        yield from itertools.islice(self.container.demux(stream), self.packets)
+        for packet in itertools.islice(self.container.demux(stream), self.packets):
+            time.sleep(1 / 30)  # a camera's frames come at its rate
+            yield packet
         raise OSError(19, "No such device")
 
     def close(self):
