@@ -242,7 +242,7 @@ while True:
     child = os.fork()
     if not child:
         os._exit(recover_many.main(argv))
-    time.sleep(random_.uniform(0, 0.6))
+    time.sleep(random_.uniform(0, 0.4))
     os.kill(child, signal.SIGKILL)
     code = os.waitpid(child, 0)[1]
     there = {path.name: path.stat().st_ino for path in Path("out").glob("*.npz")} if Path("out").is_dir() else {}
@@ -251,7 +251,7 @@ while True:
     if code == 0:
         break
     kills += 1
-    if kills > 40:
+    if kills > 15:
         sys.exit(recover_many.main(argv))
 assert kills
 """
