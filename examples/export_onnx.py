@@ -111,7 +111,7 @@ def difference(model: kinlmr.LMR, file: bytes) -> float:
     try:
         import onnxruntime
     except ImportError:
-        raise SystemExit('the check needs onnxruntime; pip install -e ".[onnx]" on Python 3.11 or later') from None
+        raise SystemExit('the check needs onnxruntime; pip install -e ".[onnx]"') from None
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     largest = 0.0
     for features in (clip(model), clip(model)[:1]):

@@ -2,7 +2,7 @@
 
 draw        bodies over a picture and from the side, skeletons, contact sheets, PNG files
 readers     keypoints that other people's detectors wrote
-detectors   what a detector of keypoints is, and mediapipe's
+detectors   what a detector of keypoints is, and those that are known by name: MoveNet, which comes along, and others
 frames      videos in and out; needs the extra, ``pip install "kinlmr[video]"``
 main        the command
 """

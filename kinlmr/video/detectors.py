@@ -188,10 +188,11 @@ class Places:
 
     def take(self, here: dict[int, Array], tracked: set[int]) -> set[int]:
         """Which of the rows that are here, as keypoints (K, 3), are taken; ``tracked``: those not gone for good."""
-        for row, points in here.items():
-            self.seen[row] = self.seen.get(row, 0) + 1
-            self.sizes[row] = (1 - LEARN) * self.sizes.get(row, size(points)) + LEARN * size(points)
         self.held &= tracked
+        for row in {*here, *self.held}:
+            self.seen[row] = self.seen.get(row, 0) + 1
+        for row, points in here.items():
+            self.sizes[row] = (1 - LEARN) * self.sizes.get(row, size(points)) + LEARN * size(points)
         claims = {
             row: claim(self.sizes[row], self.seen[row] / self.fps, row in self.held) for row in {*here, *self.held}
         }

@@ -91,10 +91,10 @@ class Follower:
         answers = [self.answer(frame, person) for person in followed]
         looks: list[Array | None] = [None] * len(self.persons)
         newcomers = list[Array]()
-        due = self.due() or doubtful(followed, answers)
+        since, due = 0, self.due() or doubtful(followed, answers)
         if due:
             looks, newcomers = self.matched(self.look(frame))
-            self.looked = self.frame
+            since, self.looked = self.frame - self.looked, self.frame
         seen_by = dict(zip(map(id, self.persons), looks, strict=True))
         rough = [seen_by[id(person)] for person in followed]
         here = [person for person in self.persons if not person.away]
@@ -106,7 +106,7 @@ class Follower:
             self.update(person, answer)
         for person in self.persons:
             if not any(person is other for other in followed):
-                self.update(person, seen_by[id(person)], missed=due)
+                self.update(person, seen_by[id(person)], since if due else 0)
         taken = [answer for answer in answers if answer is not None]
         for points in newcomers:
             if all(apart(points, other) > SAME for other in taken):
@@ -178,11 +178,11 @@ class Follower:
         person.size, person.followed = size(person.keypoints), True
         return points
 
-    def update(self, person: Person, answer: Array | None, missed: bool = True) -> None:
-        """A person with what was seen in this frame, in place; ``missed``: whether None means that nobody was there."""
+    def update(self, person: Person, answer: Array | None, frames: int = 1) -> None:
+        """A person with what was seen in this frame, in place, and so many frames since the last; 0: nobody looked."""
         window = person.window
         if answer is None:
-            person.away += missed or person.away > 0
+            person.away += frames > 0 or person.away > 0
             person.motion = 0.9 * person.motion
             person.window = window._replace(x=window.x + person.motion[0], y=window.y + person.motion[1])
             return
@@ -191,7 +191,7 @@ class Follower:
         rate = max(LEARN, 1 / (person.seen + 1)) / (1 + person.away)
         person.motion = person.motion + rate * (weight * (points - person.keypoints)[:, :2]).sum(0) / weight.sum()
         person.window = steadied(window, self.square(points), person.motion, person.away > 0)
-        person.keypoints, person.seen, person.away = points, person.seen + 1, 0
+        person.keypoints, person.seen, person.away = points, person.seen + frames, 0
         person.size += LEARN * (size(points) - person.size)
 
 

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
+import queue
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +25,8 @@ Size = tuple[float, float]  # width, height
 CUT = 10.0  # seconds: a longer gap between two frames is a broken clock, not a pause
 NEAR = 0.05  # of a frame: nearer is no difference in time
 FASTEST = 1000.0  # frames a second: more is a clock's rate, not a camera's
+LARGEST = 2**27  # pixels of a frame
+BLOCKED = 5.0  # seconds that a camera may give nothing
 DEVICES = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
 log = logging.getLogger("kinlmr")
 
@@ -83,9 +88,13 @@ def open_video(path: str | Path | None = None, camera: str | None = None, longes
         container = _opened(av, name, camera)
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
+        if stream.width * stream.height > LARGEST:
+            container.close()
+            raise ValueError(f"its frames are {stream.width:,} x {stream.height:,}; at most are {LARGEST:,} pixels")
         rate = float(stream.average_rate or stream.guessed_rate or 30)
         aspect = float(stream.sample_aspect_ratio or 1)
-        reading = _read(container, stream, name, longest, aspect)
+        packets = container.demux(stream) if camera is None else prompt(container.demux(stream), name)
+        reading = _read(container, packets, stream, name, longest, aspect)
         first, source, stored = next(reading, (None, (0.0, 0.0), (0.0, 0.0)))
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise ValueError(f"{name}: cannot be read as a video ({error}); {mend}") from None
@@ -112,15 +121,52 @@ def _opened(av: Any, name: str, camera: str | None) -> Any:
     return container
 
 
-def _read(container: Any, stream: Any, name: str, longest: int, aspect: float) -> Iterator[tuple[Shot, Size, Size]]:
+def prompt(packets: Iterator[Any], name: str) -> Generator[Any, None, None]:
+    """Packets of a camera, read aside, until none comes for `BLOCKED` seconds."""
+    ready, ended, last = queue.Queue[Any](2), threading.Event(), object()
+
+    def put(item: Any) -> None:
+        while not ended.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                break
+
+    def read() -> None:
+        try:
+            for packet in packets:
+                put(packet)
+                if ended.is_set():
+                    return
+            put(last)
+        except Exception as error:
+            put(error)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        while (item := ready.get(timeout=BLOCKED)) is not last:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    except queue.Empty:
+        raise TimeoutError(f"nothing came for {BLOCKED:g} s") from None
+    finally:
+        ended.set()
+        reader.join(0.5)
+
+
+def _read(
+    container: Any, packets: Generator[Any, None, None], stream: Any, name: str, longest: int, aspect: float
+) -> Iterator[tuple[Shot, Size, Size]]:
     """Shots without keypoints, and the upright size of the source: with its pixels made square, and as it is stored.
 
-    aspect: a stored pixel's width over its height.
+    aspect: a stored pixel's width over its height. A frame of another size than the first is made as large.
     """
     fault = pyav().error.FFmpegError
     broken, number, last, begun, step = 0, 0, -1.0, None, 1 / float(stream.average_rate or 30)
+    blocked = False
     try:
-        for packet in container.demux(stream):
+        for packet in packets:
             try:
                 frames = packet.decode()
             except fault:
@@ -133,21 +179,28 @@ def _read(container: Any, stream: Any, name: str, longest: int, aspect: float) -
                 if number and not last < clock < last + CUT:  # a clock that jumps or runs backwards
                     begun += clock - (last + step)
                     clock = last + step
-                square, stored = (frame.width * aspect, float(frame.height)), (float(frame.width), float(frame.height))
-                share = min(1.0, longest / max(square))
-                sides = [max(2, round(side * share / 2) * 2) for side in square]
+                if not number:
+                    square, stored = (
+                        (frame.width * aspect, float(frame.height)),
+                        (float(frame.width), float(frame.height)),
+                    )
+                    share = min(1.0, longest / max(square))
+                    sides = [max(2, round(side * share / 2) * 2) for side in square]
+                    turns = round(frame.rotation / 90) % 4
+                    if turns % 2:
+                        square, stored = square[::-1], stored[::-1]
                 picture = frame.reformat(*sides, format="rgb24").to_ndarray()
-                turns = round(frame.rotation / 90) % 4
                 picture = np.ascontiguousarray(np.rot90(picture, turns))
-                if turns % 2:
-                    square, stored = square[::-1], stored[::-1]
                 yield Shot(number + broken, clock, picture, np.zeros((0, 0, 3), np.float32)), square, stored
                 number, last = number + 1, clock
     except (fault, OSError) as error:
+        blocked = isinstance(error, TimeoutError)
         log.warning("%s broke off after %d frames (%s); they are used", name, number, error)
     finally:
         length = float(stream.duration * stream.time_base) if stream.duration else 0.0
-        container.close()
+        packets.close()
+        if not blocked:  # else its reader is still at it
+            container.close()
     if broken:
         log.warning("%s: %d damaged packets were left out", name, broken)
     if number and last + 2 * step + 0.5 < length:

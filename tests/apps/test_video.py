@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -207,6 +208,101 @@ def test_a_camera_that_vanishes_ends_the_video_and_the_files_are_whole(tmp_path,
     count = len(list(frames.open_video(tmp_path / "overlay.mp4", None, 320).shots))
     assert 5 < count < 13
     assert np.load(tmp_path / "recovery.npz")["rotations"].shape[:2] == (1, count)
+
+
+class Blocked(Unplugged):
+    """A container that gives nothing more after a few packets, as a camera does whose cable is bad."""
+
+    def demux(self, stream):
+        yield from itertools.islice(self.container.demux(stream), self.packets)
+        self.waiting.wait()
+
+
+def test_a_camera_that_blocks_ends_the_video_and_the_files_are_whole(tmp_path, monkeypatch, capsys):
+    usual, demo, Blocked.waiting = av.open, str(DATA / "demo.mp4"), threading.Event()
+    monkeypatch.setattr(frames, "BLOCKED", 0.3)
+    monkeypatch.setattr(app, "find_detector", lambda name, people: lambda picture: person(17, (100, 100)))
+    for packets in (12, 0):
+        monkeypatch.setattr(
+            av, "open", lambda name, *mode, n=packets, **_: usual(name, *mode) if mode else Blocked(usual(demo), n)
+        )
+        if not packets:
+            said = refused(capsys, "--camera", 0, "--out", tmp_path / "none")
+            assert "not one frame of its video could be read; is it connected, and free?" in said
+        else:
+            assert app.main(["--camera", "0", "--out", str(tmp_path / "some")]) == 0
+            assert "camera 0 broke off after" in capsys.readouterr().err
+    Blocked.waiting.set()
+    monkeypatch.undo()
+    assert 5 < len(list(frames.open_video(tmp_path / "some/overlay.mp4").shots)) < 13
+
+
+def test_without_a_camera_it_is_said(capsys, tmp_path):
+    assert "camera 97: cannot be read as a video" in refused(capsys, "--camera", 97, "--out", tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("codec", "kind", "ending"),
+    [("ffv1", "gray", "mkv"), ("ffv1", "bgra", "mkv"), ("ffv1", "yuv420p10le", "mkv"), ("ffv1", "gray16le", "mkv")],
+)
+def test_any_kind_of_pixel_becomes_rgb(tmp_path, codec, kind, ending):
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24, :32] = 255
+    with av.open(str(tmp_path / f"a.{ending}"), "w") as container:
+        stream = container.add_stream(codec, rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, kind
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=kind)))
+        container.mux(stream.encode())
+    read = [shot.picture for shot in frames.open_video(tmp_path / f"a.{ending}").shots]
+    assert [one.shape for one in read] == [(48, 64, 3)] * 3
+    assert read[0].dtype == np.uint8
+    assert np.abs(read[0].astype(int) - picture).max() < 12
+
+
+def test_a_frame_of_another_size_is_made_as_large_as_the_first(tmp_path):
+    path, shapes = video_file(tmp_path / "a.mp4", 3), []
+
+    class Larger:
+        """A packet whose frame is twice as large, but for the first."""
+
+        def __init__(self, packet):
+            self.packet = packet
+
+        def decode(self):
+            return [frame.reformat(128, 96) if shapes else frame for frame in self.packet.decode()]
+
+    container = av.open(str(path))
+    stream = container.streams.video[0]
+    stream.thread_type = "NONE"
+    given = (Larger(packet) for packet in container.demux(stream))
+    for shot, *_ in frames._read(container, given, stream, "a.mp4", 1280, 1.0):
+        shapes.append(shot.picture.shape)
+        assert shot.picture[:20, :28].mean() > 200
+    assert shapes == [(48, 64, 3)] * 3
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ([16_000, 12_000], "its frames are 16,000 x 12,000; at most are 134,217,728 pixels"),
+        ([40_000, 30_000], "not one frame"),  # FFmpeg's own limit
+    ],
+)
+def test_a_video_of_very_many_pixels_is_refused_before_memory_goes(tmp_path, size, said):
+    path = tmp_path / "a.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("rawvideo", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr24"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    data = bytearray(path.read_bytes())
+    at = data.index(b"strf") + 12  # BITMAPINFOHEADER: its size, width, height
+    assert np.abs(np.frombuffer(data[at : at + 8], "<i4")).tolist() == [64, 48]
+    data[at : at + 8] = np.array(size, "<i4").tobytes()
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"a.avi: .*{said}"):
+        frames.open_video(path)
 
 
 @contextlib.contextmanager
@@ -416,15 +512,17 @@ def test_who_crosses_leaves_and_returns_keeps_the_row_and_who_is_away_for_long_i
     assert_people_stay_rows(detections(seen), truth)  # a glimpse is nobody
 
 
-def test_of_more_people_than_asked_for_the_first_comers_are_taken():
+def test_of_more_people_of_a_size_than_asked_for_the_first_comers_are_taken_and_keep_the_place_for_a_second():
     truth = np.stack([[person(17, (100 * p, 10))] * 30 for p in range(4)])
-    rows = detections([truth[: 2 + (k > 9), k][::-1] for k in range(20)] + [truth[1:, 20]] * 10, people=2)
+    rows = detections([truth[: 2 + (k > 9), k][::-1] for k in range(20)] + [truth[1:, 20]] * 60, people=2)
     expected = 2 * truth[:3, :, :, 0]
     np.testing.assert_allclose(rows[:2, 4:20, :, 0], expected[:2, 4:20])
     assert len(rows) == 3
     assert not rows[2, :20].any()
     assert not rows[0, 20:].any()
-    np.testing.assert_allclose(rows[1:, 20:, :, 0], expected[1:, 20:])  # who comes when one has gone
+    assert not rows[2, :50].any()
+    np.testing.assert_allclose(rows[1, 20:, :, 0], expected[1, [20] * 60])
+    np.testing.assert_allclose(rows[2, 51:, :, 0], expected[2, [20] * 29])  # who comes when one has gone
 
 
 def test_a_detectors_confidences_keep_their_order_and_points_in_space_are_refused():
@@ -516,7 +614,7 @@ def test_people_of_a_detector_become_bodies_and_nobody_is_said(tmp_path, monkeyp
     assert not (tmp_path / "b").exists()
 
 
-def test_without_mediapipe_the_commands_that_bring_it_are_told(monkeypatch):
+def test_without_mediapipe_the_commands_that_bring_it_are_told_to_who_asks_for_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     install = [
         "-m pip install --no-deps mediapipe==0.10.21 ",
@@ -525,7 +623,7 @@ def test_without_mediapipe_the_commands_that_bring_it_are_told(monkeypatch):
     for version, before in (((3, 11), sys.executable), ((3, 13), ".venv312/bin/python")):
         monkeypatch.setattr(detectors, "VERSION", version)
         with pytest.raises(ImportError, match="halted; None in sys.modules") as error:
-            detectors.find_detector(None, 2)
+            detectors.find_detector("mediapipe", 2)
         lines = str(error.value).splitlines()
         assert all(any(line.startswith(f"  {before} {command}") for line in lines) for command in install)
         assert any("python3.12 -m venv" in line for line in lines) == (version == (3, 13))
