@@ -10,6 +10,10 @@ its streamed ones.
 With --shapes N it says what the shape is worth: N people of random shape are seen in three seconds of these recordings,
 as in training. Their T-pose by the last frame's shape is compared with the true one, and so is the mean shape's.
 
+With --world it says how motion stands in the world (`kinlmr.to_world`): the recordings, with their paths, are seen by
+cameras at rest that look down, up or roll; true feet stand where they are slower than 0.3 m/s. What `kinlmr.recover`
+says alone is scored, and what stands on the floor of it: without keypoints and with, whole and live.
+
 With --video the checkpoint is compared with what a detector of keypoints says in 3D of real videos (`kinlmr.recover` at
 the file's rate): PA-MPJPE over shoulders, elbows, wrists, hips, knees and ankles. That is agreement between the two,
 not truth. A file is an .npz of one person in T frames:
@@ -29,7 +33,10 @@ from typing import Any
 import numpy as np
 import torch
 from networks import Network, load_network
+from scores import table
 from train import NOISES, VIEWS, chosen
+from world_scores import VIEWS as WORLD_VIEWS
+from world_scores import world_tables
 
 import kinlmr
 from kinlmr import files, metrics, motion
@@ -112,13 +119,6 @@ def grouped(rows: list[Row], key: str) -> dict[str, dict[str, float]]:
     """The summaries of rows by action or view, with the frames they were made of."""
     groups = {row[key]: [other for other in rows if other[key] == row[key]] for row in rows}
     return {name: {**summary(own), "frames": sum(r["frames"] for r in own)} for name, own in sorted(groups.items())}
-
-
-def table(title: str, columns: list[str], rows: dict[str, list[float]]) -> str:
-    """A Markdown table; whole numbers as they are, NaN as a dash."""
-    lines = [f"| {title} | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 1)]
-    cell = lambda x: "-" if x != x else f"{x}" if isinstance(x, int) else f"{x:.1f}"  # noqa: E731
-    return "\n".join(lines + [f"| {name} | {' | '.join(map(cell, row))} |" for name, row in rows.items()])
 
 
 def report(results: dict[str, dict[str, Row]]) -> str:
@@ -233,6 +233,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th piece only (%(default)s)")
     parser.add_argument("--clip", action="store_true", help="whole clips by kinlmr.recover_clip, too")
     parser.add_argument("--shapes", type=int, default=0, metavar="N", help="how many people of random shape to score")
+    parser.add_argument("--world", nargs="*", metavar="CAMERA", choices=WORLD_VIEWS,
+                        help="in the world, by such cameras; all without any: " + ", ".join(WORLD_VIEWS))  # fmt: skip
+    parser.add_argument(
+        "--detector", nargs="+", default=["slow", "off", "limbs"], help="noises of --world (slow off limbs)"
+    )
+    parser.add_argument("--fps", type=float, default=30, help="frames a second of --world (%(default)s)")
+    parser.add_argument("--thin", type=int, default=1, metavar="N", help="every Nth piece of --world")
+    parser.add_argument("--similarity", action="store_true", help="W- and WA-MPJPE with a scale, as WHAM's and GVHMR's")
     parser.add_argument("--against", help="a second checkpoint, or examples/train.py's baseline.pt")
     parser.add_argument(
         "--noise",
@@ -280,7 +288,9 @@ def main() -> None:
     pieces = wanted(recordings, args) if args.motion else []
     frames, names = sum(map(len, pieces)), sorted({m.name for m in pieces})
     found: Row = {"model": args.model, "against": args.against, "recordings": names, "frames": frames, "results": {}}
-    if pieces:
+    if args.world is not None:
+        found["world"] = world_tables(networks, pieces, body, args)
+    elif pieces:
         what = f"{frames / pieces[0].fps / 60:.1f} minutes in {len(names)} recordings"
         print(f"{what}, {len(pieces)} pieces between cuts, each streamed whole from {len(SIDES)} sides\n", flush=True)
         plan = kinlmr.compile(kinlmr.load_skeleton("smpl.yaml"))

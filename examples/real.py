@@ -36,6 +36,7 @@ from evaluate import table
 from networks import Network, load_network
 from scores import FIGURES, LIMBS, TRUNK, enough, lag_of, score, shifted, smoothed, summed, window
 from torch import Tensor
+from world_scores import aist_table
 
 import kinlmr
 from kinlmr import files, keypoints, metrics
@@ -255,6 +256,9 @@ def arguments() -> argparse.Namespace:
         "--smpl", nargs=2, metavar=("MALE", "FEMALE"), help="SMPL's files, for 3DPW's 14 points of papers"
     )
     parser.add_argument("--regressor", help="J_regressor_h36m.npy, with --smpl")
+    parser.add_argument(
+        "--world", action="store_true", help="how AIST++'s dancers stand (`world_scores.py`), and no more"
+    )
     parser.add_argument("--out", type=Path, default=Path("real.json"), help="the figures as JSON (%(default)s)")
     args = parser.parse_args()
     if not args.aist and not args.threedpw:
@@ -272,7 +276,10 @@ def main() -> None:
     try:
         networks = {Path(name).stem if i == 0 else f"against {Path(name).stem}": load_network(name)
                     for i, name in enumerate(filter(None, (args.model, args.against)))}  # fmt: skip
-        if args.aist:
+        if args.aist and args.world:
+            models = {who: model for who, model in networks.items() if isinstance(model, kinlmr.LMR)}
+            found["world"] = {who: aist_table(who, model, args) for who, model in models.items()}
+        elif args.aist:
             found["aist"] = score_aist(networks, args)
             print(report_aist(found["aist"]["results"]) + "\n")
         if args.threedpw:

@@ -15,6 +15,13 @@ FIGURES = {
 }  # fmt: skip
 
 
+def table(title: str, columns: list[str], rows: dict[str, list[float]]) -> str:
+    """A Markdown table; whole numbers as they are, NaN as a dash."""
+    lines = [f"| {title} | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 1)]
+    cell = lambda x: "-" if x != x else f"{x}" if isinstance(x, int) else f"{x:.1f}"  # noqa: E731
+    return "\n".join(lines + [f"| {name} | {' | '.join(map(cell, row))} |" for name, row in rows.items()])
+
+
 def aligned_errors(prediction: Tensor, truth: Tensor) -> Tensor:
     """Errors (..., K) in mm after the best similarity of every frame by the points that have a truth, NaN elsewhere."""
     known = truth.isfinite().all(-1, keepdim=True)

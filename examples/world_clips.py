@@ -1,4 +1,4 @@
-"""Recordings with their paths, seen by a camera at rest: what `train_world.py` learns from and `evaluate.py --world` scores."""
+"""Recordings with their paths, seen by cameras at rest: for `train_world.py` and `evaluate.py --world`."""
 
 import math
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ CAMERAS = {"down 1 to 15": (1.0, 15.5, 1.7), "level": (0.0, 0.0, 0.0), "up 20": 
 
 
 class Seen(NamedTuple):
-    """A recording before a camera: keypoints (T, 17, 3) in pixels, the true joints (T, J, 3) in the world, y up, and the
-    camera's rotation (3, 3) from the world's axes to its own."""
+    """A recording before a camera: keypoints (T, 17, 3) in pixels, the true joints (T, J, 3) in the world, y up, the
+    camera's rotation (3, 3) from the world's axes to its own, and frames a second."""
 
     keypoints: Tensor
     joints: Tensor

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize, pad
 
 SAME_FLOOR = 0.15  # metres: stretches of standing whose heights differ less are on one floor
 LOW = 0.05  # of the time that somebody stands, the share of the lowest stretches that may be outliers
+ROUGH, DOUBT = 0.3, 0.06  # metres of a foot's place, radians of the network's up: what they are off
 SURE = 0.5  # a foot stands whose probability is above
 EASED = 0.0005  # metres: what a refined up and a refined floor each move a standing foot by in a frame, at most
 FASTEST = 0.2  # radians a second: how fast up is refined
@@ -26,8 +27,8 @@ def to_world(up: Tensor) -> Tensor:
 
 
 def level_of(bottoms: Tensor, contact: Tensor) -> Tensor:
-    """The height of the lowest floor that feet stand on, of the heights of soles (B, T, 2) and the probability that each
-    foot stands. Of people who never stand: where the lowest foot comes. NaN where nobody was seen."""
+    """The height of the lowest floor that feet stand on, of the heights of soles (B, T, 2) and how surely each foot
+    stands (B, T, 2). Of people who never stand: where the lowest foot comes. NaN where nobody was seen."""
     known = bottoms.isfinite()
     on = (contact > SURE) & known
     edges = pad(on.movedim(2, 1).flatten(0, 1).to(torch.int8), (1, 1)).diff(dim=-1)
@@ -42,6 +43,30 @@ def level_of(bottoms: Tensor, contact: Tensor) -> Tensor:
     low = level[int((length.cumsum(0) < LOW * length.sum()).sum())]
     near = length * ((level - low).abs() < SAME_FLOOR)
     return ((level * near).sum() / near.sum()).to(bottoms)
+
+
+def levelled(up: Tensor, feet: Tensor, sole: Tensor, contact: Tensor, fps: float) -> Tensor:
+    """Up (3) of a clip, tilted a little so that standing feet come to one height: as far as they went, they say it too.
+
+    feet (N, 4, 3) in the camera's axes, their heights over the sole (4), contact (N, 4). Least squares over two angles
+    and the floor's height, where a foot that stands for half a second is `ROUGH` off, and the network's up `DOUBT`.
+    """
+    weight = (2 / fps) * torch.where(contact > SURE, contact, 0).flatten() / ROUGH**2
+    points, sole = feet.flatten(0, 1).double(), sole.expand(len(feet), 4).flatten().double()
+    start = up = up.double()
+    for _ in range(4):
+        axes = to_world(up)[[0, 2]]
+        height = points @ up - sole
+        middle = (weight * height).sum() / weight.sum().clamp_min(1e-9)
+        robust = weight / (1 + ((height - middle) / SAME_FLOOR) ** 2)
+        design = torch.cat([points @ axes.mT, torch.ones_like(points[:, :1])], 1)
+        prior = torch.tensor([DOUBT**-2, DOUBT**-2, 1e-6]).to(up)
+        normal = (robust[:, None] * design).mT @ design + torch.diag(prior)
+        right = -(robust[:, None] * design * height[:, None]).sum(0)
+        right[:2] += prior[:2] * (axes @ (start - up))
+        tilt = torch.linalg.solve(normal, right)[:2]
+        up = normalize(up + tilt @ axes, dim=0)
+    return up.to(feet)
 
 
 class Evidence(NamedTuple):
@@ -62,15 +87,17 @@ class Evidence(NamedTuple):
 def unknown(people: int, like: Tensor) -> Evidence:
     """Of so many people, before they were seen."""
     vector, number = like.new_zeros(people, 3), like.new_zeros(people)
-    return Evidence(vector, vector, number, number, like.new_tensor(DEFAULT_UP).expand(people, 3).clone(), vector, number)
+    return Evidence(
+        vector, vector, number, number, like.new_tensor(DEFAULT_UP).expand(people, 3).clone(), vector, number
+    )
 
 
 def refine(
     up: Tensor, feet: Tensor, sole: Tensor, contact: Tensor, seen: Tensor, fps: float, evidence: Evidence
 ) -> tuple[Tensor, Tensor, Evidence]:
-    """The common world of B people after each of T frames: up (T, 3) in the camera's axes, and the origin (T, 3), so that
-    ``to_world(up) @ x + origin`` is there. It is the mean over the rows by what each has seen; it moves no standing foot
-    by more than 1 mm a frame.
+    """The common world of B people after each of T frames: up (T, 3) in the camera's axes, and the origin (T, 3):
+    ``to_world(up) @ x + origin`` is there. It is the mean over the rows by what each has seen; it moves no standing
+    foot by more than 1 mm a frame.
 
     up (B, T, 3), of the network; feet (B, T, 4, 3) in the camera's axes and their heights over the sole (4); contact
     (B, T, 4), seen (B, T).
@@ -87,11 +114,13 @@ def refine(
 
 
 def _gathered(evidence: Evidence, up: Tensor, feet: Tensor, sole: Tensor, stands: Tensor, now: Tensor) -> Evidence:
-    """The evidence with that of one more frame. A foot well over the floor is on another; one well below it is lower."""
+    """The evidence with one more frame's. A foot well over the floor is on another; one well below it counts more."""
     height = (feet * normalize(evidence.up, dim=-1)[:, None]).sum(-1) - sole
     level = ((evidence.feet_sum * evidence.up).sum(-1) - evidence.sole_sum) / evidence.weight.clamp_min(1e-6)
     over = torch.where((evidence.weight > 0)[:, None], height - level[:, None], 0)
-    weight = torch.where(stands > SURE, stands, 0) * torch.where(over > SAME_FLOOR, 0, torch.where(over < -SAME_FLOOR, 10, 1))
+    weight = torch.where(stands > SURE, stands, 0) * torch.where(
+        over > SAME_FLOOR, 0, torch.where(over < -SAME_FLOOR, 10, 1)
+    )
     weight = torch.where(now[:, None], weight + 1e-3 * (height == height.amin(1, keepdim=True)), 0)
     return evidence._replace(
         up_sum=evidence.up_sum + up, feet_sum=evidence.feet_sum + (weight[..., None] * feet).sum(1),
@@ -100,7 +129,7 @@ def _gathered(evidence: Evidence, up: Tensor, feet: Tensor, sole: Tensor, stands
 
 
 def _eased(evidence: Evidence, feet: Tensor, stands: Tensor, now: Tensor, fps: float) -> Evidence:
-    """The answer of one more frame: up a little nearer to what all rows say, about the feet that stand, and so the floor."""
+    """The answer of one more frame: up, turned about the feet that stand, and the floor, nearer to what all say."""
     if not len(feet) or not bool(now.any() | (evidence.told > 0).any()):
         return evidence
     told = evidence.told.sum()

@@ -92,13 +92,13 @@ def settle(
     camera_rotation: Tensor | Array | None = None,
     state: WorldState | None = None,
 ) -> Any:
-    """As `kinlmr.to_world`, for a body that any model posed in the frame of a camera at rest: x right, y down, z forward.
+    """As `kinlmr.to_world`, for a body that any model posed in the frame of a camera: x right, y down, z forward.
 
     rotations (T, J, 3, 3) or (B, T, J, 3, 3), translation (T, 3) in metres, NaN where nobody was seen yet, and shape
     (T, S), as ``body(rotations, shape, translation)`` takes them; the body has legs with SMPL's names. keypoints, in
     pixels, need size and focal.
     """
-    stand = stand_of(body)
+    stand_of(body)
     several = _check_shapes(body, rotations, translation, shape)
     rotations, translation, shape = (x if several else x[None] for x in (rotations, translation, shape))
     fps = checked_rate(fps)
@@ -129,9 +129,7 @@ def settle(
     return world if several else World(*(x[0] for x in world)), state
 
 
-def _mean_shape(
-    body: Body, shape: Tensor, seen: Tensor, state: WorldState | None
-) -> tuple[Tensor, WorldState | None]:
+def _mean_shape(body: Body, shape: Tensor, seen: Tensor, state: WorldState | None) -> tuple[Tensor, WorldState | None]:
     """One shape of each person (B, T, S): the mean of those seen, in the clip or so far."""
     known = torch.where(seen[..., None], shape, 0)
     if state is None:
@@ -150,8 +148,10 @@ def _of_height(body: Body, shape: Tensor, height: Any) -> tuple[Tensor, Tensor]:
     """Shapes (B, T, S) of people so tall, the nearest to theirs, and by how much they grew (B, T)."""
     stand = stand_of(body)
     wanted = torch.as_tensor(height, dtype=shape.dtype, device=shape.device)
-    if wanted.ndim > 1 or (wanted.ndim and len(wanted) != len(shape)) or not bool(
-        ((wanted > HEIGHTS[0]) & (wanted < HEIGHTS[1])).all()
+    if (
+        wanted.ndim > 1
+        or (wanted.ndim and len(wanted) != len(shape))
+        or not bool(((wanted > HEIGHTS[0]) & (wanted < HEIGHTS[1])).all())
     ):
         raise ValueError(
             f"height is {height!r}; expected metres from {HEIGHTS[0]} to {HEIGHTS[1]}, one number or one for each of "
@@ -226,8 +226,8 @@ def _check_shapes(body: Body, rotations: Tensor, translation: Tensor, shape: Ten
     if not fits or shape.shape[:-1] != lead or len(lead) not in (1, 2) or not all(lead[-1:]):
         raise ValueError(
             f"rotations {tuple(rotations.shape)}, translation {tuple(translation.shape)} and shape "
-            f"{tuple(shape.shape)}; expected (T, {len(body.joints)}, 3, 3), (T, 3) and (T, S) of at least one frame, or "
-            "the same after one axis of people"
+            f"{tuple(shape.shape)}; expected (T, {len(body.joints)}, 3, 3), (T, 3) and (T, S) of at least one frame, "
+            "or the same after one axis of people"
         )
     return len(lead) == 2
 
@@ -236,7 +236,9 @@ def _check_state(state: WorldState | None, people: int, body: Body) -> None:
     if state is None:
         return
     if not isinstance(state, WorldState):
-        raise TypeError(f"state is WorldState.initial(people) or what the call before returned, not {type(state).__name__}")
+        raise TypeError(
+            f"state is WorldState.initial(people) or what the call before returned, not {type(state).__name__}"
+        )
     if (rows := len(state.frames)) != people:
         raise ValueError(f"the state is of {rows} people, the recovery of {people}")
     if (joints := state.quaternion.shape[1]) != len(body.joints):
@@ -260,11 +262,11 @@ def _checked_camera(camera: Tensor | Array, root: Tensor) -> Tensor:
 
 def _say(world: World, take: Take, told: bool) -> None:
     """A warning about people who never stand: their floor and path are not the feet's."""
-    for number, (contact, seen, confidence) in enumerate(
-        zip(world.contact, take.seen, take.confidence, strict=True)
-    ):
+    for number, (contact, seen, confidence) in enumerate(zip(world.contact, take.seen, take.confidence, strict=True)):
         who = f"person {number}" if len(world.contact) > 1 else "the person"
         if told and bool(seen.any()) and not bool((confidence[..., :2] > 0).any()):
             warnings.warn(f"the feet of {who} are never seen: where {who} stands is guessed", stacklevel=4)
         elif bool(seen.any()) and not bool((contact > 0.5).any()):
-            warnings.warn(f"{who} never stands: the path is the camera's, the floor where the lowest foot comes", stacklevel=4)
+            warnings.warn(
+                f"{who} never stands: the path is the camera's, the floor where the lowest foot comes", stacklevel=4
+            )

@@ -1,7 +1,7 @@
 """Standing feet stay: where each foot is to be (`hold`), and the legs bent so that it is there (`bend`).
 
-`bend` is two-bone inverse kinematics of hip, knee and ankle: the knee stays in the plane in which it was bent and on its
-side, both bones keep their twist about themselves, the pelvis and everything above it stay as they were.
+`bend` is two-bone inverse kinematics of hip, knee and ankle: the knee stays in the plane in which it was bent, on its
+side; both bones keep their twist about themselves, the pelvis and everything above it stay as they were.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def legs_of(body: Body) -> Legs:
     wanted = [[f"{side}_{name}" for name in ("hip", "knee", "ankle", "foot")] for side in ("left", "right")]
     if missing := [name for leg in wanted for name in leg if name not in names]:
         raise ValueError(
-            f"body {body.name!r} has no {', '.join(missing)} among its joints {', '.join(body.joints[:4])}, ...; motion "
-            "stands on legs with SMPL's names: left_hip, left_knee, left_ankle, left_foot and the right ones"
+            f"body {body.name!r} has no {', '.join(missing)} among its joints {', '.join(body.joints[:4])}, ...; "
+            "motion stands on legs with SMPL's names: left_hip, left_knee, left_ankle, left_foot and the right ones"
         )
     first, second = ([names.index(name) for name in leg] for leg in wanted)
     for leg in (first, second):
@@ -59,25 +59,25 @@ def legs_of(body: Body) -> Legs:
 
 
 def bend(legs: Legs, rotations: Tensor, joints: Tensor, offset: Tensor) -> Tensor:
-    """Rotations (..., J, 3, 3) whose ankles and toes are moved by ``offset`` (..., 2, 2, 3) in metres, as far as the legs
+    """Rotations (..., J, 3, 3) whose ankles and toes are moved by ``offset`` (..., 2, 2, 3) in metres, as far as legs
     reach. joints (..., J, 3): where they are, in the root rotation's axes. An offset of zeros changes nothing."""
+    hip, knee, ankle, foot = (list(pair) for pair in zip(*legs.joints, strict=True))
+    a, k, n, f = (joints[..., pair, :] for pair in (hip, knee, ankle, foot))  # (..., 2, 3) of both sides
+    root = rotations[..., [legs.root], :, :]
+    thigh = root @ rotations[..., hip, :, :]
+    shank = thigh @ rotations[..., knee, :, :]
+    sole = shank @ rotations[..., ankle, :, :]
+    normal = _normal(a, k, n, thigh[..., :, 2])
+    turn, new_knee, new_ankle = _reach(a, k, n, n + offset[..., 0, :], normal)
+    new_normal = (turn @ normal[..., None])[..., 0]
+    new_thigh = _frame(new_knee - a, new_normal) @ _frame(k - a, normal).mT @ thigh
+    new_shank = _frame(new_ankle - new_knee, new_normal) @ _frame(n - k, normal).mT @ shank
+    new_sole = _onto(f - n, f + offset[..., 1, :] - new_ankle) @ sole
+    moved = (offset != 0).flatten(-2).any(-1)[..., None, None]
+    parts = (hip, root.mT @ new_thigh), (knee, new_thigh.mT @ new_shank), (ankle, new_shank.mT @ new_sole)
     rotations = rotations.clone()
-    root = rotations[..., legs.root, :, :].clone()
-    for side, (hip, knee, ankle, foot) in enumerate(legs.joints):
-        a, k, n, f = (joints[..., joint, :] for joint in (hip, knee, ankle, foot))
-        thigh = root @ rotations[..., hip, :, :]
-        shank = thigh @ rotations[..., knee, :, :]
-        sole = shank @ rotations[..., ankle, :, :]
-        normal = _normal(a, k, n, thigh[..., :, 2])
-        turn, new_knee, new_ankle = _reach(a, k, n, n + offset[..., side, 0, :], normal)
-        new_normal = (turn @ normal[..., None])[..., 0]
-        new_thigh = _frame(new_knee - a, new_normal) @ _frame(k - a, normal).mT @ thigh
-        new_shank = _frame(new_ankle - new_knee, new_normal) @ _frame(n - k, normal).mT @ shank
-        new_sole = _onto(f - n, f + offset[..., side, 1, :] - new_ankle) @ sole
-        moved = (offset[..., side, :, :] != 0).flatten(-2).any(-1)[..., None, None]
-        parts = (hip, root.mT @ new_thigh), (knee, new_thigh.mT @ new_shank), (ankle, new_shank.mT @ new_sole)
-        for joint, value in parts:
-            rotations[..., joint, :, :] = torch.where(moved, value, rotations[..., joint, :, :])
+    for pair, value in parts:
+        rotations[..., pair, :, :] = torch.where(moved, value, rotations[..., pair, :, :])
     return rotations
 
 
@@ -91,7 +91,7 @@ def _normal(hip: Tensor, knee: Tensor, ankle: Tensor, forward: Tensor) -> Tensor
 
 
 def _reach(hip: Tensor, knee: Tensor, ankle: Tensor, goal: Tensor, normal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The rotation (..., 3, 3) of the line from hip to ankle onto that to the goal; the new knee, the new ankle (..., 3)."""
+    """The rotation (..., 3, 3) of the line from hip to ankle onto that to the goal; the new knee and ankle (..., 3)."""
     upper, lower, before, wanted = (
         (y - x).norm(dim=-1, keepdim=True) for x, y in ((hip, knee), (knee, ankle), (hip, ankle), (hip, goal))
     )
@@ -162,7 +162,7 @@ def together(offset: Tensor, weight: Tensor) -> Tensor:
 
 
 class Held(NamedTuple):
-    """What `follow` remembers of B people: where the feet were (B, 2, 2, 3), and how far they are moved (B, 2, 2, 3)."""
+    """What `follow` remembers of B people: where feet were, and how far they are moved, each (B, 2, 2, 3)."""
 
     feet: Tensor
     offset: Tensor
@@ -188,9 +188,9 @@ def follow(points: Tensor, contact: Tensor, fps: float, held: Held, seen: Tensor
     return torch.stack(found, 1), Held(feet, offset)
 
 
-def change(legs: Legs, before: Tensor, after: Tensor) -> tuple[float, float]:
+def knee_change(body: Body, before: Tensor, after: Tensor) -> tuple[float, float]:
     """How much knees bend otherwise, of rotations (..., J, 3, 3) before and after: mean and largest, degrees."""
-    knees = [leg[1] for leg in legs.joints]
+    knees = [leg[1] for leg in legs_of(body).joints]
     turn = before[..., knees, :, :].mT @ after[..., knees, :, :]
     cosine = (turn.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     angle = torch.rad2deg(torch.acos(cosine.clamp(-1, 1)))

@@ -1,7 +1,7 @@
 """Which feet stand, and where up is: a small causal GRU over what a body and its keypoints do, at any rate.
 
 Velocities are in metres a second, of running means whose time constants are seconds; above `TICK` frames a second the
-network looks at every second frame or fewer, and its last answer holds between. So its rate is 20 to 45 a second.
+network looks at every second frame or fewer, and its last answer holds between.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from kinlmr.files import read_npz, write_npz
 TICK = 30.0  # frames a second
 TAUS = 0.025, 0.1  # seconds of the running means that velocities are taken from
 FORGET = 0.25  # seconds without a number after which its velocity is not known
-JOINTS = tuple(f"{side}_{name}" for side in ("left", "right") for name in ("ankle", "foot", "knee", "hip")) + (
-    "spine3", "head",
-)  # fmt: skip
+JOINTS = ("left_ankle", "left_foot", "left_knee", "left_hip", "right_ankle", "right_foot", "right_knee", "right_hip",
+          "spine3", "head")  # fmt: skip
 KEYPOINTS = 15, 16, 13, 14, 11, 12  # of coco17: ankles, knees, hips
 FASTEST = 10.0  # m/s: a velocity is at most that
 LIMIT = 5.0  # standard deviations: a feature is at most that
@@ -100,6 +99,9 @@ def _velocities(x: Tensor, known: Tensor, seconds: float, means: Means) -> tuple
 class Network(nn.Module):
     """Features -> logits that left ankle and toe, right ankle and toe stand (4), up in the camera's axes (3), the
     logarithms of how many metres the camera's place of the root is off, along the ray and across it (2)."""
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self, hidden: int = HIDDEN) -> None:
         super().__init__()

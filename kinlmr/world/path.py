@@ -37,8 +37,8 @@ class Terms(NamedTuple):
 
 class Filter(NamedTuple):
     """What is known of the last two positions: information (B, 6, 6) and its product with the estimate (B, 6); the last
-    feet (B, N, 3) and their contacts (B, N); whether somebody was seen (B), and for how many seconds nothing was stood on
-    (B), infinite before."""
+    feet (B, N, 3) and their contacts (B, N); whether somebody was seen (B), and for how many seconds nobody stood (B),
+    infinite before."""
 
     information: Tensor
     vector: Tensor
@@ -52,7 +52,14 @@ def start(people: int, feet: int, like: Tensor) -> Filter:
     """Of so many people, before they were seen."""
     seen = torch.zeros(people, dtype=torch.bool, device=like.device)
     make = torch.zeros(people, 6, 6, dtype=torch.float64, device=like.device)
-    return Filter(make, make[..., 0], make.new_zeros(people, feet, 3), make.new_zeros(people, feet), seen, like.new_full((people,), torch.inf))
+    return Filter(
+        make,
+        make[..., 0],
+        make.new_zeros(people, feet, 3),
+        make.new_zeros(people, feet),
+        seen,
+        like.new_full((people,), torch.inf),
+    )
 
 
 def forward(terms: Terms, seconds: float, state: Filter) -> tuple[Tensor, Tensor, Filter]:
@@ -87,8 +94,7 @@ def forward(terms: Terms, seconds: float, state: Filter) -> tuple[Tensor, Tensor
 
 def _forms(terms: Terms, seconds: float, state: Filter) -> tuple[Tensor, Tensor, Tensor]:
     """Each frame's own squares as a matrix (B, T, 10, 10) over (p_{t-2}, p_{t-1}, 1, p_t), those who were seen by then
-    (B, T), and what is known (7, 7) before somebody was. The vector of a form stands with its sign turned: p' A p - 2 b'p.
-    """
+    (B, T), and what is known (7, 7) before somebody was. Of p' A p - 2 b'p a form has A and b."""
     place, certainty, feet, still, calm, gravity, seen = (x.double() if x.is_floating_point() else x for x in terms)
     after = torch.cat([state.seen[:, None], seen], 1).cummax(1).values[:, 1:]
     before = torch.cat([state.seen[:, None], seen[:, :-1]], 1)

@@ -11,7 +11,7 @@ from torch.nn.functional import conv1d, normalize, pad
 from kinlmr.rotations import continuous_quaternions, matrix_to_quaternion, quaternion_to_matrix
 
 SMOOTH = 0.05  # seconds: the standard deviation of the Gaussian over a whole clip's poses
-SLOW, QUICK = 1.5, 4.0  # live: a pose's cutoff in Hz at rest, and how much of it a radian a second adds
+SLOW, QUICK = 1.2, 1.3  # live: a pose's cutoff in Hz at rest, and how much of it a radian a second adds
 
 
 def gaussian(x: Tensor, fps: float) -> Tensor:
@@ -27,7 +27,7 @@ def gaussian(x: Tensor, fps: float) -> Tensor:
 
 
 def smoothed(rotations: Tensor, seen: Tensor, fps: float) -> Tensor:
-    """Rotations (B, T, J, 3, 3) of a whole clip, smoothed two-sided; those before somebody was seen count for nothing."""
+    """Rotations (B, T, J, 3, 3) of a whole clip, smoothed two-sided; those before somebody was seen do not count."""
     first = torch.where(seen.any(1), seen.to(torch.int8).argmax(1), 0)
     at = torch.arange(seen.shape[1], device=seen.device)
     index = torch.maximum(at, first[:, None])[..., None, None]

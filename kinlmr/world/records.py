@@ -48,9 +48,9 @@ class WorldState(NamedTuple):
 
     mean (B, 2, V), since (B, V), memory (B, H), answer (B, 9) and age (B): the network's, as `kinlmr.world.network` has
     them; quaternion (B, J, 4), speed (B, J) and posed (B): the pose; information (B, 6, 6), vector (B, 6), feet
-    (B, 4, 3), stood (B, 4), located and aloft (B): the path's filter; up_sum, feet_sum (B, 3), sole_sum, weight (B): what was seen of up and
-    floor, and up, origin (B, 3), told (B), what was answered; held and offset (B, 2, 2, 3): feet, and how far they were
-    moved; shape_sum (B, S) and frames (B), whose mean shape is answered.
+    (B, 4, 3), stood (B, 4), located and aloft (B): the path's filter; up_sum, feet_sum (B, 3), sole_sum, weight (B):
+    what was seen of up and floor; up, origin (B, 3), told (B): what was answered; held and offset (B, 2, 2, 3): feet,
+    and how far they were moved; shape_sum (B, S) and frames (B), whose mean shape is answered.
     """
 
     mean: Tensor

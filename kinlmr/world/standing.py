@@ -17,18 +17,27 @@ from kinlmr.world.pose import followed, gaussian, smoothed
 from kinlmr.world.records import Parts, World, WorldState
 
 RATE = 30.0  # frames a second for which the weights below are said
-STILL = 0.008  # metres that a standing foot moves in a frame
-CALM = 0.007  # metres that acceleration moves the root in a frame
 ALONG, ACROSS = (0.03, 0.15), (0.01, 0.05)  # metres: the least and largest softness of the camera's place
-TRUST = 1.5  # of what the network says the camera's place is off, for one frame
 GRAVITY = 9.81  # m/s^2
 LONGEST_FLIGHT = 0.8  # seconds: who stands on nothing for longer does not fly
 UNSEEN = 1e-3  # how much the camera's place counts in a frame without keypoints
 
 
+class Weights(NamedTuple):
+    """Of the path, for one frame: metres that a standing foot moves, metres that acceleration moves the root, and the
+    camera's place in what the network says it is off."""
+
+    still: float
+    calm: float
+    trust: float
+
+
+WHOLE, LIVE = Weights(0.008, 0.007, 1.5), Weights(0.03, 0.006, 0.4)
+
+
 class Stand(NamedTuple):
-    """What of a body stands: its legs, the indices of the network's joints, the heights (4) of ankle and foot of each side
-    over the sole; its stature, and how each shape number changes that."""
+    """What of a body stands: its legs, the indices of the network's joints, the heights (4) of ankle and foot of each
+    side over the sole; its stature, and how each shape number changes that."""
 
     legs: Legs
     joints: list[int]
@@ -52,8 +61,13 @@ def stand_of(body: Body) -> Stand:
                  moves[:, top] - moves[:, bottom])  # fmt: skip
 
 
+def sole_heights(body: Body) -> Tensor:
+    """How high left ankle and foot, right ankle and foot (4) of a body are over its sole, metres."""
+    return stand_of(body).sole
+
+
 class Take(NamedTuple):
-    """B people in T frames, in axes that do not turn: rotations (B, T, J, 3, 3), root (B, T, 3), where the root joint is,
+    """B people in T frames, in axes that do not turn: rotations (B, T, J, 3, 3), root (B, T, 3), where that joint is,
     shape (B, T, S), seen (B, T): whether there is a place, noticed (B, T): whether there are keypoints; camera
     (B, T, 3, 3), rays (B, T, 6, 3) and confidence (B, T, 6) as of `kinlmr.world.network.Signals`."""
 
@@ -70,7 +84,7 @@ class Take(NamedTuple):
 def whole(body: Body, take: Take, fps: float) -> World:
     """A whole clip: poses smoothed two-sided, the path by all frames, one up and one floor."""
     stand, seconds = stand_of(body), 1 / fps
-    people, frames = take.seen.shape
+    people = len(take.seen)
     means, ticks = network.start(people, take.root)
     answer, _, _ = _answered(body, stand, take, fps, means, ticks)
     contact, up = answer[..., :4].sigmoid() * take.seen[..., None], _turned(take.camera, answer[..., 4:7])
@@ -79,9 +93,11 @@ def whole(body: Body, take: Take, fps: float) -> World:
     joints = body(rotations, take.shape).joints
     about = joints - joints[..., [body.root], :]
     start = path.start(people, 4, take.root)
-    system, _ = _terms(take, about[..., stand.legs.feet, :], contact, answer, common.expand_as(up), fps, start)
+    system, _ = _terms(take, about[..., stand.legs.feet, :], contact, answer, common.expand_as(up), fps, start, WHOLE)
     _, gone, state = path.forward(system, seconds, start)
     root = path.backward(gone, state).to(take.root)
+    feet = (root[..., None, :] + about[..., stand.legs.feet, :])[take.seen]
+    common = floor.levelled(common, feet, stand.sole, contact[take.seen], fps)
     turn = floor.to_world(common)
     root, about = root @ turn.mT, about @ turn.mT
     rotations = rotate_joint(rotations, body.root, turn)
@@ -107,7 +123,7 @@ def live(body: Body, take: Take, fps: float, state: WorldState) -> tuple[World, 
     about = joints - joints[..., [body.root], :]
     feet = about[..., stand.legs.feet, :]
     own = normalize(state.up_sum[:, None] + (up * take.seen[..., None]).cumsum(1), dim=-1)
-    system, aloft = _terms(take, feet, contact, answer, own, fps, parts.filter)
+    system, aloft = _terms(take, feet, contact, answer, own, fps, parts.filter, LIVE)
     root, _, filtered = path.forward(system, seconds, parts.filter)
     filtered = filtered._replace(contact=contact[:, -1].double(), aloft=aloft)
     root = root.to(take.root)
@@ -144,13 +160,20 @@ def _answered(
 
 
 def _terms(
-    take: Take, feet: Tensor, contact: Tensor, answer: Tensor, up: Tensor, fps: float, state: path.Filter
+    take: Take,
+    feet: Tensor,
+    contact: Tensor,
+    answer: Tensor,
+    up: Tensor,
+    fps: float,
+    state: path.Filter,
+    weights: Weights,
 ) -> tuple[path.Terms, Tensor]:
-    """The system of the path; contact (B, T, 4), the network's answer (B, T, 9), up (B, T, 3); and for how long (B) each
-    stood on nothing at the end, seconds."""
+    """The system of the path; contact (B, T, 4), the network's answer (B, T, 9), up (B, T, 3); and for how many seconds
+    (B) nobody stood at the end."""
     frame = fps / RATE
     along, across = (
-        (TRUST * x.exp()).clamp(*bounds)[..., None, None]
+        (weights.trust * x.exp()).clamp(*bounds)[..., None, None]
         for x, bounds in zip(answer[..., 7:9].unbind(-1), (ALONG, ACROSS), strict=True)
     )
     ray = normalize(torch.where(take.seen[..., None], take.root, 1), dim=-1)
@@ -158,8 +181,8 @@ def _terms(
     certainty = eye / across**2 + (along**-2 - across**-2) * ray[..., :, None] * ray[..., None, :]
     share = take.seen * torch.where(take.noticed, 1, UNSEEN) / frame
     before = torch.cat([state.contact[:, None].to(contact), contact[:, :-1]], 1)
-    still = torch.minimum(contact, before) * take.seen[..., None] * frame / STILL**2
-    calm = torch.full_like(share, frame**3 / CALM**2)
+    still = torch.minimum(contact, before) * take.seen[..., None] * frame / weights.still**2
+    calm = torch.full_like(share, frame**3 / weights.calm**2)
     flight, aloft = _flight(before.amax(-1), fps, state.aloft)
     gravity = -GRAVITY / fps**2 * flight[..., None] * up
     return path.Terms(take.root, certainty * share[..., None, None], feet, still, calm, gravity, take.seen), aloft

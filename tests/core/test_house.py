@@ -35,7 +35,7 @@ OWN = {"torch", "numpy", "networkx", "einops", "yaml", "kinlmr", "__future__"}
 PUBLIC = """
     LMR ROTATIONS Body Estimate Mesh Part Plan Recovery RecoveryState Rotation Skeleton State Tracks
     build camera compile concat export keypoints load load_body load_skeleton losses metrics motion
-    World project read_database recover recover_clip rotations save save_body track video
+    World WorldState project read_database recover recover_clip rotations save save_body to_world track video
 """
 
 
