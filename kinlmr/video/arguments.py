@@ -84,6 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=_from(0, 10**9), metavar="S", help="stop after so many")
     add("--height", type=_from(0.3, 3), metavar="METRES",
         help="how tall the people are: scales all lengths in the files (else as estimated)")
+    add("--rig", metavar="RIG",
+        help="for mixamo, unreal, vrm, or the character of a .glb, .vrm or .bvh FILE: body.glb and .bvh files of its bones")
+    add("--scale", type=_from(1e-6, 1e6), metavar="UNITS",
+        help="a metre in the .bvh files: 1, or 100 for centimetres (else the rig's, or 1)")
     lens("--fov", type=_from(1, 179), metavar="DEGREES",
          help="the camera's field of view across the picture's diagonal (else 53)")
     lens("--focal", type=_from(1, 10**9), metavar="PIXELS",
