@@ -14,11 +14,8 @@ import itertools
 import logging
 import math
 import re
-import signal
-import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +30,7 @@ from kinlmr.video.detectors import detected, find_detector, looked_up
 from kinlmr.video.frames import Shot, Video, Writer, alike, open_video, pyav, steady
 from kinlmr.video.live import Live, due
 from kinlmr.video.pictures import Replay, Sheet, both, side
+from kinlmr.video.process import Progress, folder, interruptible, told
 from kinlmr.video.results import check_rig, save_bodies, save_numbers
 
 BODY = "anny24_lo1229"
@@ -118,9 +116,8 @@ class Job(NamedTuple):
         """`kinlmr.to_world`, for this video; what it warns of is said."""
         with warnings.catch_warnings(record=True) as doubts:
             warnings.simplefilter("always")
-            found = kinlmr.to_world(
-                recovery, self.video.fps, self.video.source_size, self.focal, body=self.body, height=self.args.height, **more
-            )
+            more |= {"body": self.body, "height": self.args.height}
+            found = kinlmr.to_world(recovery, self.video.fps, self.video.source_size, self.focal, **more)
         for doubt in doubts:  # it counts people from 0, the files from 1
             log.warning("%s", re.sub(r"\bperson (\d+)", lambda m: f"person {int(m[1]) + 1}", str(doubt.message)))
         return found
@@ -145,7 +142,7 @@ def recover_video(path: Path | None, out: Path, model: kinlmr.LMR, body: kinlmr.
 
 
 def whole(job: Job, stopped: list[int]) -> list[str]:
-    """A file, in two passes: keypoints of every frame, then, with all of them known, the overlay -> the files' names."""
+    """A file, in two passes: first the keypoints, then, with all of them known, the overlay -> the files' names."""
     sheet, keypoints, bar = Sheet(), list[Array](), Progress(job.frames, "read")
     for shot in job.shots(stopped):
         keypoints.append(shot.keypoints.astype(np.float32))
@@ -158,20 +155,29 @@ def whole(job: Job, stopped: list[int]) -> list[str]:
     names = finish(job, replay, sheet, together)
     if job.args.no_overlay:
         return names
-    again, stage, bar = open_video(job.path, None, job.args.size), replay.stage(side(job.video.size)), Progress(len(keypoints), "drawn")
-    frame, before = 0, len(stopped)
+    drawn = draw(job, replay, len(keypoints), stopped)
+    return ["overlay.mp4", *names] if drawn else names
+
+
+def draw(job: Job, replay: Replay, frames: int, stopped: list[int]) -> int:
+    """The overlay of a file, which is read again -> how many frames it has."""
+    video, stage, bar = (
+        open_video(job.path, None, job.args.size),
+        replay.stage(side(job.video.size)),
+        Progress(frames, "drawn"),
+    )
+    done, before = 0, len(stopped)
     with Writer(job.out / "overlay.mp4", job.video.fps) as writer:
-        for shot in itertools.islice(steady(again.shots, job.video.fps), len(keypoints)):
-            writer.add(both(shot.picture, replay.scene(frame), job.body, stage, job.video.scale))
-            frame += 1
-            bar.show(frame)
+        for shot in itertools.islice(steady(video.shots, job.video.fps), frames):
+            writer.add(both(shot.picture, replay.scene(done), job.body, stage, job.video.scale))
+            done += 1
+            bar.show(done)
             if len(stopped) > before:
                 break
-        else:
-            if frame < len(keypoints):
-                log.warning("%s: the second time it ended after %d of %d frames", job.video.name, frame, len(keypoints))
-    log.info(bar.text(frame))
-    return ["overlay.mp4", *names] if frame else names
+    if done < frames and len(stopped) == before:
+        log.warning("%s: %d of %d frames could be read again; overlay.mp4 ends there", job.video.name, done, frames)
+    log.info(bar.text(done))
+    return done
 
 
 def live(job: Job, stopped: list[int]) -> list[str]:
@@ -242,88 +248,3 @@ def from_file(args: argparse.Namespace, video: Video, target: str) -> readers.Fo
             "--keypoints-size WIDTHxHEIGHT scales them"
         )
     return found
-
-
-# ---------------------------------------------------------------------------------------------------------- the process
-
-
-@contextlib.contextmanager
-def folder(path: Path) -> Iterator[None]:
-    """Makes a folder; on an error, what was made goes again, if nothing is in it."""
-    made = [part for part in (path, *path.parents) if not part.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            for part in made:
-                part.rmdir()
-        raise
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[list[int]]:
-    """A list that Ctrl-C puts something into; a second Ctrl-C ends the process."""
-    stopped: list[int] = []
-    usual = signal.signal(signal.SIGINT, lambda number, _: stopped.append(number) if not stopped else sys.exit(1))
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, usual)
-
-
-class Lines(logging.Formatter):
-    """A line a message, which says if it is a warning or an error; on a terminal, over a bar."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        kind = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
-        return f"\r{kind + record.getMessage():<79}" if sys.stderr.isatty() else kind + record.getMessage()
-
-
-def once() -> Callable[[logging.LogRecord], bool]:
-    """A filter: each warning is told once, though a video is read twice."""
-    known = set[str]()
-
-    def new(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        fresh = record.levelno != logging.WARNING or text not in known
-        known.add(text)
-        return fresh
-
-    return new
-
-
-@contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Messages of kinlmr, as lines on stderr."""
-    handler, level = logging.StreamHandler(), log.level
-    handler.setFormatter(Lines())
-    handler.addFilter(once())
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-
-
-class Progress:
-    """A bar on a terminal, a line every few seconds in a log; how many frames a second there were."""
-
-    def __init__(self, total: int | None, done: str) -> None:
-        self.total, self.done, self.begun = total, done, time.perf_counter()
-        self.last = self.begun
-
-    def text(self, frame: int) -> str:
-        of = f"/{self.total}" if self.total else ""
-        return f"{frame}{of} frames {self.done}, {frame / max(time.perf_counter() - self.begun, 1e-9):.0f} a second"
-
-    def show(self, frame: int) -> None:
-        if sys.stderr.isatty():
-            part = min(20, 20 * frame // self.total) if self.total else 0
-            bar = "[" + "#" * part + "." * (20 - part) + "] " if self.total else ""
-            print(f"\r{bar + self.text(frame):<79}", end="", file=sys.stderr, flush=True)
-        elif time.perf_counter() - self.last > 5:
-            self.last = time.perf_counter()
-            log.info(self.text(frame))

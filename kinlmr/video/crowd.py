@@ -25,8 +25,8 @@ class Place(Protocol):
 class Take(NamedTuple):
     """Somebody from the first frame with keypoints, ``start`` of a video, to the last, T frames later.
 
-    row: theirs among the keypoints. recovery and world: of (T, ...); while they are away for longer than `AWAY`, the box
-    is zero and the world's translation NaN. shown (T): whether there are keypoints near enough for them to be drawn.
+    row: theirs among the keypoints. recovery and world (T, ...): while they are away for longer than `AWAY`, the box is
+    zero, and the world's translation NaN. shown (T): whether keypoints are near enough for them to be drawn.
     """
 
     row: int
@@ -51,11 +51,11 @@ def _one(parts: list[Any]) -> Any:
     return type(parts[0])(*map(torch.cat, zip(*parts, strict=True)))
 
 
-# ----------------------------------------------------------------------------------------------------- whose end is known
+# --------------------------------------------------------------------------------------------------- whose end is known
 
 
 def takes(model: kinlmr.LMR, keypoints: Array, fps: float, place: Place) -> list[Take]:
-    """Everybody in keypoints (P, T, K, 3), by all frames. Who is away for longer than `AWAY` starts afresh on return."""
+    """Everybody in keypoints (P, T, K, 3), by all frames. Who is away for longer than `AWAY` comes back as if new."""
     found = {row: np.flatnonzero(frames) for row, frames in enumerate(seen(keypoints)) if frames.any()}
     alone = [_recovered(model, keypoints[row], frames, fps) for row, frames in found.items()]
     if not alone:
@@ -90,11 +90,12 @@ def _near(frames: Array, reach: float) -> Array:
     return np.minimum(frames[after] - at, at - frames[np.maximum(after - 1, 0)]) <= reach
 
 
-# -------------------------------------------------------------------------------------------------------------------- live
+# ----------------------------------------------------------------------------------------------------------------- live
 
 
 class Piece(NamedTuple):
-    """From frame ``low`` of a chunk on: who is there, their recovery and world (B, C, ...), when each is shown (B, C)."""
+    """From frame ``low`` of a chunk on: who is there, their recovery and world (B, C, ...), and when each is shown
+    (B, C)."""
 
     low: int
     rows: list[int]

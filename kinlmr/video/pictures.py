@@ -49,7 +49,9 @@ def walked(path: Array, fps: float) -> Array:
     return some[np.isfinite(some).all(-1)]
 
 
-def scene(rows: list[int], recovery: kinlmr.Recovery, world: kinlmr.World, paths: list[Array], body: kinlmr.Body) -> Scene:
+def scene(
+    rows: list[int], recovery: kinlmr.Recovery, world: kinlmr.World, paths: list[Array], body: kinlmr.Body
+) -> Scene:
     """Of P people's recovery and world (P, ...)."""
     posed = body(
         torch.cat([recovery.rotations, world.rotations]), torch.cat([recovery.shape, world.shape]),
@@ -61,7 +63,7 @@ def scene(rows: list[int], recovery: kinlmr.Recovery, world: kinlmr.World, paths
 class Replay:
     """Everybody in a video whose end is known, frame by frame."""
 
-    def __init__(self, people: Sequence[Take], body: kinlmr.Body, fps: float) -> None:
+    def __init__(self, people: list[Take], body: kinlmr.Body, fps: float) -> None:
         self.people, self.body, self.fps = people, body, fps
         self.ways = [roots(take.world, body) for take in people]
 
@@ -73,7 +75,9 @@ class Replay:
         ]  # fmt: skip
         if not who:
             return None
-        recovery = kinlmr.Recovery(*map(torch.stack, zip(*([x[t] for x in take.recovery] for _, take, t in who), strict=True)))
+        recovery = kinlmr.Recovery(
+            *map(torch.stack, zip(*([x[t] for x in take.recovery] for _, take, t in who), strict=True))
+        )
         world = kinlmr.World(*map(torch.stack, zip(*([x[t] for x in take.world] for _, take, t in who), strict=True)))
         paths = [walked(self.ways[k][: t + 1], self.fps) for k, _, t in who]
         return scene([take.row for _, take, _ in who], recovery, world, paths, self.body)
@@ -108,7 +112,8 @@ class Relay:
         if not len(on):
             return None
         rows = [piece.rows[k] for k in on]
-        recovery, world = (type(x)(*(y[on, -1] for y in x)) for x in (piece.recovery, piece.world))
+        recovery = kinlmr.Recovery(*(x[on, -1] for x in piece.recovery))
+        world = kinlmr.World(*(x[on, -1] for x in piece.world))
         return scene(rows, recovery, world, [walked(np.array(self.ways[row]), self.fps) for row in rows], self.body)
 
 

@@ -4,24 +4,24 @@ recovery.npz has P people in T frames, NaN where somebody is not there:
 
     keypoints            (P, T, K, 3) of the set ``set``: x, y in pixels, and confidence
     rotations, shape, camera, box
-                         (P, T, J, 3, 3), (P, T, S), (P, T, 3), (P, T, 3): as `kinlmr.recover_clip` gave them, of a camera
-                         `kinlmr.recover`
+                         (P, T, J, 3, 3), (P, T, S), (P, T, 3), (P, T, 3): as `kinlmr.recover_clip` gave them; of a
+                         camera, `kinlmr.recover`
     rotations_in_camera, translation
                          (P, T, J, 3, 3), (P, T, 3) in metres: of the body in the frame of the camera, x right, y down,
                          z forward, turned onto the ray on which it is seen (`kinlmr.Recovery.in_camera`)
     scale                (P): how many times as long everything is by --height, else 1; the vertices in the camera's
                          frame are ``scale * body(rotations_in_camera, shape) + translation``
     world_rotations, world_translation, world_shape, contact, up
-                         (P, T, J, 3, 3), (P, T, 3), (P, T, S), (P, T, 2, 2), (P, T, 3): as `kinlmr.to_world` gave them: y
-                         up, the floor at 0; the vertices there are ``body(world_rotations, world_shape,
+                         (P, T, J, 3, 3), (P, T, 3), (P, T, S), (P, T, 2, 2), (P, T, 3): as `kinlmr.to_world` gave them:
+                         y up, the floor at 0; the vertices there are ``body(world_rotations, world_shape,
                          world_translation)``. contact: the probability that left and right ankle and toe stand still;
                          up: the unit vector against gravity in the frame of the camera
     joints, fps          the names of the J joints; frames a second
     size, focal          (width, height) of the picture, and the camera's focal length, in pixels
 
-body.glb and the .bvh files hold the bodies of the world. A GLB's are hidden until they come; every .bvh begins with the
-video, its body at rest until then. With --rig they have the names or the skeleton of another tool's character; a .bvh of
-one has no mesh, and body.glb keeps its own then.
+body.glb and the .bvh files hold the bodies in the world. A GLB's are hidden until they come; every .bvh begins with the
+video, its body at rest until they come. With --rig they have the bones of another tool's character; if that is a .bvh,
+which has no mesh, body.glb keeps its own.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def save_numbers(
 ) -> None:  # fmt: skip
     """recovery.npz. keypoints (P, T, K, 3) of all frames."""
     columns = [_numbers(take, body, video, focal) for take in people]
-    scales = np.array([1.0 if height is None else height / tallness(body, column["shape"].nanmean(0)) for column in columns])
+    scales = np.array(
+        [1.0 if height is None else height / tallness(body, column["shape"].nanmean(0)) for column in columns]
+    )
     arrays: dict[str, Array] = {"keypoints": keypoints[[take.row for take in people]]}
     for name, value in columns[0].items():
         arrays[name] = np.full((len(people), keypoints.shape[1], *value.shape[1:]), np.nan, np.float32)
@@ -93,11 +95,16 @@ def save_bodies(
 
 
 def check_rig(body: kinlmr.Body, rig: str | None, scale: float | None) -> None:
-    """Whether bodies can be saved on a rig: by saving one. ValueError or OSError: what is wrong."""
-    one = torch.eye(3).expand(1, len(body.joints), 3, 3)
-    world = kinlmr.World(one, torch.zeros(1, 3), torch.zeros(1, body.shape_width), torch.zeros(1, 2, 2), torch.zeros(1, 3))
+    """Whether bodies can be saved on a rig, by saving one. A ValueError or OSError says what is wrong."""
+    pose = torch.eye(3).expand(1, len(body.joints), 3, 3)
+    zeros = torch.zeros(1, 3)
+    world = kinlmr.World(pose, zeros, torch.zeros(1, body.shape_width), torch.zeros(1, 2, 2), zeros)
+    take = Take(0, 0, kinlmr.Recovery(pose, world.shape, zeros, zeros), world, np.ones(1, bool))
     with tempfile.TemporaryDirectory() as folder:
-        save_bodies(Path(folder), body, [Take(0, 0, kinlmr.Recovery(*world[:4]), world, np.ones(1, bool))], 30.0, rig, scale)
+        try:
+            save_bodies(Path(folder), body, [take], 30.0, rig, scale)
+        except ValueError as error:
+            raise ValueError(f"--rig: {str(error).replace(str(Path(folder) / ''), '').lstrip('/')}") from None
 
 
 def tallness(body: kinlmr.Body, shape: Tensor) -> float:

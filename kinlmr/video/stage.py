@@ -27,7 +27,7 @@ def seen(points: Array) -> Array:
 
 
 class Stage:
-    """A picture's part of the world. It holds all positions that it was shown, in a picture of a size (height, width)."""
+    """A picture of the world, of a size (height, width), with all that it was told to hold."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size

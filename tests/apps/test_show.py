@@ -371,10 +371,10 @@ def pieces(sizes=(40,)):
     and pieces."""
     keypoints = np.load(DATA / "demo.npz")["keypoints"][1:, :40].astype(np.float32)
     place = functools.partial(kinlmr.to_world, fps=30.0, size=(640, 360), focal=734.0, body=BODY)
-    people, at, found = crowd.Crowd(kinlmr.load("anny24-coco17"), 30.0, place), 0, []
-    for size in itertools.takewhile(lambda _: at < 40, itertools.cycle(sizes)):
-        found.append((min(at + size, 40) - at, list(people.take(keypoints[:, at : at + size], at))))
-        at += size
+    people, found = crowd.Crowd(kinlmr.load("anny24-coco17"), 30.0, place), []
+    ends = np.cumsum([0, *itertools.islice(itertools.cycle(sizes), 40)])
+    for low, high in itertools.pairwise(np.unique(ends.clip(max=40)).tolist()):
+        found.append((high - low, list(people.take(keypoints[:, low:high], low))))
     return found
 
 
