@@ -1,8 +1,9 @@
 """The command `kinlmr`: videos in, bodies out, as an overlay, a contact sheet, a GLB, BVH files and arrays.
 
 Everybody whom the detector sees for a few frames is followed, at most --people at once; who is away for over a second
-is somebody new. Frames are read, recovered, drawn and written a few at a time, as they come: only a person's numbers
-are kept, about 1 kB a frame. `kinlmr.video.results` says what is in the files.
+is somebody new. A file is read twice: for the keypoints of all frames, of which everybody is recovered and set on the
+floor, and to draw. Of a camera, and of a file with --show or --vmc, frames are recovered, drawn, shown and sent as they
+come. Only a person's numbers are kept, about 2 kB a frame. `kinlmr.video.results` says what is in the files.
 """
 
 from __future__ import annotations
@@ -12,29 +13,27 @@ import contextlib
 import itertools
 import logging
 import math
-import signal
-import sys
-import time
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 import kinlmr
 from kinlmr.files import Array
 from kinlmr.video import readers
 from kinlmr.video.arguments import arguments
-from kinlmr.video.crowd import Crowd
+from kinlmr.video.crowd import Crowd, takes
 from kinlmr.video.detectors import detected, find_detector, looked_up
 from kinlmr.video.frames import Shot, Video, Writer, alike, open_video, pyav, steady
-from kinlmr.video.live import Live
-from kinlmr.video.pictures import Scene, Sheet, over
-from kinlmr.video.results import save
+from kinlmr.video.live import Live, due
+from kinlmr.video.pictures import Replay, Sheet, both, side
+from kinlmr.video.process import Progress, folder, interruptible, told
+from kinlmr.video.results import check_rig, save_bodies, save_numbers
 
 BODY = "anny24_lo1229"
-CHUNK = 16  # frames at once of a file; live ones come one by one
 log = logging.getLogger("kinlmr")
 
 
@@ -58,6 +57,8 @@ def work(args: argparse.Namespace) -> int:
     model, body = kinlmr.load(args.model), kinlmr.load_body(BODY)
     if "keypoints" not in model.options:
         raise ValueError(f"--model {args.model}: it does not say which keypoints it takes; build it with keypoints=")
+    if args.rig or args.scale:
+        check_rig(body, args.rig, args.scale)
     jobs = zip(args.videos or [None], folders(args.videos, args.out), strict=True)
     failed = False
     for path, out in jobs:
@@ -82,46 +83,141 @@ def folders(videos: list[Path], out: Path) -> list[Path]:
     return [out / name for name in names]
 
 
+class Job(NamedTuple):
+    """A video, and what becomes of it: focal in pixels of its source."""
+
+    path: Path | None
+    out: Path
+    video: Video
+    focal: float
+    model: kinlmr.LMR
+    body: kinlmr.Body
+    args: argparse.Namespace
+
+    @property
+    def frames(self) -> int | None:
+        """How many there are to be, as far as that is known."""
+        return self.video.frames if self.limit is None else min(self.limit, self.video.frames or self.limit)
+
+    @property
+    def limit(self) -> int | None:
+        seconds = self.args.seconds
+        return None if seconds is None else max(1, round(seconds * self.video.fps))
+
+    def shots(self, stopped: list[int]) -> Iterator[Shot]:
+        """Frames with keypoints, at a constant rate, until they end or Ctrl-C fills ``stopped``."""
+        shots = steady(seen(self.video, self.model.options["keypoints"], self.args), self.video.fps)
+        for shot in itertools.islice(shots, self.limit):
+            yield shot
+            if stopped:
+                return
+
+    def place(self, recovery: kinlmr.Recovery, **more: Any) -> Any:
+        """`kinlmr.to_world`, for this video; what it warns of is said."""
+        with warnings.catch_warnings(record=True) as doubts:
+            warnings.simplefilter("always")
+            more |= {"body": self.body, "height": self.args.height}
+            found = kinlmr.to_world(recovery, self.video.fps, self.video.source_size, self.focal, **more)
+        for doubt in doubts:  # it counts people from 0, the files from 1
+            log.warning("%s", re.sub(r"\bperson (\d+)", lambda m: f"person {int(m[1]) + 1}", str(doubt.message)))
+        return found
+
+
 def recover_video(path: Path | None, out: Path, model: kinlmr.LMR, body: kinlmr.Body, args: argparse.Namespace) -> bool:
     """One video, or the camera, to files in the folder ``out``. Whether Ctrl-C ended it."""
+    if path is not None and path.exists() and not path.is_file():
+        raise ValueError(f"{path}: not a file; a video is read twice, which a pipe cannot be: save it first")
     video = open_video(path, args.camera, args.size)
     diagonal = math.hypot(*video.source_size)
     focal = args.focal or (diagonal / 2 / math.tan(math.radians(args.fov) / 2) if args.fov else diagonal)
+    job = Job(path, out, video, focal, model, body, args)
     log.info("%s: %s, %.4g frames a second", video.name, video.words, video.fps)
-
-    crowd, sheet, keypoints, frame = Crowd(model, video.fps), Sheet(), list[Array](), 0
-    limit = None if args.seconds is None else max(1, round(args.seconds * video.fps))
-    bar = Progress(video.frames if limit is None else min(limit, video.frames or limit))
-    names = [] if args.no_overlay else ["overlay.mp4"]
     with folder(out), interruptible() as stopped:
-        with contextlib.ExitStack() as stack:
-            live = stack.enter_context(live_of(video, body, focal, args))
-            shots = seen(video._replace(shots=live.shots) if live else video, model.options["keypoints"], args)
-            writers = [stack.enter_context(Writer(out / name, video.fps)) for name in names]
-            divided = live.chunks if live else chunks
-            for chunk in divided(shots, video.fps, limit, stopped):
-                points = np.stack(alike([shot.keypoints for shot in chunk]), 1).astype(np.float32)  # (P, C, K, 3)
-                keypoints.append(points)
-                found = scenes(crowd, body, points, frame)
-                drawn = live.take(chunk, found, bool(writers)) if live else overlaid(chunk, found, body, video.scale)
-                for writer in writers:
-                    for picture in drawn:
-                        writer.add(picture)
-                for shot, scene in zip(chunk, found, strict=True):
-                    sheet.add(frame, shot.picture, scene)
-                    frame += 1
-                bar.show(frame)
-            if not (people := crowd.takes()):
-                raise ValueError(f"nobody was seen in {frame} frames of {video.name}; nothing is written")
-        sheet.write(out / "contact.png", video, body, focal)
-        together = np.concatenate(alike(keypoints), 1)
-        names += [
-            "contact.png",
-            *save(out, body, model.options["keypoints"], people, together, video, focal, args.height),
-        ]
-    log.info("%s%s, people: %d", "stopped; " if stopped else "", bar.text(frame), len(people))
+        at_once = path is None or args.show is not None or args.vmc is not None
+        names = live(job, stopped) if at_once else whole(job, stopped)
+    if stopped:
+        log.info("stopped")
     print(f"{out}: {', '.join(names)}", flush=True)
     return bool(stopped)
+
+
+def whole(job: Job, stopped: list[int]) -> list[str]:
+    """A file, in two passes: first the keypoints, then, with all of them known, the overlay -> the files' names."""
+    sheet, keypoints, bar = Sheet(), list[Array](), Progress(job.frames, "read")
+    for shot in job.shots(stopped):
+        keypoints.append(shot.keypoints.astype(np.float32))
+        sheet.add(len(keypoints) - 1, shot.picture)
+        bar.show(len(keypoints))
+    together = np.stack(alike(keypoints), 1)
+    people = takes(job.model, together, job.video.fps, job.place)
+    replay = Replay(people, job.body, job.video.fps)
+    log.info("%s, people: %d", bar.text(len(keypoints)), len(people))
+    names = finish(job, replay, sheet, together)
+    if job.args.no_overlay:
+        return names
+    drawn = draw(job, replay, len(keypoints), stopped)
+    return ["overlay.mp4", *names] if drawn else names
+
+
+def draw(job: Job, replay: Replay, frames: int, stopped: list[int]) -> int:
+    """The overlay of a file, which is read again -> how many frames it has."""
+    video, stage, bar = (
+        open_video(job.path, None, job.args.size),
+        replay.stage(side(job.video.size)),
+        Progress(frames, "drawn"),
+    )
+    done, before = 0, len(stopped)
+    with Writer(job.out / "overlay.mp4", job.video.fps) as writer:
+        for shot in itertools.islice(steady(video.shots, job.video.fps), frames):
+            writer.add(both(shot.picture, replay.scene(done), job.body, stage, job.video.scale))
+            done += 1
+            bar.show(done)
+            if len(stopped) > before:
+                break
+    if done < frames and len(stopped) == before:
+        log.warning("%s: %d of %d frames could be read again; overlay.mp4 ends there", job.video.name, done, frames)
+    log.info(bar.text(done))
+    return done
+
+
+def live(job: Job, stopped: list[int]) -> list[str]:
+    """A camera, or a file at its own rate, as its frames come -> the files' names."""
+    video, args, fps, target = job.video, job.args, job.video.fps, job.model.options["keypoints"]
+    crowd, sheet, bar = Crowd(job.model.live(), fps, job.place), Sheet(), Progress(job.frames, "seen")
+    keypoints, frame = list[Array](), 0
+    names = [] if args.no_overlay else ["overlay.mp4"]
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(Writer(job.out / name, fps)) for name in names]
+        with Live(video, job.body, job.path is not None, args.show, args.vmc) as now:
+            shots = seen(video._replace(shots=now.shots), target, args)
+            for chunk in due(shots, fps, job.limit, stopped):
+                points = np.stack(alike([shot.keypoints for shot in chunk]), 1).astype(np.float32)  # (P, C, K, 3)
+                keypoints.append(points)
+                pictures = now.take(chunk, list(crowd.take(points, frame)), bool(writers))
+                for writer, picture in itertools.product(writers, pictures):
+                    writer.add(picture)
+                for shot in chunk:
+                    sheet.add(frame, shot.picture)
+                    frame += 1
+                bar.show(frame)
+        replay, together = Replay(crowd.takes(), job.body, fps), np.concatenate(alike(keypoints), 1)
+        names += finish(job, replay, sheet, together)
+    log.info("%s, people: %d", bar.text(frame), len(replay.people))
+    return names
+
+
+def finish(job: Job, replay: Replay, sheet: Sheet, keypoints: Array) -> list[str]:
+    """All but the overlay -> their names. keypoints (P, T, K, 3)."""
+    people, out = replay.people, job.out
+    if not people:
+        raise ValueError(f"nobody was seen in {keypoints.shape[1]} frames of {job.video.name}; nothing is written")
+    sheet.write(out / "contact.png", job.video, replay)
+    names = save_bodies(out, job.body, people, job.video.fps, job.args.rig, job.args.scale)
+    save_numbers(
+        out / "recovery.npz", job.body, job.model.options["keypoints"], people, keypoints, job.video, job.focal,
+        job.args.height,
+    )  # fmt: skip
+    return ["contact.png", *names, "recovery.npz"]
 
 
 def seen(video: Video, target: str, args: argparse.Namespace) -> Iterator[Shot]:
@@ -152,106 +248,3 @@ def from_file(args: argparse.Namespace, video: Video, target: str) -> readers.Fo
             "--keypoints-size WIDTHxHEIGHT scales them"
         )
     return found
-
-
-def live_of(video: Video, body: kinlmr.Body, focal: float, args: argparse.Namespace) -> Any:
-    """A context: what is done at once with the frames of a camera, or with --show and --vmc of a file; else None."""
-    if args.camera is None and args.show is None and args.vmc is None:
-        return contextlib.nullcontext()
-    return Live(video, body, focal, args.camera is None, args.height, args.show, args.vmc)
-
-
-def chunks(shots: Iterator[Shot], fps: float, limit: int | None, stopped: list[int]) -> Iterator[list[Shot]]:
-    """Shots at a constant rate, a few at a time, until they end, there were ``limit``, or Ctrl-C filled ``stopped``."""
-    some = itertools.islice(steady(shots, fps), limit)
-    while not stopped and (chunk := list(itertools.islice(some, CHUNK))):
-        yield chunk
-
-
-def overlaid(chunk: list[Shot], found: list[Scene | None], body: kinlmr.Body, scale: float) -> Iterator[Array]:
-    """The bodies over their pictures, drawn one by one as they are asked for."""
-    return (over(shot.picture, scene, body, scale) for shot, scene in zip(chunk, found, strict=True))
-
-
-def scenes(crowd: Crowd, body: kinlmr.Body, keypoints: Array, frame: int) -> list[Scene | None]:
-    """Who is to be drawn in each of the frames of keypoints (P, C, K, 3), from ``frame`` on; None for nobody."""
-    found: list[Scene | None] = [None] * keypoints.shape[1]
-    for low, rows, recovery, shown in crowd.take(keypoints, frame):
-        vertices = body(recovery.rotations, recovery.shape, want=("vertices",)).vertices
-        for k, on in enumerate((shown & (recovery.box[..., 2] > 0).numpy()).T):
-            if on.any():
-                here = torch.from_numpy(np.flatnonzero(on))
-                now = kinlmr.Recovery(*(x[here, k] for x in recovery))
-                found[low + k] = Scene(list(itertools.compress(rows, on)), now, vertices[here, k])
-    return found
-
-
-# ---------------------------------------------------------------------------------------------------------- the process
-
-
-@contextlib.contextmanager
-def folder(path: Path) -> Iterator[None]:
-    """Makes a folder; on an error, what was made goes again, if nothing is in it."""
-    made = [part for part in (path, *path.parents) if not part.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            for part in made:
-                part.rmdir()
-        raise
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[list[int]]:
-    """A list that Ctrl-C puts something into; a second Ctrl-C ends the process."""
-    stopped: list[int] = []
-    usual = signal.signal(signal.SIGINT, lambda number, _: stopped.append(number) if not stopped else sys.exit(1))
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, usual)
-
-
-class Lines(logging.Formatter):
-    """A line a message, which says if it is a warning or an error; on a terminal, over a bar."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        kind = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
-        return f"\r{kind + record.getMessage():<79}" if sys.stderr.isatty() else kind + record.getMessage()
-
-
-@contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Messages of kinlmr, as lines on stderr."""
-    handler, level = logging.StreamHandler(), log.level
-    handler.setFormatter(Lines())
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-
-
-class Progress:
-    """A bar on a terminal, a line every few seconds in a log; how many frames a second there were."""
-
-    def __init__(self, total: int | None) -> None:
-        self.total, self.begun = total, time.perf_counter()
-        self.last = self.begun
-
-    def text(self, frame: int) -> str:
-        of = f"/{self.total}" if self.total else ""
-        return f"{frame}{of} frames, {frame / max(time.perf_counter() - self.begun, 1e-9):.0f} a second"
-
-    def show(self, frame: int) -> None:
-        if sys.stderr.isatty():
-            done = min(20, 20 * frame // self.total) if self.total else 0
-            bar = "[" + "#" * done + "." * (20 - done) + "] " if self.total else ""
-            print(f"\r{bar + self.text(frame):<79}", end="", file=sys.stderr, flush=True)
-        elif time.perf_counter() - self.last > 5:
-            self.last = time.perf_counter()
-            log.info(self.text(frame))

@@ -80,14 +80,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("out"), help="where the files go (%(default)s)")
     add("--no-overlay", action="store_true", help="all but overlay.mp4; faster")
     add("--size", type=_from(16, 16384, int), default=1280, metavar="N",
-        help="of the overlay's longest side in pixels, at most (%(default)s)")
+        help="the overlay's picture's longest side, at most (%(default)s)")
     add("--seconds", type=_from(0, 10**9), metavar="S", help="stop after so many")
     add("--height", type=_from(0.3, 3), metavar="METRES",
-        help="how tall the people are: scales all lengths in the files (else as estimated)")
+        help="how tall the people are (else as estimated)")
+    add("--rig", metavar="RIG",
+        help="bones of mixamo, unreal or vrm, or those of a .glb, .vrm or .bvh file (else the body's)")
+    add("--scale", type=_from(1e-6, 1e6), metavar="UNITS",
+        help="units a metre in .bvh files (else 1, or the rig's)")
     lens("--fov", type=_from(1, 179), metavar="DEGREES",
          help="the camera's field of view across the picture's diagonal (else 53)")
     lens("--focal", type=_from(1, 10**9), metavar="PIXELS",
-         help="the same as a focal length (else the picture's diagonal)")
+         help="the same as a focal length (else the diagonal)")
     add("--keypoints", type=Path, metavar="PATH",
         help="a file or folder of another detector's, of the picture as it is stored")
     add("--keypoints-size", type=_size, metavar="WxH", help="of the picture that they were found in")

@@ -1,86 +1,178 @@
-"""The people of a video who come and go, recovered together: a chunk of frames at a time, whatever its length."""
+"""The people of a video, who come and go: recovered in whole, or live, and set on one floor."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 import kinlmr
 from kinlmr.files import Array
+from kinlmr.model import Live
 
 SHOWN, AWAY = 0.3, 1.0  # seconds: how long somebody is drawn, and followed, without keypoints
 
 
-class Take(NamedTuple):
-    """What was recovered of somebody, from frame ``start`` on."""
+class Place(Protocol):
+    """`kinlmr.to_world`, for one video."""
 
+    def __call__(self, recovery: kinlmr.Recovery, *, keypoints: Any, state: Any = None) -> Any: ...
+
+
+class Take(NamedTuple):
+    """Somebody from the first frame with keypoints, ``start`` of a video, to the last, T frames later.
+
+    row: theirs among the keypoints. recovery and world (T, ...): while they are away for longer than `AWAY`, the box is
+    zero, and the world's translation NaN. shown (T): whether keypoints are near enough for them to be drawn.
+    """
+
+    row: int
     start: int
     recovery: kinlmr.Recovery
+    world: kinlmr.World
+    shown: Array
+
+
+def seen(keypoints: Array) -> Array:
+    """Whether somebody's keypoints (..., K, 3) are more than one."""
+    return np.asarray((keypoints[..., 2] > 0).sum(-1) > 1)
+
+
+def _held(recovery: kinlmr.Recovery, frames: int) -> kinlmr.Recovery:
+    """The last frame of (T, ...) for so many frames more, without a box."""
+    rotations, shape, camera, box = (x[-1:].expand(frames, *x.shape[1:]) for x in recovery)
+    return kinlmr.Recovery(rotations, shape, camera, torch.zeros_like(box))
+
+
+def _one(parts: list[Any]) -> Any:
+    return type(parts[0])(*map(torch.cat, zip(*parts, strict=True)))
+
+
+# --------------------------------------------------------------------------------------------------- whose end is known
+
+
+def takes(model: kinlmr.LMR, keypoints: Array, fps: float, place: Place) -> list[Take]:
+    """Everybody in keypoints (P, T, K, 3), by all frames. Who is away for longer than `AWAY` comes back as if new."""
+    found = {row: np.flatnonzero(frames) for row, frames in enumerate(seen(keypoints)) if frames.any()}
+    alone = [_recovered(model, keypoints[row], frames, fps) for row, frames in found.items()]
+    if not alone:
+        return []
+    lengths = [len(one.box) for one in alone]
+    together = [_one([one, _held(one, max(lengths) - len(one.box))]) for one in alone]
+    points = np.zeros((len(alone), max(lengths), *keypoints.shape[2:]), np.float32)
+    for part, (row, frames), length in zip(points, found.items(), lengths, strict=True):
+        part[:length] = keypoints[row, frames[0] : frames[0] + length]
+    world = place(kinlmr.Recovery(*map(torch.stack, zip(*together, strict=True))), keypoints=points)
+    worlds = [kinlmr.World(*(x[k, :length] for x in world)) for k, length in enumerate(lengths)]
+    return [
+        Take(row, int(frames[0]), one, stands, _near(frames, SHOWN * fps) & (one.box[:, 2] > 0).numpy())
+        for (row, frames), one, stands in zip(found.items(), alone, worlds, strict=True)
+    ]
+
+
+def _recovered(model: kinlmr.LMR, keypoints: Array, frames: Array, fps: float) -> kinlmr.Recovery:
+    """Somebody with keypoints (T, K, 3) in some frames, from the first to the last of these."""
+    parts = list[kinlmr.Recovery]()
+    for stretch in np.split(frames, np.flatnonzero(np.diff(frames) > AWAY * fps) + 1):
+        if parts:
+            parts.append(_held(parts[-1], int(stretch[0] - frames[0]) - sum(len(part.box) for part in parts)))
+        parts.append(kinlmr.recover_clip(model, keypoints[stretch[0] : stretch[-1] + 1], fps))
+    return _one(parts)
+
+
+def _near(frames: Array, reach: float) -> Array:
+    """Which numbers, from the first to the last of some frames, are no further than that from one of them."""
+    at = np.arange(frames[0], frames[-1] + 1)
+    after = np.searchsorted(frames, at)
+    return np.minimum(frames[after] - at, at - frames[np.maximum(after - 1, 0)]) <= reach
+
+
+# ----------------------------------------------------------------------------------------------------------------- live
 
 
 class Piece(NamedTuple):
-    """From frame ``low`` of a chunk on: who is there, their recovery (B, C, ...), and when each is shown (B, C)."""
+    """From frame ``low`` of a chunk on: who is there, their recovery and world (B, C, ...), and when each is shown
+    (B, C)."""
 
     low: int
     rows: list[int]
     recovery: kinlmr.Recovery
+    world: kinlmr.World
     shown: Array
+
+    @property
+    def end(self) -> int:
+        """The frame of the chunk after the last."""
+        return self.low + self.shown.shape[1]
 
 
 class Crowd:
-    """The people of a video, by row of its keypoints: who is there is a row of one stream.
+    """The people of a video as it comes, by row of its keypoints: who is there is a row of both states.
 
     last (P): each one's last frame with keypoints; pieces: what was recovered, by the frame it begins with.
     """
 
-    def __init__(self, model: kinlmr.LMR, fps: float) -> None:
-        self.model, self.fps = model, fps
-        self.here, self.stream = list[int](), kinlmr.RecoveryState.initial(model, 0)
+    def __init__(self, model: kinlmr.LMR | Live, fps: float, place: Place) -> None:
+        self.model, self.fps, self.place = model, fps, place
+        self.here = list[int]()
+        self.state, self.standing = kinlmr.RecoveryState.initial(model, 0), self.strangers(0)
         self.last = np.zeros(0, int)
         self.pieces: list[tuple[int, Piece]] = []
+
+    def strangers(self, people: int) -> kinlmr.WorldState:
+        """What is known of their world."""
+        return kinlmr.WorldState.initial(people, len(self.model.start.pose), self.model.options["shape"])
 
     def take(self, keypoints: Array, frame: int) -> Iterator[Piece]:
         """The next keypoints (P, C, K, 3), from ``frame`` on, in pieces: a new one begins where somebody comes or goes.
 
         Who is away for longer than `AWAY` has left, and starts afresh on return, wherever chunks begin.
         """
-        seen = (keypoints[..., 2] > 0).sum(-1) > 1
+        noticed = seen(keypoints)
         self.last = np.pad(self.last, (0, len(keypoints) - len(self.last)), constant_values=-(10**9))
-        clock = frame + np.arange(seen.shape[1])
-        before = np.concatenate([self.last[:, None], np.where(seen, clock, -(10**9))], 1)
+        clock = frame + np.arange(noticed.shape[1])
+        before = np.concatenate([self.last[:, None], np.where(noticed, clock, -(10**9))], 1)
         before = np.maximum.accumulate(before, 1)  # (P, 1 + C): when each was last seen, before a frame and with it
         there = clock - before[:, 1:] <= AWAY * self.fps
-        fresh = seen & (clock - before[:, :-1] > AWAY * self.fps)
+        fresh = noticed & (clock - before[:, :-1] > AWAY * self.fps)
         changes = np.diff(there, axis=1, prepend=there[:, :1]) | fresh
         cuts = sorted({0, *(np.flatnonzero(changes[:, 1:].any(0)) + 1).tolist(), len(clock)})
         for low, high in itertools.pairwise(cuts):
             stay = [row for row, p in enumerate(self.here) if there[p, low] and not fresh[p, low]]
             new = np.flatnonzero(fresh[:, low]).tolist()
             self.here = [*(self.here[row] for row in stay), *new]
-            self.stream = kinlmr.concat([self.stream.select(stay), kinlmr.RecoveryState.initial(self.model, len(new))])
+            self.state = kinlmr.concat([self.state.select(stay), kinlmr.RecoveryState.initial(self.model, len(new))])
+            self.standing = kinlmr.concat([self.standing.select(stay), self.strangers(len(new))])
             if self.here:
                 points = torch.from_numpy(keypoints[self.here, low:high])
-                recovery, self.stream = kinlmr.recover(self.model, points, self.fps, self.stream)
-                latest = before[self.here, 1 + low : 1 + high]
-                piece = Piece(low, self.here, recovery, clock[low:high] - latest <= SHOWN * self.fps)
+                recovery, self.state = kinlmr.recover(self.model, points, self.fps, self.state)
+                world, self.standing = self.place(recovery, keypoints=points, state=self.standing)
+                near = clock[low:high] - before[self.here, 1 + low : 1 + high] <= SHOWN * self.fps
+                piece = Piece(low, self.here, recovery, world, near & (recovery.box[..., 2] > 0).numpy())
                 self.pieces.append((frame + low, piece))
                 yield piece
         self.last = before[:, -1]
 
     def takes(self) -> list[Take]:
-        """Everybody who was seen, from the first frame with keypoints to the last; who is away stays as before."""
-        found: dict[int, tuple[int, list[kinlmr.Recovery]]] = {}
+        """Everybody who was seen so far."""
+        found: dict[int, tuple[int, list[Any]]] = {}
         for frame, piece in self.pieces:
-            for row, p in enumerate(piece.rows):
-                start, parts = found.setdefault(p, (frame, []))
-                if gap := frame - start - sum(len(part.box) for part in parts):
-                    parts.append(kinlmr.Recovery(*(x[-1:].expand(gap, *x.shape[1:]) for x in parts[-1])))
-                parts.append(kinlmr.Recovery(*(x[row] for x in piece.recovery)))
-        return [
-            Take(start, kinlmr.Recovery(*(torch.cat(x)[: self.last[p] + 1 - start] for x in zip(*parts, strict=True))))
-            for p, (start, parts) in sorted(found.items())
-        ]
+            for k, row in enumerate(piece.rows):
+                start, parts = found.setdefault(row, (frame, []))
+                if gap := frame - start - sum(len(part[2]) for part in parts):
+                    recovery, world, shown = parts[-1]
+                    nowhere = kinlmr.World(*(x[-1:].expand(gap, *x.shape[1:]) for x in world))
+                    nowhere = nowhere._replace(translation=torch.full_like(nowhere.translation, torch.nan))
+                    parts.append((_held(recovery, gap), nowhere, np.zeros(gap, bool)))
+                parts.append((type(piece.recovery)(*(x[k] for x in piece.recovery)),
+                              type(piece.world)(*(x[k] for x in piece.world)), piece.shown[k]))  # fmt: skip
+        people = list[Take]()
+        for row, (start, parts) in sorted(found.items()):
+            recoveries, worlds, shown = zip(*parts, strict=True)
+            end = self.last[row] + 1 - start
+            recovery, world = (type(x[0])(*(y[:end] for y in _one(list(x)))) for x in (recoveries, worlds))
+            people.append(Take(row, start, recovery, world, np.concatenate(shown)[:end]))
+        return people

@@ -175,8 +175,8 @@ def side_view(
         span = span or max(tall, broad * height / width, 1e-9) / 0.8
     scale, place = height / (span or 1.0), np.array([width / 2, 0.9 * height, 0])
     picture = _backdrop(height, width)
-    shadow = (points * np.array([1, 0, 1])) @ tilted.T * scale + place
-    picture = _shadow(picture, shadow, _faces(faces, len(points)), scale)
+    flat = (points * np.array([1, 0, 1])) @ tilted.T * scale + place
+    picture = shadow(picture, flat, _faces(faces, len(points)), scale)
     return mesh(picture, points @ tilted.T * scale + place, faces, color, 1.0, None, samples)
 
 
@@ -188,21 +188,28 @@ def _backdrop(height: int, width: int) -> Picture:
     return np.repeat(np.rint(rows).astype(np.uint8)[:, None], width, 1)
 
 
-def _shadow(picture: Picture, points: Array, faces: Array, scale: float) -> Picture:
-    """The mesh flat on the ground (N, 3), dark and blurred by a few centimetres."""
-    height, width = picture.shape[:2]
-    dark = np.zeros(height * width)
-    dark[rasterise(points, faces, height, width)[0]] = 1
-    dark = dark.reshape(height, width)
+def shadow(picture: Picture, points: Array, faces: Array, scale: float) -> Picture:
+    """The mesh flat on the ground (N, 3), in pixels, ``scale`` of them a metre: dark, blurred by a few centimetres."""
     reach = min(int(0.03 * scale), 64)
-    for axis, radius in ((0, max(reach // 3, 1)), (1, max(reach, 1))) * 2:
+    wide, high = max(reach, 1), max(reach // 3, 1)
+    edge, size = 2 * np.array([wide, high]) + 2, picture.shape[1::-1]
+    if not len(points):
+        return picture
+    low = np.floor(points[:, :2].min(0) - edge).clip(0, size).astype(int)
+    width, height = (np.ceil(points[:, :2].max(0) + edge).clip(0, size).astype(int) - low).tolist()
+    if width <= 0 or height <= 0:
+        return picture
+    dark = np.zeros(height * width)
+    dark[rasterise(points - np.array([*low, 0]), faces, height, width)[0]] = 1
+    dark = dark.reshape(height, width)
+    for axis, radius in ((0, high), (1, wide)) * 2:
         ends = np.cumsum(np.insert(dark, 0, 0, axis), axis)
         middle = np.arange(dark.shape[axis])
-        high, low = np.minimum(middle + radius + 1, len(middle)), np.maximum(middle - radius, 0)
-        dark = (ends.take(high, axis) - ends.take(low, axis)) / (2 * radius + 1)
-    out, dark = picture.copy(), dark.ravel()
-    hits = np.flatnonzero(dark > 0.004)  # less changes no colour by half a step
-    _blend(out, hits, np.array(INK), 0.42 * dark[hits, None])
+        upper, lower = np.minimum(middle + radius + 1, len(middle)), np.maximum(middle - radius, 0)
+        dark = (ends.take(upper, axis) - ends.take(lower, axis)) / (2 * radius + 1)
+    out, (row, column) = picture.copy(), np.nonzero(dark > 0.004)  # less changes no colour by half a step
+    hits = (row + low[1]) * size[0] + column + low[0]
+    _blend(out, hits, np.array(INK), 0.42 * dark[row, column, None])
     return out
 
 

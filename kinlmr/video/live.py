@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 
 import kinlmr
-from kinlmr.files import Array
-from kinlmr.video import draw
+from kinlmr.video.crowd import Piece
 from kinlmr.video.frames import Shot, Video, bursts
-from kinlmr.video.pictures import Scene, beside, over
-from kinlmr.video.show import Page, resized
+from kinlmr.video.pictures import Relay, both, side
+from kinlmr.video.sheets import Picture
+from kinlmr.video.show import Page
 from kinlmr.video.vmc import Follower, Vmc
 
 SAID, LAST = 5.0, 100  # seconds from one word about latency to the next, which is of so many frames
-SIDE = 360  # pixels: how high the view from the side is drawn, at most
 log = logging.getLogger("kinlmr")
 
 
@@ -99,23 +98,34 @@ class Latency:
         return f"{self.how}: {len(self.seconds)}, latency {middle:.0f} ms in the median, {most:.0f} ms for 95 %"
 
 
+def due(shots: Iterator[Shot], fps: float, limit: int | None, stopped: list[int]) -> Iterator[list[Shot]]:
+    """The frames at a constant rate that are due together, until the shots end, there were ``limit``, or Ctrl-C filled
+    ``stopped``."""
+    left = sys.maxsize if limit is None else limit
+    for some in bursts(shots, fps):
+        if chunk := some[:left]:
+            yield chunk
+            left -= len(chunk)
+        if stopped or not left:
+            return
+
+
 class Live:
     """What is done at once with the frames of a camera, or of a file at its own rate.
 
-    shots: what is to be read instead of the video's. paced: it is a file. height: of the people, in metres. show: the
-    port of this machine for a page, 0 for a free one; vmc: host and port of a receiver; None: without.
+    shots: what is to be read instead of the video's. paced: it is a file. show: the port of this machine for a page, 0
+    for a free one; vmc: host and port of a receiver; None: without.
     """
 
     def __init__(
-        self, video: Video, body: kinlmr.Body, focal: float, paced: bool, height: float | None = None,
-        show: int | None = None, vmc: tuple[str, int] | None = None,
-    ) -> None:  # fmt: skip
-        self.video, self.body, self.focal = video, body, focal
+        self, video: Video, body: kinlmr.Body, paced: bool, show: int | None = None, vmc: tuple[str, int] | None = None
+    ) -> None:
+        self.video, self.body = video, body
+        self.relay, self.follower = Relay(body, video.fps, side(video.size)), Follower(body)
         self.sent, self.served = Latency("sent"), Latency("served")
-        self.follower = Follower(body, video.fps, video.source_size, focal, height)
         self.vmc = None if vmc is None else Vmc(vmc)
         self.page = None if show is None else Page(show, self.served.add, self.text)
-        self.drawn: Array | None = None
+        self.drawn: Picture | None = None
         self.said = time.monotonic()
         self.shots = Newest(video.shots, paced)
         if self.page:
@@ -131,46 +141,30 @@ class Live:
                 one.close()
         log.info(self.text(0))
 
-    def chunks(self, shots: Iterator[Shot], fps: float, limit: int | None, stopped: list[int]) -> Iterator[list[Shot]]:
-        """The frames at a constant rate that are due together, until the shots end, there were ``limit``, or Ctrl-C
-        filled ``stopped``."""
-        left, groups = sys.maxsize if limit is None else limit, bursts(shots, fps)
-        while left and not stopped and (chunk := next(groups, None)) is not None:
-            if chunk:
-                yield chunk[:left]
-                left -= len(chunk[:left])
-
-    def take(self, chunk: Sequence[Shot], scenes: Sequence[Scene | None], drawn: bool) -> list[Array]:
+    def take(self, chunk: Sequence[Shot], pieces: Sequence[Piece], drawn: bool) -> list[Picture]:
         """Sends and shows the last of a few frames that are due together -> pictures of all for the overlay.
 
         The others came too late to be drawn: in their place is the last picture that was. drawn: whether it is wanted.
         """
-        shot, scene = chunk[-1], scenes[-1]
+        shot = chunk[-1]
         if self.vmc:
-            self.vmc.send(shot.time, self.body, self.follower.take(chunk, scenes))
+            self.vmc.send(shot.time, self.body, self.follower.take(len(chunk), pieces))
             self.sent.add(shot.arrived)
+        for piece in pieces:
+            self.relay.add(piece)
         before, watched = self.drawn, self.page is not None and self.page.watched > 0
         if drawn or watched:
-            self.drawn = over(shot.picture, scene, self.body, self.video.scale)
+            there = pieces and pieces[-1].end == len(chunk)
+            scene = self.relay.scene(pieces[-1]) if there else None
+            self.drawn = both(shot.picture, scene, self.body, self.relay.stage, self.video.scale)
             if self.page and watched:
-                self.page.put(np.concatenate([self.drawn, self._side(scene)], 1), shot.arrived)
+                self.page.put(self.drawn, shot.arrived)
         if time.monotonic() - self.said > SAID:
             self.said = time.monotonic()
             log.info(self.text())
         if not drawn or self.drawn is None:
             return []
         return [*([self.drawn if before is None else before] * (len(chunk) - 1)), self.drawn]
-
-    def _side(self, scene: Scene | None) -> Array:
-        """The bodies from the side, as high as the picture."""
-        high = self.video.size[1]
-        low = min(high, SIDE)
-        small = low, low * 3 // 4
-        if scene is None:
-            side = draw.side_view(np.zeros((0, 3)), [], small)
-        else:
-            side = beside(scene, self.body, self.video.source_size, self.focal, small, 1)
-        return resized(side, (high, high * 3 // 8 * 2))
 
     def text(self, last: int = LAST) -> str:
         """Latencies of the last few frames, and how many were dropped."""

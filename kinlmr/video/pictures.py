@@ -1,30 +1,123 @@
-"""What a frame shows of the people in it, and a sheet of a few moments."""
+"""What a frame shows of the people in it, over the picture and on the floor beside it, and a sheet of a few moments."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 import kinlmr
 from kinlmr import export
 from kinlmr.files import Array
 from kinlmr.video import draw
+from kinlmr.video.crowd import Piece, Take
 from kinlmr.video.frames import Video
 from kinlmr.video.sheets import Picture
+from kinlmr.video.stage import Stage
 
 CELLS = 8  # moments on the contact sheet
 OPACITY = 0.85  # of the bodies over a picture
+WALKED, MARKS = 10.0, 6.0  # seconds of a path that is drawn, and how many of its positions a second
 
 
 class Scene(NamedTuple):
-    """The people of one frame: their rows among the keypoints, recovery (P, ...), and vertices (P, N, 3) as seen."""
+    """The people of one frame: their rows among the keypoints, recovery (P, ...), vertices (P, N, 3) as seen, and
+    standing (P, N, 3) in the world; there the paths (n, 3) of their root joints, up to now."""
 
     rows: list[int]
     recovery: kinlmr.Recovery
     vertices: Tensor
+    standing: Tensor
+    paths: list[Array]
+
+
+def roots(world: kinlmr.World, body: kinlmr.Body) -> Array:
+    """Where the root joint is in the world (..., T, 3), metres; NaN while somebody is not there."""
+    rest = body.joints_at_rest(world.shape.flatten(0, -2))[:, body.root]
+    return np.asarray((world.translation + rest.view_as(world.translation)).numpy())
+
+
+def walked(path: Array, fps: float) -> Array:
+    """The last of a path (T, 3), a few positions a second, where somebody was."""
+    step, last = max(1, round(fps / MARKS)), len(path) - 1
+    first = -(-max(0, last - round(WALKED * fps)) // step) * step
+    some = path[np.append(np.arange(first, last, step), last)]
+    return some[np.isfinite(some).all(-1)]
+
+
+def scene(
+    rows: list[int], recovery: kinlmr.Recovery, world: kinlmr.World, paths: list[Array], body: kinlmr.Body
+) -> Scene:
+    """Of P people's recovery and world (P, ...)."""
+    posed = body(
+        torch.cat([recovery.rotations, world.rotations]), torch.cat([recovery.shape, world.shape]),
+        torch.cat([torch.zeros_like(world.translation), world.translation]), want=("vertices",),
+    ).vertices  # fmt: skip
+    return Scene(rows, recovery, posed[: len(rows)], posed[len(rows) :], paths)
+
+
+class Replay:
+    """Everybody in a video whose end is known, frame by frame."""
+
+    def __init__(self, people: list[Take], body: kinlmr.Body, fps: float) -> None:
+        self.people, self.body, self.fps = people, body, fps
+        self.ways = [roots(take.world, body) for take in people]
+
+    def scene(self, frame: int) -> Scene | None:
+        """Who is to be drawn in a frame; None for nobody."""
+        who = [
+            (k, take, frame - take.start) for k, take in enumerate(self.people)
+            if 0 <= frame - take.start < len(take.shown) and take.shown[frame - take.start]
+        ]  # fmt: skip
+        if not who:
+            return None
+        recovery = kinlmr.Recovery(
+            *map(torch.stack, zip(*([x[t] for x in take.recovery] for _, take, t in who), strict=True))
+        )
+        world = kinlmr.World(*map(torch.stack, zip(*([x[t] for x in take.world] for _, take, t in who), strict=True)))
+        paths = [walked(self.ways[k][: t + 1], self.fps) for k, _, t in who]
+        return scene([take.row for _, take, _ in who], recovery, world, paths, self.body)
+
+    def stage(self, size: tuple[int, int]) -> Stage:
+        """A picture of this size (height, width) that everybody is in."""
+        stage = Stage(size)
+        for way in self.ways:
+            stage.hold(way)
+        return stage
+
+
+class Relay:
+    """Everybody before a camera, frame by frame, as they come, and a picture of this size (height, width) that has been
+    large enough for them so far."""
+
+    def __init__(self, body: kinlmr.Body, fps: float, size: tuple[int, int]) -> None:
+        self.body, self.fps, self.stage = body, fps, Stage(size)
+        self.ways = dict[int, list[Array]]()
+
+    def add(self, piece: Piece) -> None:
+        """The next piece of a crowd."""
+        keep = round(WALKED * self.fps) + 1
+        ways = zip(piece.rows, roots(piece.world, self.body), strict=True)
+        self.ways = {row: [*self.ways.get(row, []), *way][-keep:] for row, way in ways}
+        for way in self.ways.values():
+            self.stage.hold(np.array(way[-piece.shown.shape[1] :]))
+
+    def scene(self, piece: Piece) -> Scene | None:
+        """Who is to be drawn in the last frame of a piece that was added; None for nobody."""
+        on = np.flatnonzero(piece.shown[:, -1])
+        if not len(on):
+            return None
+        rows = [piece.rows[k] for k in on]
+        recovery = kinlmr.Recovery(*(x[on, -1] for x in piece.recovery))
+        world = kinlmr.World(*(x[on, -1] for x in piece.world))
+        return scene(rows, recovery, world, [walked(np.array(self.ways[row]), self.fps) for row in rows], self.body)
+
+
+# ------------------------------------------------------------------------------------------------------------- pictures
 
 
 def over(picture: Picture, scene: Scene | None, body: kinlmr.Body, scale: float) -> Picture:
@@ -44,19 +137,28 @@ def over(picture: Picture, scene: Scene | None, body: kinlmr.Body, scale: float)
     return draw.mesh(picture, np.concatenate(vertices), faces, colors, opacity=OPACITY)
 
 
-def beside(
-    scene: Scene, body: kinlmr.Body, source_size: tuple[float, float], focal: float, size: tuple[int, int],
-    samples: int = 2,
-) -> Picture:  # fmt: skip
-    """The bodies in the camera's frame, from the side, each turned onto the ray on which it is seen.
-
-    source_size (width, height) and focal in the keypoints' pixels, size (height, width) of the picture drawn, samples
-    as of `draw.side_view`.
-    """
-    rotations, translation = scene.recovery.in_camera(source_size, focal, body)
-    world = body(rotations, scene.recovery.shape, translation, want=("vertices",)).vertices
+def beside(scene: Scene | None, body: kinlmr.Body, stage: Stage, samples: int = 1) -> Picture:
+    """The bodies in the world, from the side."""
+    if scene is None:
+        return stage.draw()
     faces, colors = _painted(body, scene.rows)
-    return draw.side_view(world.flatten(0, 1), faces, size, color=colors, samples=samples)
+    paths = [(path, _color(row)) for path, row in zip(scene.paths, scene.rows, strict=True)]
+    return stage.draw(scene.standing.flatten(0, 1).numpy(), faces, colors, paths, samples)
+
+
+def both(picture: Picture, scene: Scene | None, body: kinlmr.Body, stage: Stage, scale: float) -> Picture:
+    """A frame of the overlay: the picture, and the world on its right."""
+    return np.concatenate([over(picture, scene, body, scale), beside(scene, body, stage)], 1)
+
+
+def side(picture_size: Sequence[int]) -> tuple[int, int]:
+    """The (height, width) of the world beside a picture of (width, height)."""
+    width, height = picture_size
+    return height, min(height, width)
+
+
+def _color(row: int) -> tuple[float, float, float]:
+    return export.COLORS[row % len(export.COLORS)]
 
 
 def _painted(body: kinlmr.Body, rows: list[int]) -> tuple[Array, Array]:
@@ -64,37 +166,38 @@ def _painted(body: kinlmr.Body, rows: list[int]) -> tuple[Array, Array]:
     assert body.faces is not None
     count = body.weights.shape[1]
     faces = np.concatenate([body.faces.numpy() + count * k for k in range(len(rows))])
-    return faces, np.repeat([export.COLORS[row % len(export.COLORS)] for row in rows], count, 0)
+    return faces, np.repeat([_color(row) for row in rows], count, 0)
 
 
 class Sheet:
     """Pictures of a few moments, evenly spread over a video of unknown length: every n-th, and n doubles."""
 
     def __init__(self) -> None:
-        self.every, self.kept = 1, list[tuple[int, Picture, Scene | None]]()
+        self.every, self.kept = 1, list[tuple[int, Picture]]()
 
-    def add(self, frame: int, picture: Picture, scene: Scene | None) -> None:
+    def add(self, frame: int, picture: Picture) -> None:
         if frame % self.every:
             return
-        self.kept.append((frame, picture, scene))
+        self.kept.append((frame, picture))
         if len(self.kept) > 4 * CELLS:
             self.every *= 2
             self.kept = self.kept[::2]
 
-    def write(self, path: Path, video: Video, body: kinlmr.Body, focal: float) -> None:
-        """Moments with bodies, if there are enough: over the picture, and from the side under it."""
-        some = [(frame, picture, scene) for frame, picture, scene in self.kept if scene is not None]
+    def write(self, path: Path, video: Video, replay: Replay) -> None:
+        """Moments with bodies, if there are enough: over the picture, and in the world under it."""
+        some = [(frame, picture, now) for frame, picture in self.kept if (now := replay.scene(frame)) is not None]
         if not some:
             return
         picks = [some[k] for k in sorted({round(k) for k in np.linspace(0, len(some) - 1, CELLS)})]
         step = max(1, picks[0][1].shape[1] // 640)
+        stage = replay.stage(picks[0][1][::step, ::step].shape[:2])
         cells: list[Picture] = []
         for begin in range(0, len(picks), 4):
             upper, lower = list[Picture](), list[Picture]()
-            for frame, picture, scene in picks[begin : begin + 4]:
-                drawn = over(picture, scene, body, video.scale)[::step, ::step]
+            for frame, picture, now in picks[begin : begin + 4]:
+                drawn = over(picture, now, replay.body, video.scale)[::step, ::step]
                 upper.append(draw.label(drawn, f"{frame / video.fps:.1f} s"))
-                lower.append(beside(scene, body, video.source_size, focal, upper[0].shape[:2]))
+                lower.append(beside(now, replay.body, stage, 2))
             rest = [np.full_like(upper[0], 244)] * (min(4, len(picks)) - len(upper))
             cells += [*upper, *rest, *lower, *rest]
         draw.write_png(path, draw.sheet(cells, min(4, len(picks))))

@@ -4,25 +4,32 @@ recovery.npz has P people in T frames, NaN where somebody is not there:
 
     keypoints            (P, T, K, 3) of the set ``set``: x, y in pixels, and confidence
     rotations, shape, camera, box
-                         (P, T, J, 3, 3), (P, T, S), (P, T, 3), (P, T, 3): as `kinlmr.recover` gave them
+                         (P, T, J, 3, 3), (P, T, S), (P, T, 3), (P, T, 3): as `kinlmr.recover_clip` gave them; of a
+                         camera, `kinlmr.recover`
     rotations_in_camera, translation
                          (P, T, J, 3, 3), (P, T, 3) in metres: of the body in the frame of the camera, x right, y down,
                          z forward, turned onto the ray on which it is seen (`kinlmr.Recovery.in_camera`)
     scale                (P): how many times as long everything is by --height, else 1; the vertices in the camera's
                          frame are ``scale * body(rotations_in_camera, shape) + translation``
+    world_rotations, world_translation, world_shape, contact, up
+                         (P, T, J, 3, 3), (P, T, 3), (P, T, S), (P, T, 2, 2), (P, T, 3): as `kinlmr.to_world` gave them:
+                         y up, the floor at 0; the vertices there are ``body(world_rotations, world_shape,
+                         world_translation)``. contact: the probability that left and right ankle and toe stand still;
+                         up: the unit vector against gravity in the frame of the camera
     joints, fps          the names of the J joints; frames a second
     size, focal          (width, height) of the picture, and the camera's focal length, in pixels
 
-body.glb and the .bvh files hold the bodies in the camera's frame, too, but y up, the lowest joint at y = 0, and with
-each depth the median of half a second. Every .bvh begins with the video: who comes later stands still until then.
-With --height every length in these files, translation and bones, is scaled, so that each person is so tall.
+body.glb and the .bvh files hold the bodies in the world. A GLB's are hidden until they come; every .bvh begins with the
+video, its body at rest until they come. With --rig they have the bones of another tool's character; if that is a .bvh,
+which has no mesh, body.glb keeps its own.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,67 +41,70 @@ from kinlmr.files import Array
 from kinlmr.video.crowd import Take
 from kinlmr.video.frames import Video
 
-DEPTH = 0.5  # seconds around a frame whose median depth it gets in the files of bodies
 
-
-class Placed(NamedTuple):
-    """Somebody in the camera's frame, from frame ``start`` on: a body of their size, and what it is posed by."""
-
-    start: int
-    body: kinlmr.Body
-    scale: float
-    rotations: Tensor
-    shape: Tensor
-    translation: Tensor
-
-
-def save(
-    out: Path, body: kinlmr.Body, keypoint_set: str, people: list[Take], keypoints: Array, video: Video, focal: float,
+def save_numbers(
+    path: Path, body: kinlmr.Body, keypoint_set: str, people: list[Take], keypoints: Array, video: Video, focal: float,
     height: float | None,
-) -> list[str]:  # fmt: skip
-    """body.glb with everybody, a .bvh each, recovery.npz -> their names. keypoints (P, T, K, 3) of all frames."""
-    placed = [_placed(take, body, video, focal, height) for take in people]
-    names = save_bodies(out, placed, video.fps)
-    columns = [
-        {**take.recovery._asdict(), "rotations_in_camera": one.rotations, "translation": one.translation}
-        for take, one in zip(people, placed, strict=True)
-    ]
-    arrays: dict[str, Array] = {"keypoints": keypoints}
+) -> None:  # fmt: skip
+    """recovery.npz. keypoints (P, T, K, 3) of all frames."""
+    columns = [_numbers(take, body, video, focal) for take in people]
+    scales = np.array(
+        [1.0 if height is None else height / tallness(body, column["shape"].nanmean(0)) for column in columns]
+    )
+    arrays: dict[str, Array] = {"keypoints": keypoints[[take.row for take in people]]}
     for name, value in columns[0].items():
         arrays[name] = np.full((len(people), keypoints.shape[1], *value.shape[1:]), np.nan, np.float32)
         for row, take, column in zip(arrays[name], people, columns, strict=True):
             row[take.start : take.start + len(column[name])] = column[name].numpy()
-    arrays |= {"scale": np.array([one.scale for one in placed]), "joints": np.array(body.joints)}
-    more = {"set": keypoint_set, "fps": video.fps, "size": video.source_size, "focal": focal}
-    files.write_npz(out / "recovery.npz", **arrays, **{name: np.array(value) for name, value in more.items()})
-    return [*names, "recovery.npz"]
+    arrays["translation"] *= scales[:, None, None].astype(np.float32)
+    more: dict[str, Any] = {"set": keypoint_set, "fps": video.fps, "size": video.source_size, "focal": focal}
+    more |= {"scale": scales, "joints": body.joints}
+    files.write_npz(path, **arrays, **{name: np.array(value) for name, value in more.items()})
 
 
-def save_bodies(out: Path, people: list[Placed], fps: float) -> list[str]:
-    """body.glb and a .bvh each, y up, on the ground -> their names."""
-    shapes = [one.shape.mean(0) for one in people]
-    moves = [
-        export.upright(one.body, one.rotations, shape, settled(one, shape, fps))
-        for one, shape in zip(people, shapes, strict=True)
-    ]
-    posed = [one.body(turns, shape, place) for one, shape, (turns, place) in zip(people, shapes, moves, strict=True)]
-    joints = torch.cat([mesh.joints.flatten(0, 1) for mesh in posed])
-    floor = torch.stack([joints[:, 0].mean(), joints[:, 1].min(), joints[:, 2].mean()])
-    turns, places = [turns for turns, _ in moves], [place - floor for _, place in moves]
-    bodies, starts = [one.body for one in people], [one.start for one in people]
-    export.save_glb(out / "body.glb", bodies, turns, shapes, places, fps, starts)
-    names = [f"person{k + 1}.bvh" for k in range(len(people))]
-    for k, name in enumerate(names):
-        export.save_bvh(out / name, bodies[k], turns[k], shapes[k], places[k], fps, starts[k])
-    return ["body.glb", *names]
-
-
-def _placed(take: Take, body: kinlmr.Body, video: Video, focal: float, height: float | None) -> Placed:
-    """Somebody where the camera sees them, ``height`` metres tall, or as tall as their mean shape."""
+def _numbers(take: Take, body: kinlmr.Body, video: Video, focal: float) -> dict[str, Tensor]:
+    """The arrays (T, ...) of somebody, NaN while they are away."""
     rotations, translation = take.recovery.in_camera(video.source_size, focal, body)
-    shape = take.recovery.shape
-    scale = 1.0 if height is None else height / tallness(body, shape.mean(0))
-    return Placed(take.start, scaled(body, scale), scale, rotations, shape, scale * translation)
+    world = take.world
+    columns = {
+        **take.recovery._asdict(), "rotations_in_camera": rotations, "translation": translation,
+        "world_rotations": world.rotations, "world_translation": world.translation, "world_shape": world.shape,
+        "contact": world.contact, "up": world.up,
+    }  # fmt: skip
+    here = take.recovery.box[:, 2] > 0
+    return {name: torch.where(here.view(-1, *[1] * (x.ndim - 1)), x, torch.nan) for name, x in columns.items()}
+
+
+def save_bodies(
+    out: Path, body: kinlmr.Body, people: Sequence[Take], fps: float, rig: str | None = None, scale: float | None = None
+) -> list[str]:
+    """body.glb with everybody, or one of each on a rig that is a file with a mesh; a .bvh each -> their names.
+
+    rig and scale as of `kinlmr.export.save_bvh`. A ValueError if they are not right.
+    """
+    worlds, starts = [take.world for take in people], [take.start for take in people]
+    named = rig is None or rig in export.RIGS
+    meshless = not named and Path(str(rig)).suffix.lower() == ".bvh"
+    export.save_glb(out / "body.glb", body, worlds, fps=fps, start=starts, rig=None if meshless else rig)
+    alone = named or meshless or len(people) == 1
+    names = ["body.glb"] if alone else [f"body{k + 1}.glb" for k in range(len(people))]
+    for k, (world, start) in enumerate(zip(worlds, starts, strict=True)):
+        names.append(f"person{k + 1}.bvh")
+        export.save_bvh(out / names[-1], body, world, fps=fps, start=start, rig=rig, scale=scale)
+    return names
+
+
+def check_rig(body: kinlmr.Body, rig: str | None, scale: float | None) -> None:
+    """Whether bodies can be saved on a rig, by saving one. A ValueError or OSError says what is wrong."""
+    pose = torch.eye(3).expand(1, len(body.joints), 3, 3)
+    zeros = torch.zeros(1, 3)
+    world = kinlmr.World(pose, zeros, torch.zeros(1, body.shape_width), torch.zeros(1, 2, 2), zeros)
+    take = Take(0, 0, kinlmr.Recovery(pose, world.shape, zeros, zeros), world, np.ones(1, bool))
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            save_bodies(Path(folder), body, [take], 30.0, rig, scale)
+        except ValueError as error:
+            raise ValueError(f"--rig: {str(error).replace(str(Path(folder) / ''), '').lstrip('/')}") from None
 
 
 def tallness(body: kinlmr.Body, shape: Tensor) -> float:
@@ -102,30 +112,3 @@ def tallness(body: kinlmr.Body, shape: Tensor) -> float:
     rest = torch.eye(3).to(shape).expand(len(body.joints), 3, 3)
     y = body(rest, shape, want=("vertices",)).vertices[:, 1]
     return float(y.max() - y.min())
-
-
-def scaled(body: kinlmr.Body, scale: float) -> kinlmr.Body:
-    """The body with all lengths so many times as long, without keypoints."""
-    lengths = {name: scale * getattr(body, name) for name in ("J", "J_shapedirs", "template", "basis")}
-    return replace(body, keypoints=None, **lengths)
-
-
-def settled(one: Placed, shape: Tensor, fps: float) -> Tensor:
-    """Translations (T, 3) of somebody with one shape (S) in all frames, for files: the root joint stays on its ray.
-
-    Its depth is the median over `DEPTH` seconds around a frame, as many of them as there are: one view leaves it
-    uncertain. Where it is not known the one before holds, at the beginning the first.
-    """
-    root = one.body.root
-    places = one.translation + one.body.joints_at_rest(one.shape)[:, root]
-    known = places.isfinite().all(-1)
-    rest = one.body.joints_at_rest(shape[None])[0, root]
-    if not known.any():
-        return torch.zeros_like(places) - rest
-    reach = int(DEPTH * fps / 2)
-    unknown = places.new_full((reach,), torch.nan)
-    depths = torch.where(known, places[:, 2], torch.nan)
-    medians = torch.cat([unknown, depths, unknown]).unfold(0, 2 * reach + 1, 1).nanmedian(-1).values
-    steady = places * (medians / depths)[:, None]
-    latest = torch.where(known, torch.arange(len(places)), known.int().argmax()).cummax(0).values
-    return steady[latest] - rest

@@ -157,11 +157,3 @@ class Jpeg:
         frame = frame.reformat(format="yuvj420p")
         frame.pts, self.count = self.count, self.count + 1
         return b"".join(bytes(packet) for packet in self.codec.encode(frame))
-
-
-def resized(picture: Picture, size: tuple[int, int]) -> Picture:
-    """A picture made as large as (height, width)."""
-    if picture.shape[:2] == size:
-        return picture
-    frame = pyav().VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-    return np.asarray(frame.reformat(size[1], size[0]).to_ndarray())

@@ -9,23 +9,21 @@ left hand stays a left hand.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import socket
 import struct
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import kinlmr
 from kinlmr.export import RIGS
 from kinlmr.rotations import matrix_to_quaternion
-from kinlmr.video.frames import Shot, Size
-from kinlmr.video.pictures import Scene
+from kinlmr.video.crowd import Piece
 
 PACKET = 1400  # bytes at most, so that none is split on its way
-AWAY = 1.0  # seconds: who is away for longer has left
 BONES = {  # Unity's HumanBodyBones of SMPL's joints; the hand is no bone there, only fingers are
     joint: name[0].upper() + name[1:] for joint, name in RIGS["vrm"][1].items() if not joint.endswith("_hand")
 }
@@ -87,40 +85,33 @@ def bones(body: kinlmr.Body, rotations: Tensor, shape: Tensor, translation: Tens
 
 
 class Follower:
-    """One person in the world, frame by frame: the first who is seen, and, when they have left, the next.
+    """One person of a crowd in the world, frame by frame: the first who is seen, and, when they have left, the next.
 
-    They begin above the origin: `kinlmr.to_world` of that person alone, moved along the floor.
+    They are moved along the floor so that they begin above the origin.
     """
 
-    def __init__(self, body: kinlmr.Body, fps: float, size: Size, focal: float, height: float | None) -> None:
-        self.body, self.fps, self.size, self.focal, self.height = body, fps, size, focal, height
-        self.row, self.away = -1, 0
-        self.state, self.begun = self._fresh(), torch.zeros(3)
+    def __init__(self, body: kinlmr.Body) -> None:
+        self.body, self.row, self.begun = body, -1, torch.zeros(3)
 
-    def _fresh(self) -> kinlmr.WorldState:
-        return kinlmr.WorldState.initial(1, len(self.body.joints), self.body.shape_width)
+    def take(self, frames: int, pieces: Sequence[Piece]) -> kinlmr.World | None:
+        """The person in the last of so many next frames (rotations (J, 3, 3), ...); None while nobody is seen."""
+        there = {piece.low + t: (piece, t) for piece in pieces for t in range(piece.shown.shape[1])}
+        return [self._next(*there.get(k, (None, 0))) for k in range(frames)][-1]
 
-    def take(self, chunk: Sequence[Shot], scenes: Sequence[Scene | None]) -> kinlmr.World | None:
-        """The person in the last of the next frames (rotations (J, 3, 3), ...); None while nobody is seen."""
-        rows = scenes[-1].rows if scenes[-1] else []
-        self.away = 0 if self.row in rows else self.away + len(chunk)
-        if rows and self.away and (self.row < 0 or self.away > AWAY * self.fps):
-            self.row, self.away, self.state = rows[0], 0, self._fresh()
-        if self.row not in rows:
+    def _next(self, piece: Piece | None, t: int) -> kinlmr.World | None:
+        """As `take`, of one frame, which is a piece's, or has nobody."""
+        rows, shown = ([], ()) if piece is None else (piece.rows, piece.shown[:, t])
+        seen = list(itertools.compress(rows, shown))
+        new = self.row not in rows
+        if new:
+            self.row = seen[0] if seen else -1
+        if piece is None or self.row not in seen:
             return None
-        first = bool(self.state.frames[0] == 0)
-        there = [(shot, one) for shot, one in zip(chunk, scenes, strict=True) if one and self.row in one.rows]
-        mine = [[x[one.rows.index(self.row)] for x in one.recovery] for _, one in there]
-        world, self.state = kinlmr.to_world(
-            kinlmr.Recovery(*(torch.stack(x)[None] for x in zip(*mine, strict=True))), self.fps, self.size, self.focal,
-            body=self.body, keypoints=np.stack([shot.keypoints[self.row] for shot, _ in there])[None],
-            height=self.height, state=self.state,
-        )  # fmt: skip
-        if first:
-            root = world.translation[0, 0] + self.body.joints_at_rest(world.shape[0, :1])[0, self.body.root]
+        world = kinlmr.World(*(x[rows.index(self.row), t] for x in piece.world))
+        if new:
+            root = world.translation + self.body.joints_at_rest(world.shape[None])[0, self.body.root]
             self.begun = root * root.new_tensor([1.0, 0.0, 1.0])
-        now = kinlmr.World(*(x[0, -1] for x in world))
-        return now._replace(translation=now.translation - self.begun)
+        return world._replace(translation=world.translation - self.begun)
 
 
 class Vmc:

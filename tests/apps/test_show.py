@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kinlmr
-from kinlmr.video import app, crowd, frames, live, pictures, show, vmc
+from kinlmr.video import app, crowd, frames, live, show, vmc
 from kinlmr.video.arguments import arguments
 
 av = pytest.importorskip("av")
@@ -134,24 +134,23 @@ def video(count=30, size=(32, 16)):
 
 
 def test_in_the_place_of_pictures_that_come_too_late_is_the_last_that_was_drawn():
-    with live.Live(video(), BODY, 40.0, True, show=0) as now:
+    with live.Live(video(), BODY, True, show=0) as now:
         some = [shot(k, value=k) for k in range(5)]
-        assert [x.max() for x in now.take(some[:3], [None] * 3, True)] == [2, 2, 2]
-        assert [x.max() for x in now.take(some[3:], [None] * 2, True)] == [2, 4]
-        assert now.take(some[3:], [None] * 2, False) == []
+        assert [x[:, :32].max() for x in now.take(some[:3], [], True)] == [2, 2, 2]
+        assert [x[:, :32].max() for x in now.take(some[3:], [], True)] == [2, 4]
+        assert now.take(some[3:], [], False) == []
         assert now.page.newest is None  # nobody looked
         now.page.watched = 1
-        now.take(some[3:], [None] * 2, False)
-        assert now.page.newest[1].shape == (16, 44, 3)  # with the view from the side
+        now.take(some[3:], [], False)
+        assert now.page.newest[1].shape == (16, 48, 3)  # with the world from the side
 
 
 @pytest.mark.parametrize(("limit", "stop", "count"), [(None, 99, 30), (7, 99, 7), (None, 4, 5)])
 def test_live_frames_end_with_the_source_at_a_limit_or_by_ctrl_c(limit, stop, count):
-    with live.Live(video(), BODY, 40.0, True) as now:
-        stopped, seen = [], []
-        for chunk in now.chunks(iter(map(shot, range(30))), 30.0, limit, stopped):
-            seen += chunk
-            stopped += [2] * (len(seen) > stop)
+    stopped, seen = [], []
+    for chunk in live.due(map(shot, range(30)), 30.0, limit, stopped):
+        seen += chunk
+        stopped += [2] * (len(seen) > stop)
     assert [one.number for one in seen] == list(range(count))
 
 
@@ -367,51 +366,66 @@ def test_every_bone_has_unitys_name_and_is_not_turned_in_the_t_pose():
 
 
 @functools.cache
-def scenes(count=40):
-    """The first frames of the clip that comes along, with its man, as the application has them."""
-    keypoints = np.load(DATA / "demo.npz")["keypoints"][1:, :count].astype(np.float32)
-    found = app.scenes(crowd.Crowd(kinlmr.load("anny24-coco17"), 30.0), BODY, keypoints, 0)
-    return [shot(k)._replace(keypoints=keypoints[:, k]) for k in range(count)], found
+def pieces(sizes=(40,)):
+    """The first 40 frames of the clip that comes along, with its man, in chunks of these sizes: each chunk's last frame
+    and pieces."""
+    keypoints = np.load(DATA / "demo.npz")["keypoints"][1:, :40].astype(np.float32)
+    place = functools.partial(kinlmr.to_world, fps=30.0, size=(640, 360), focal=734.0, body=BODY)
+    people, found = crowd.Crowd(kinlmr.load("anny24-coco17"), 30.0, place), []
+    ends = np.cumsum([0, *itertools.islice(itertools.cycle(sizes), 40)])
+    for low, high in itertools.pairwise(np.unique(ends.clip(max=40)).tolist()):
+        found.append((high - low, list(people.take(keypoints[:, low:high], low))))
+    return found
 
 
-def followed(sizes, count=40):
-    """Worlds after chunks of these sizes, by frame."""
-    follower, (shots, found) = vmc.Follower(BODY, 30.0, (640.0, 360.0), 734.0, None), scenes()
-    worlds, at, size = {}, 0, itertools.cycle(sizes)
-    while at < count:
-        low, at = at, min(at + next(size), count)
-        worlds[at - 1] = follower.take(shots[low:at], found[low:at])
-    return worlds
+def assert_over_the_origin(world):
+    """The hips of a body that stands somewhere in the world."""
+    hips = vmc.bones(BODY, world.rotations, world.shape, world.translation)["Hips"]
+    assert hips[:3:2] == pytest.approx((0, 0), abs=1e-5)
+    assert 0.5 < hips[1] < 4  # he is on a roof
 
 
-def test_somebody_stands_over_the_origin_whatever_the_chunks():
-    one, other = followed([1]), followed([3, 1])
-    first = vmc.bones(BODY, *one[0][:1], one[0].shape, one[0].translation)["Hips"]
-    assert first[:3:2] == pytest.approx((0, 0), abs=1e-5)
-    assert 0.5 < first[1] < 1.3
-    for at, world in other.items():
-        for x, y in zip(one[at], world, strict=True):
+def test_somebody_begins_over_the_origin_whatever_the_chunks():
+    found = {}
+    for sizes in ((1,), (3, 1), (40,)):
+        follower, at = vmc.Follower(BODY), 0
+        for size, some in pieces(sizes):
+            at += size
+            found[sizes, at] = follower.take(size, some)
+    assert_over_the_origin(found[(1,), 1])
+    for (_, at), world in found.items():
+        for x, y in zip(found[(1,), at], world, strict=True):
             np.testing.assert_allclose(x, y, atol=2e-3)
 
 
+def among(*seen):
+    """Somebody as several people, by row: whether each is seen, in one frame after another."""
+    ((_, (piece,)),), rows = pieces(), list(range(len(seen)))
+    recovery, world = (type(x)(*(torch.cat([y] * len(seen)) for y in x)) for x in (piece.recovery, piece.world))
+    return crowd.Piece(0, rows, recovery, world, np.array(seen))
+
+
+def only(piece, row, frames):
+    """A piece that has but one of its people, for so many frames."""
+    recovery, world = (type(x)(*(y[row : row + 1, :frames] for y in x)) for x in (piece.recovery, piece.world))
+    return crowd.Piece(0, [row], recovery, world, piece.shown[row : row + 1, :frames])
+
+
 def test_who_leaves_is_followed_by_the_next_who_begins_over_the_origin():
-    shots, found = scenes()
-    second = [pictures.Scene([1], scene.recovery, scene.vertices) for scene in found]
-    both = [pictures.Scene([0, 1], kinlmr.Recovery(*(torch.cat([x, x]) for x in scene.recovery)), scene.vertices)
-            for scene in found]  # fmt: skip
-    shots = [one._replace(keypoints=one.keypoints.repeat(2, 0)) for one in shots]
-    follower = vmc.Follower(BODY, 30.0, (640.0, 360.0), 734.0, None)
-    assert follower.take(shots[:1], [None]) is None
-    assert follower.take(shots[:2], both[:2]) is not None
+    both, away = among([True] * 40, [True] * 40), among([False] * 40, [True] * 40)
+    follower = vmc.Follower(BODY)
+    assert follower.take(1, []) is None
+    assert_over_the_origin(follower.take(1, [only(both, 0, 1)]))
+    assert follower.take(40, [away]) is None  # they may come back
     assert follower.row == 0
-    assert follower.take(shots[:20], second[:20]) is None  # they may come back
-    assert follower.take(shots[:1], both[:1]) is not None
+    assert follower.take(40, [both]) is not None
     assert follower.row == 0
-    assert follower.take(shots[:20], second[:20]) is None
-    world = follower.take(shots[:20], second[:20])
+    first = follower.take(1, [only(both, 1, 1)])
+    assert_over_the_origin(first)
     assert follower.row == 1
-    assert world is not None
-    assert torch.linalg.vector_norm(world.translation[[0, 2]]) < 1.0
+    moved = follower.take(40, [only(both, 1, 40)]).translation - first.translation
+    torch.testing.assert_close(moved, both.world.translation[1, 39] - both.world.translation[1, 0])
+    assert follower.take(41, [only(both, 1, 40)]) is None  # they have left
 
 
 def received(receiver):
@@ -435,7 +449,7 @@ def receiver():
 
 def test_a_frame_of_somebody_and_one_of_nobody(receiver):
     sender = vmc.Vmc(receiver.getsockname())
-    world = followed([8])[39]
+    world = vmc.Follower(BODY).take(*pieces()[0])
     sender.send(1.5, BODY, world)
     sender.send(2.5, BODY, None)
     sender.close()
@@ -508,7 +522,7 @@ def test_a_clip_is_shown_and_sent_while_it_runs_and_its_files_are_written(tmp_pa
     said = capsys.readouterr().err
     assert f"{pages[0].url} shows it" in said
     assert re.search(r"served: \d+, latency \d+ ms in the median, \d+ ms for 95 %; sent: \d+, .*; dropped: \d+\n", said)
-    assert seen[0].shape == (180, 454, 3)
+    assert seen[0].shape == (180, 500, 3)
     names = {message[1] for message in received(receiver) if message[0] == "/VMC/Ext/Bone/Pos"}
     assert names == set(PARENTS)
     assert {path.name for path in tmp_path.iterdir()} >= {"overlay.mp4", "body.glb", "recovery.npz"}

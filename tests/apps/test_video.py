@@ -1,8 +1,10 @@
 """The command `kinlmr`: videos in and out, people from frame to frame, the whole on a few frames."""
 
 import contextlib
+import functools
 import itertools
 import json
+import logging
 import re
 import signal
 import sys
@@ -23,11 +25,18 @@ from people import assert_same_people, clip, person
 import kinlmr
 from kinlmr.keypoints import convert
 from kinlmr.motion import load_motion
-from kinlmr.video import app, crowd, detectors, draw, frames, pictures, readers, results
+from kinlmr.video import app, crowd, detectors, frames, pictures, process, readers, results, stage
 
 av = pytest.importorskip("av")
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "kinlmr/video/data"
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Bodies of few vertices."""
+    monkeypatch.setattr(app, "BODY", "anny24_lo369")
+
 
 # --------------------------------------------------------------------------------------------------------------- videos
 
@@ -335,11 +344,13 @@ def test_a_full_disk_leaves_no_piece_of_a_video(tmp_path, size):
 
 
 def test_a_full_disk_leaves_whole_files_only(tmp_path, capsys):
-    """The overlay fits, the sheet after it does not."""
-    with disk(50_000):
-        said = refused(capsys, "--out", tmp_path, "--size", 160, "--seconds", 0.3)
-    assert re.search("error: .*could not be written, .*contact.png", said)
-    assert [path.name for path in tmp_path.iterdir()] == ["overlay.mp4"]
+    """The sheet fits, the bodies after it do not."""
+    film = video_file(tmp_path / "a.mp4", 3)
+    np.save(tmp_path / "k.npy", np.repeat(person(17, (17, -16))[None, None], 3, 1))
+    with disk(20_000):
+        said = refused(capsys, film, "--keypoints", tmp_path / "k.npy", "--out", tmp_path / "out")
+    assert re.search("error: .*could not be written, .*body.glb", said)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["contact.png"]
 
 
 def test_a_video_that_fails_leaves_nothing(tmp_path):
@@ -357,7 +368,7 @@ def test_a_video_that_fails_leaves_nothing(tmp_path):
 
 
 def test_the_clip_becomes_bodies(tmp_path, capsys):
-    app.main(["--out", str(tmp_path), "--seconds", "2.2"])
+    app.main(["--out", str(tmp_path), "--seconds", "2.2", "--size", "320"])
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"overlay.mp4", "contact.png", "body.glb", "person1.bvh", "person2.bvh", "recovery.npz"}
     result = np.load(tmp_path / "recovery.npz")
@@ -365,18 +376,26 @@ def test_the_clip_becomes_bodies(tmp_path, capsys):
     known = np.isfinite(result["translation"]).all(-1)
     assert known[1].all()
     assert (known[0] == (np.arange(66) >= 56)).all()  # the woman comes at frame 56
-    before = [s.picture for s in frames.open_video(DATA / "demo.mp4", None, 1280).shots][:66]
+    stands = torch.from_numpy(result["world_translation"]), torch.from_numpy(result["world_shape"])
+    body = kinlmr.load_body(app.BODY)
+    joints = body(torch.from_numpy(result["world_rotations"]), stands[1], stands[0]).joints
+    assert joints[0, 56:, :, 1].amin(1).abs().max() < 0.15  # the woman on the floor
+    assert (joints[1, :, :, 1].amin(1) > 1).all()  # the man on the roof
+    assert 0.2 < (result["contact"][1].max((1, 2)) > 0.5).mean() < 0.8  # who jumps
+    np.testing.assert_allclose(np.linalg.norm(result["up"][1], axis=-1), 1, atol=1e-5)
+    before = [s.picture for s in frames.open_video(DATA / "demo.mp4", None, 320).shots][:66]
     after = [s.picture for s in frames.open_video(tmp_path / "overlay.mp4", None, 1280).shots]
     assert len(after) == 66
-    changed = np.abs(after[60].astype(int) - before[60]).sum(2) > 60
+    assert after[60].shape == (180, 320 + 180, 3)
+    changed = np.abs(after[60][:, :320].astype(int) - before[60]).sum(2) > 60
     assert 0.005 < changed.mean() < 0.1
     for row in (0, 1):  # the body is drawn where the keypoints are
         x, y, sure = result["keypoints"][row, 60].T
-        inside = [changed[int(b), int(a)] for a, b, s in zip(x, y, sure, strict=True) if s > 0.5]
+        inside = [changed[int(b / 2), int(a / 2)] for a, b, s in zip(x, y, sure, strict=True) if s > 0.5]
         assert np.mean(inside) > 0.6
-    assert tuple(result["joints"]) == kinlmr.load_body("anny24_lo1229").joints
+    assert tuple(result["joints"]) == body.joints
     said = capsys.readouterr()
-    assert re.search(r"\n66/66 frames, \d+ a second, people: 2\n$", said.err)
+    assert re.search(r"\n66/66 frames read, \d+ a second, people: 2\n66/66 frames drawn, \d+ a second\n$", said.err)
     files = "overlay.mp4, contact.png, body.glb, person1.bvh, person2.bvh, recovery.npz"
     assert said.out == f"{tmp_path}: {files}\n"
 
@@ -389,36 +408,58 @@ def tiny():
     return kinlmr.build("smpl_single.yaml", keypoints="coco17", body=body, **sizes).eval()
 
 
+def placed(fps):
+    """`to_world` for a video of 640 x 480 pixels."""
+    body = kinlmr.load_body("anny24_lo369")
+    return functools.partial(kinlmr.to_world, fps=fps, size=(640, 480), focal=800.0, body=body)
+
+
 def crowded(model, points, fps, sizes):
     """What a crowd makes of keypoints (P, T, K, 3) in chunks of these sizes, and which frames show whom (P, T)."""
-    people, frame = crowd.Crowd(model, fps), 0
+    people, frame = crowd.Crowd(model, fps, placed(fps)), 0
     shown = np.zeros(points.shape[:2], bool)
     for size in itertools.islice(itertools.cycle(sizes), points.shape[1]):
         chunk = points[:, frame : frame + size]
-        for low, rows, recovery, on in people.take(chunk, frame):
+        for low, rows, recovery, _, on in people.take(chunk, frame):
             assert recovery.box.shape[:2] == on.shape == (len(rows), on.shape[1])
             shown[rows, frame + low : frame + low + on.shape[1]] = on
         frame += chunk.shape[1]
     return people.takes(), shown
 
 
-def test_people_of_a_video_come_go_and_return_and_chunks_change_nothing():
+@functools.cache
+def crossing():
     """One is there throughout, one comes in the middle, one leaves for a moment and later for long, one never comes."""
-    model, fps = tiny(), 10.0
     points = np.stack([[person(17, (100 * p + 2 * t, 10)) for t in range(50)] for p in range(4)])
     points[1, :13] = 0
     for low, high in ((5, 10), (20, 38), (45, 50)):
         points[2, low:high] = 0
     points[3] = 0
+    return points
+
+
+def same_takes(one, two, atol=1e-4):
+    for a, b in zip(one, two, strict=True):
+        assert a[:2] == b[:2]
+        assert_same(a.recovery, b.recovery, atol)
+        for x, y in zip(a.world, b.world, strict=True):
+            torch.testing.assert_close(x, y, atol=20 * atol, rtol=1e-4, equal_nan=True)  # knees have square roots
+        assert (a.shown == b.shown).all()
+
+
+def test_people_of_a_camera_come_go_and_return_and_chunks_change_nothing():
+    model, fps, points = tiny(), 10.0, crossing()
     takes, shown = crowded(model, points, fps, [16])
     assert [(take.start, len(take.recovery.box)) for take in takes] == [(0, 50), (13, 37), (0, 45)]
     for sizes in ([1, 4], [7, 3]):
         other, on = crowded(model, points, fps, sizes)
         assert (on == shown).all()
-        for one, two in zip(takes[:2], other[:2], strict=True):
-            assert_same(one.recovery, two.recovery, 1e-4)
-        assert_same([x[:20] for x in takes[2].recovery], [x[:20] for x in other[2].recovery], 1e-4)
-        assert_same([x[38:] for x in takes[2].recovery], [x[38:] for x in other[2].recovery], 1e-4)
+        gone = slice(30, 38)  # until then the one who leaves is estimated further
+        for take in (takes[2], other[2]):
+            assert not take.recovery.box[gone].any()
+            assert take.world.translation[gone].isnan().all()
+            assert not take.shown[gone].any()
+        same_takes(takes, other)
     for take, p in zip(takes, range(3), strict=True):  # as if alone, fresh on return after a second
         first = slice(take.start, 20)
         alone, _ = kinlmr.recover(model, torch.from_numpy(points[p, first]), fps)
@@ -448,8 +489,39 @@ def test_who_was_away_for_long_does_not_depend_on_where_chunks_begin(seed, monke
         other, on = crowded(model, points, fps, [size])
         assert (on == shown).all()
         assert [take.start for take in other] == [take.start for take in takes]
-        for one, two in zip(takes, other, strict=True):
-            assert_same(one.recovery, two.recovery, 1e-4)
+        same_takes(takes, other)
+
+
+def test_people_of_a_file_are_recovered_by_all_their_frames_and_stand_on_one_floor():
+    model, fps, points = tiny(), 10.0, crossing()
+    place = placed(fps)
+    given = []
+    takes = crowd.takes(model, points, fps, lambda *x, **more: given.append((x, more)) or place(*x, **more))
+    assert [(take.row, take.start, len(take.shown)) for take in takes] == [(0, 0, 50), (1, 13, 37), (2, 0, 45)]
+    for take, stretches in zip(takes, ([(0, 50)], [(13, 50)], [(0, 20), (38, 45)]), strict=True):
+        there = np.zeros(50, bool)
+        for low, high in stretches:
+            alone = kinlmr.recover_clip(model, points[take.row, low:high], fps)
+            assert_same([x[low - take.start : high - take.start] for x in take.recovery], alone, 1e-5)
+            there[low:high] = True
+        there = there[take.start :][: len(take.shown)]
+        assert ((take.recovery.box[:, 2] > 0).numpy() == there).all()
+        assert (take.world.translation.isfinite().all(1).numpy() == there).all()
+        assert not take.shown[~there].any()
+    assert takes[2].shown.tolist() == [k not in range(20, 38) for k in range(45)]  # 5 frames away: 3 to either side
+    ((recovery,), more), (one, *others) = given[0], takes
+    whole = place(recovery, **more)
+    for k, take in enumerate(takes):
+        for x, y in zip(take.world, whole, strict=True):
+            torch.testing.assert_close(x, y[k, : len(x)], equal_nan=True)
+    assert all(torch.equal(take.world.up[0], one.world.up[0]) for take in others)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(0, 8))
+def test_who_is_near_enough_to_keypoints_is_shown(seen, reach):
+    frames = np.flatnonzero([True, *seen, True])
+    found = crowd._near(frames, reach)
+    assert found.tolist() == [bool(min(abs(frames - k)) <= reach) for k in range(frames[-1] + 1)]
 
 
 def test_its_own_arrays_are_keypoints_and_another_size_is_said(tmp_path, capsys):
@@ -688,21 +760,64 @@ def offsets(path):
     return np.array(re.findall(r"OFFSET (\S+) (\S+) (\S+)", path.read_text()), float)
 
 
-def test_a_height_scales_all_lengths_of_the_files(tmp_path):
-    demo = ["--seconds", 2, "--no-overlay"]
-    usual, tall = ran(*demo, tmp_path / "a"), ran(*demo, "--height", 2.05, tmp_path / "b")
+@pytest.fixture
+def standing(tmp_path):
+    """A film of somebody who stands, and what the command takes for it."""
+    np.save(tmp_path / "k.npy", np.repeat(person(17, (17, -16))[None, None], 4, 1))
+    return [video_file(tmp_path / "a.mp4", 4), "--keypoints", tmp_path / "k.npy", "--no-overlay"]
+
+
+def test_a_height_scales_all_lengths_of_the_files(tmp_path, standing):
+    usual, tall = ran(*standing, tmp_path / "a"), ran(*standing, "--height", 2.05, tmp_path / "b")
     one, two = (np.load(files["recovery.npz"]) for files in (usual, tall))
     body = kinlmr.load_body(app.BODY)
     assert (one["scale"] == 1).all()
-    for p, scale in enumerate(two["scale"]):
-        shape = torch.from_numpy(np.nanmean(one["shape"][p], 0))
-        assert scale * results.tallness(body, shape) == pytest.approx(2.05, abs=1e-3)
-        assert results.tallness(results.scaled(body, scale), shape) == pytest.approx(2.05, abs=1e-3)
-        np.testing.assert_allclose(two["translation"][p], scale * one["translation"][p], rtol=1e-5)
-        name = f"person{p + 1}.bvh"
-        np.testing.assert_allclose(offsets(tall[name]), scale * offsets(usual[name]), atol=1e-5)
+    before = results.tallness(body, torch.from_numpy(one["shape"][0].mean(0)))
+    assert two["scale"] * before == pytest.approx(2.05, abs=1e-3)
+    assert results.tallness(body, torch.from_numpy(two["world_shape"][0, 0])) == pytest.approx(2.05, abs=0.02)
+    np.testing.assert_allclose(two["translation"], two["scale"] * one["translation"], rtol=1e-5)
+    rest = body.joints_at_rest(torch.from_numpy(two["world_shape"][0, :1]))[0].numpy()
+    bones = np.linalg.norm(rest[1:] - rest[list(body.parents[1:])], axis=1)
+    written = np.linalg.norm(offsets(tall["person1.bvh"]), axis=1)
+    assert np.abs(written[:, None] - bones).min(0).max() < 1e-5
     for key in ("rotations", "rotations_in_camera", "shape", "camera", "box", "keypoints"):
         np.testing.assert_array_equal(one[key], two[key])
+
+
+def test_bones_of_other_characters(tmp_path, standing, capsys):
+    usual = ran(*standing, tmp_path / "usual")["person1.bvh"]
+    found = ran(*standing, "--rig", "mixamo", tmp_path / "mixamo")
+    assert b"mixamorig:Hips" in found["body.glb"].read_bytes()
+    assert "ROOT mixamorig:Hips" in (text := found["person1.bvh"].read_text())
+    assert text.count("mixamorig:") == 24
+    np.testing.assert_allclose(offsets(found["person1.bvh"]), 100 * offsets(usual), atol=1e-4)
+    found = ran(*standing, "--rig", "vrm", "--scale", 10, tmp_path / "vrm")
+    np.testing.assert_allclose(offsets(found["person1.bvh"]), 10 * offsets(usual), atol=1e-5)
+    found = ran(*standing, "--rig", tmp_path / "usual/body.glb", tmp_path / "mesh")
+    assert {"body.glb", "person1.bvh"} <= set(found)
+    found = ran(*standing, "--rig", tmp_path / "mixamo/person1.bvh", tmp_path / "bvh")
+    assert "ROOT mixamorig:Hips" in found["person1.bvh"].read_text()
+    assert b"mixamorig" not in found["body.glb"].read_bytes()
+    capsys.readouterr()
+    for wrong, says in (
+        (["--rig", "mixmo"], "error: --rig: body.glb: rig is 'mixmo', expected mixamo"),
+        (["--rig", tmp_path / "none.glb"], "none.glb: no such file"),
+        (["--rig", standing[0]], "a rig is a file of .bvh"),
+        (["--rig", usual, "--scale", 100], "leave out scale=100"),
+    ):
+        assert says in refused(capsys, *standing, *wrong, "--out", tmp_path / "no")
+        assert not (tmp_path / "no").exists()
+
+
+def test_of_several_people_a_character_of_a_file_is_a_file_each(tmp_path):
+    body, pose = kinlmr.load_body("anny24_lo369"), torch.eye(3).expand(3, 24, 3, 3)
+    world = kinlmr.World(pose, torch.zeros(3, 3), torch.zeros(3, 10), torch.zeros(3, 2, 2), torch.zeros(3, 3))
+    people = [crowd.Take(0, 0, None, world, None), crowd.Take(1, 2, None, world, None)]
+    assert results.save_bodies(tmp_path, body, people, 30.0) == ["body.glb", "person1.bvh", "person2.bvh"]
+    rig = str(tmp_path / "body.glb")
+    names = results.save_bodies(tmp_path, body, people, 30.0, rig)
+    assert names == ["body1.glb", "body2.glb", "person1.bvh", "person2.bvh"]
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "body.glb"}
 
 
 @pytest.mark.parametrize(("options", "focal"), [([], 80), (["--fov", "90"], 40), (["--focal", "55"], 55)])
@@ -777,91 +892,173 @@ def test_ctrl_c_finishes_the_files_and_begins_no_other_video(tmp_path, monkeypat
     monkeypatch.setattr(app, "find_detector", lambda name, people: detect)
     found = ran(*films, tmp_path / "out")
     assert list(found) == ["a"]
-    assert "stopped; 32/40 frames" in capsys.readouterr().err  # with the frames that were read together
-    assert len(list(frames.open_video(found["a"] / "overlay.mp4").shots)) == 32
-    assert np.load(found["a"] / "recovery.npz")["box"].shape[1] == 32
+    assert "21/40 frames read" in (said := capsys.readouterr().err)
+    assert "21/21 frames drawn" in said
+    assert said.endswith("stopped\n")
+    assert len(list(frames.open_video(found["a"] / "overlay.mp4").shots)) == 21
+    assert np.load(found["a"] / "recovery.npz")["box"].shape[1] == 21
     assert signal.getsignal(signal.SIGINT) == usual
 
 
 def test_progress_is_a_bar_on_a_terminal_and_a_line_now_and_then_in_a_log(capsys, monkeypatch, caplog):
     caplog.set_level("INFO", "kinlmr")
-    bar = app.Progress(40)
+    bar = process.Progress(40, "read")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     bar.show(10)
-    assert capsys.readouterr().err.startswith("\r[#####...............] 10/40 frames, ")
+    assert capsys.readouterr().err.startswith("\r[#####...............] 10/40 frames read, ")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
     bar.show(20)
     assert caplog.messages == []
     bar.last -= 6
     bar.show(30)
-    assert [text[:13] for text in caplog.messages] == ["30/40 frames,"]
+    assert [text[:18] for text in caplog.messages] == ["30/40 frames read,"]
     assert capsys.readouterr().err == ""
 
 
 # ------------------------------------------------------------------------------------------------ in the camera's frame
 
 
-def aside(count, seed=0):
-    """Somebody with arms and legs about, far from the middle of a picture of 640 x 480, in ``count`` frames."""
-    draw_from = torch.Generator().manual_seed(seed)
-    body = kinlmr.load_body("anny24_lo369")
-    turns = kinlmr.rotations.axis_angle_to_matrix(0.4 * torch.randn(count, 24, 3, generator=draw_from))
-    box = torch.tensor([560.0, 60.0, 150.0]).expand(count, 3)
-    camera = torch.tensor([0.9, 0.0, 0.0]).expand(count, 3)
-    return body, kinlmr.Recovery(turns, torch.zeros(count, body.shape_width), camera, box)
-
-
-def assert_on_its_ray(world, vertices, place, rest):
-    """Along the ray to its root joint a body (N, 3) in the camera's frame is as deep as over the picture."""
-    root = place + rest
-    depth = (world - root) @ torch.nn.functional.normalize(root, dim=0)
-    np.testing.assert_allclose(depth, (vertices - rest)[:, 2], atol=1e-4)
-
-
-def test_from_the_side_bodies_are_turned_onto_their_rays(monkeypatch):
-    size, focal, seen = (640.0, 480.0), 400.0, []
-    body, recovery = aside(3)
-    vertices = body(recovery.rotations, recovery.shape, want=("vertices",)).vertices
-    place = recovery.translation(size, focal)
-    rest = body.joints_at_rest(recovery.shape)[0, body.root]
-    monkeypatch.setattr(draw, "side_view", lambda world, *_, **__: seen.extend(world.view_as(vertices)))
-    pictures.beside(pictures.Scene([0, 1, 2], recovery, vertices), body, size, focal, (48, 64))
-    for k in range(3):
-        assert_on_its_ray(seen[k], vertices[k], place[k], rest)
-        with pytest.raises(AssertionError):  # as it was recovered
-            assert_on_its_ray(vertices[k] + place[k], vertices[k], place[k], rest)
-
-
-def test_the_files_have_rotations_in_the_cameras_frame_beside_those_that_were_recovered(tmp_path):
+def test_the_files_have_the_recovery_the_camera_frame_and_the_world(tmp_path):
     where = person(17, (600, 10))
     np.save(tmp_path / "k.npy", np.repeat(where[None, None], 12, 1))
     film = video_file(tmp_path / "a.mp4")
     found = ran(film, "--keypoints", tmp_path / "k.npy", "--fov", 90, "--no-overlay", tmp_path / "out")
     result, body = np.load(found["recovery.npz"]), kinlmr.load_body(app.BODY)
-    alone, _ = kinlmr.recover(kinlmr.load("anny24-coco17"), np.repeat(where[None], 12, 0), 30)
+    alone = kinlmr.recover_clip(kinlmr.load("anny24-coco17"), np.repeat(where[None], 12, 0), 30)
     np.testing.assert_allclose(result["rotations"][0], alone.rotations, atol=1e-4)
     turned, place = alone.in_camera((64, 48), 40, body)
     assert (turned - alone.rotations).abs().max() > 0.5
     np.testing.assert_allclose(result["rotations_in_camera"][0], turned, atol=1e-4)
     np.testing.assert_allclose(result["translation"][0], place, rtol=1e-4)
+    world = kinlmr.to_world(alone, 30, (64, 48), 40, body=body, keypoints=np.repeat(where[None], 12, 0))
+    for name, expected in zip(
+        ("world_rotations", "world_translation", "world_shape", "contact", "up"), world, strict=True
+    ):
+        np.testing.assert_allclose(result[name][0], expected, atol=1e-3)
     motion = load_motion(found["person1.bvh"], body)
     root = kinlmr.rotations.axis_angle_to_matrix(torch.as_tensor(motion[0].axis_angle[:, body.root]).float())
-    np.testing.assert_allclose(root, (torch.diag(torch.tensor([1.0, -1.0, -1.0])) @ turned[:, body.root]), atol=1e-3)
+    np.testing.assert_allclose(root, world.rotations[:, body.root], atol=1e-3)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(0, 59), max_size=3), st.floats(0.2, 5), st.sampled_from([24.0, 30.0, 60.0]))
-def test_a_few_wrong_depths_move_nobody_in_the_files_at_the_ends_neither(wrong, factor, fps):
-    body, recovery = aside(60)
-    turned, place = recovery.in_camera((640, 480), 400.0, body)
-    root = place + body.joints_at_rest(recovery.shape)[:, body.root]
-    factors = torch.ones(60, 1)
-    factors[wrong] = factor
-    one = results.Placed(0, body, 1.0, turned, recovery.shape, place + (factors - 1) * root)
-    settled = results.settled(one, recovery.shape[0], fps)
-    np.testing.assert_allclose(settled, place, atol=1e-4)
-    unknown = one._replace(translation=torch.cat([torch.full((5, 3), torch.nan), one.translation[5:]]))
-    np.testing.assert_allclose(results.settled(unknown, recovery.shape[0], fps), place, atol=1e-4)
+# ---------------------------------------------------------------------------------------------------- in the world
+
+
+def looking(size=(180, 160)):
+    """A stage that holds somebody who walks, and where."""
+    way = np.column_stack([np.linspace(-1, 2, 20), np.full(20, 0.9), np.linspace(-5, -4, 20)])
+    view = stage.Stage(size)
+    view.hold(way)
+    return view, way
+
+
+def test_all_who_are_held_are_in_the_picture_and_the_floor_under_them():
+    view, way = looking()
+    scale, middle = view.window([way[0]])
+    points = np.concatenate([way, way * [1, 0, 1], way + np.array([0, 0.9, 0])])
+    pixels = (stage.seen(points)[:, :2] - middle) * scale + np.array(view.size)[::-1] / 2
+    assert (pixels > 0).all()
+    assert (pixels < np.array(view.size)[::-1]).all()
+    np.testing.assert_allclose(view.window([way[-1]])[1], middle)
+    far = way[-1] + [40, 0, 0]  # who goes far is followed
+    view.hold(far)
+    scale, middle = view.window([far])
+    assert scale == pytest.approx(view.size[0] / stage.LARGEST)
+    assert (np.abs((stage.seen(far)[:2] - middle) * scale) < np.array(view.size)[::-1] / 2).all()
+
+
+def test_the_floor_has_a_line_a_metre():
+    view, _ = looking((360, 320))
+    scale, middle = view.window([])
+    picture = view.floor(scale, middle)
+    for x, z in itertools.product((-0.5, 0.0, 0.5, 1.0), (-5.0, -4.5, -4.0)):
+        at = (stage.seen(np.array([x, 0, z]))[:2] - middle) * scale + np.array([320, 360]) / 2
+        value = picture[int(at[1]), int(at[0])].mean()
+        assert (value < 215) == (x % 1 == 0 or z % 1 == 0)
+    assert view.floor(scale, middle) is picture
+    assert np.ptp(stage.Stage((8, 8)).draw()) < 5  # nobody was there yet
+
+
+def test_in_the_world_people_stand_with_shadow_and_path(monkeypatch):
+    body = kinlmr.load_body("anny24_lo369")
+    view, way = looking()
+    rest = body.joints_at_rest(torch.zeros(1, 10))[0, body.root]
+    world = kinlmr.World(
+        torch.eye(3).expand(20, 24, 3, 3), torch.from_numpy(way).float() - rest, torch.zeros(20, 10),
+        torch.zeros(20, 2, 2), torch.zeros(20, 3),
+    )  # fmt: skip
+    zeros = torch.zeros(20, 3)
+    recovery = kinlmr.Recovery(world.rotations, world.shape, zeros, zeros + 1)
+    take = crowd.Take(0, 5, recovery, world, np.arange(20) != 3)
+    replay = pictures.Replay([take], body, 30.0)
+    assert [replay.scene(frame) is None for frame in (0, 4, 8, 25)] == [True] * 4
+    scene = replay.scene(24)
+    torch.testing.assert_close(
+        scene.standing[0],
+        body(*(x[-1] for x in (world.rotations, world.shape, world.translation)), want=("vertices",)).vertices,
+    )
+    np.testing.assert_allclose(scene.paths[0], way[[0, 5, 10, 15, 19]], atol=1e-5)
+    relay = pictures.Relay(body, 30.0, view.size)
+    for t in range(20):
+        parts = (type(x)(*(y[None, t : t + 1] for y in x)) for x in (recovery, world))
+        piece = crowd.Piece(0, [0], *parts, np.ones((1, 1), bool))
+        relay.add(piece)
+    last = relay.scene(piece)
+    assert_same([last.vertices, last.standing], [scene.vertices, scene.standing], 1e-6)
+    np.testing.assert_allclose(last.paths[0], scene.paths[0], atol=1e-5)
+    drawn, floor = pictures.beside(scene, body, replay.stage(view.size)), replay.stage(view.size).draw()
+    changed = np.abs(drawn.astype(int) - floor).sum(2) > 30
+    scale, middle = replay.stage(view.size).window([])
+    for point in (way[19], way[12] * [1, 0, 1]):  # the body, and the path behind it
+        x, y = ((stage.seen(point)[:2] - middle) * scale + np.array(view.size)[::-1] / 2).astype(int)
+        assert changed[y - 1 : y + 2, x - 1 : x + 2].any()
+
+
+# ------------------------------------------------------------------------------------------------------- read again
+
+
+def test_a_file_that_ends_earlier_the_second_time_is_drawn_so_far(tmp_path, standing, monkeypatch, capsys):
+    usual, reads = app.open_video, itertools.count()
+
+    def other(*given):
+        video = usual(*given)
+        return video._replace(shots=itertools.islice(video.shots, 2 if next(reads) else None))
+
+    monkeypatch.setattr(app, "open_video", other)
+    found = ran(*standing[:3], tmp_path / "out")
+    assert "2 of 4 frames could be read again; overlay.mp4 ends there" in capsys.readouterr().err
+    assert len(list(frames.open_video(found["overlay.mp4"]).shots)) == 2
+    assert np.load(found["recovery.npz"])["box"].shape[1] == 4
+    monkeypatch.setattr(app, "open_video", usual)
+    assert (
+        app.main([*map(str, standing[:3]), "--seconds", "0.1", "--out", str(tmp_path / "b")]) == 0
+    )  # more than before
+    assert len(list(frames.open_video(tmp_path / "b/overlay.mp4").shots)) == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
+def test_a_pipe_cannot_be_read_twice(tmp_path, capsys):
+    import os
+
+    os.mkfifo(tmp_path / "a.mp4")
+    assert "a.mp4: not a file; a video is read twice" in refused(capsys, tmp_path / "a.mp4", "--out", tmp_path / "out")
+
+
+def test_what_the_floor_is_doubted_for_is_said_once_and_counts_from_1(tmp_path, standing, capsys):
+    said = (capsys.readouterr(), ran(*standing[:3], "--fov", 170, tmp_path / "out"), capsys.readouterr())[-1].err
+    assert said.count("warning: focal") == 1
+    with process.told():
+        for _ in range(2):
+            logging.getLogger("kinlmr").warning("damaged")
+    assert capsys.readouterr().err.count("damaged") == 1
+    job = app.Job(
+        None, tmp_path, SimpleNamespace(fps=30, source_size=(64, 48)), 80, None, None, SimpleNamespace(height=None)
+    )
+    import warnings
+
+    with process.told(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kinlmr, "to_world", lambda *_, **__: warnings.warn("person 0 never stands", stacklevel=1))
+        job.place(None)
+    assert "warning: person 1 never stands" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------ by the library
