@@ -49,7 +49,8 @@ function looking({ ort, card }, name) {
   let session = null;
   const create = async () => {
     const data = new Uint8Array(await (await fetched(`movenet-${name}.onnx`)).arrayBuffer());
-    return ort.InferenceSession.create(data, { executionProviders: card ? ["webgpu", "wasm"] : ["wasm"] });
+    const on = (...executionProviders) => ort.InferenceSession.create(data, { executionProviders });
+    return card ? on("webgpu", "wasm").catch(() => on("wasm")) : on("wasm");
   };
   return async (data, height, width) => {
     const ready = await (session ??= create());
