@@ -19,7 +19,7 @@ const $ = (id) => document.getElementById(id);
 const video = $("video"), front = $("front"), side = $("side");
 const picture = document.createElement("canvas"), overlay = document.createElement("canvas");
 let running = null; // { stopped } of the source that is shown
-let recorded = []; // of each person { number, frames: [{ time, rotations, translation, shape }] }
+let recorded = []; // of each person { number, last, frames: [{ time, rotations, translation, shape }] }
 
 function say(text, wrong = false) {
   $("status").textContent = text;
@@ -49,7 +49,8 @@ function looking({ ort, card }, name) {
   let session = null;
   const create = async () => {
     const data = new Uint8Array(await (await fetched(`movenet-${name}.onnx`)).arrayBuffer());
-    return ort.InferenceSession.create(data, { executionProviders: card ? ["webgpu", "wasm"] : ["wasm"] });
+    const on = (...executionProviders) => ort.InferenceSession.create(data, { executionProviders });
+    return card ? on("webgpu", "wasm").catch(() => on("wasm")) : on("wasm");
   };
   return async (data, height, width) => {
     const ready = await (session ??= create());
@@ -146,6 +147,7 @@ async function move(person, model, facts, { size }, time, passed) {
   if (!(seen.box[2] > 0)) return;
   const { rotations, translation } = inCamera(model.body, seen, size, Math.hypot(...size));
   person.inCamera = { rotations, translation };
+  if (person.away === 0) person.last = time;
   person.frames.push({ time, rotations: Float32Array.from(rotations), translation, shape: Array.from(seen.shape) });
   while (person.frames[0].time < time - KEPT) person.frames.shift();
 }
@@ -177,9 +179,10 @@ function draw(body, people, { zoom }) {
 
 // ----------------------------------------------------------------------------------------------------------- the buttons
 
-/** Everybody who was seen, as takes of the model's clock. */
+/** Everybody who was seen, until they were last seen, as takes of the model's clock. */
 function takes({ model }) {
-  return recorded.filter(({ frames }) => frames.length).map(({ frames }) => take(model.body, frames, model.fps));
+  const seen = recorded.map(({ frames, last }) => frames.filter(({ time }) => time <= last));
+  return seen.filter((frames) => frames.length).map((frames) => take(model.body, frames, model.fps));
 }
 
 function save(name, content, type) {
@@ -212,10 +215,10 @@ try {
   const loaded = await load(), { body } = loaded.model;
   say(`Ready, on ${loaded.card ? "the graphics card" : `the processor, threads: ${loaded.threads}`}.`);
   $("webcam").onclick = () => start(loaded, (run) => webcamFrames(video, run), true);
-  $("clip").onclick = async () => {
-    const clip = await (await fetched("demo.mp4")).blob();
-    await start(loaded, (run) => fileFrames(video, clip, run), false);
+  const clip = async function* (run) {
+    yield* fileFrames(video, await (await fetched("demo.mp4")).blob(), run);
   };
+  $("clip").onclick = () => start(loaded, clip, false);
   $("file").onchange = async ({ target }) => {
     const [file] = target.files;
     if (file) await start(loaded, (run) => fileFrames(video, file, run), false);

@@ -1,6 +1,7 @@
 // Where pictures come from: a video file, whose frames are all taken, or a webcam, whose newest is.
 
 const SHORTEST = 1 / 120; // seconds from one frame of a file to the next, at least
+const PATIENCE = 5; // seconds without a picture of the webcam
 const USUAL = 30; // frames a second, in a browser that does not tell
 
 /** A video file's frames one after the other, however long each takes: { time in seconds, label }. */
@@ -63,7 +64,8 @@ export async function* webcamFrames(video, run) {
     await video.play();
     let first = null;
     while (!run.stopped) {
-      const time = await nextFrame(video);
+      const time = await nextFrame(video, stream.getVideoTracks()[0], run);
+      if (time === null) break;
       first ??= time;
       yield { time: time - first, label: "webcam" };
     }
@@ -72,10 +74,18 @@ export async function* webcamFrames(video, run) {
   }
 }
 
-/** The time, in seconds, of the next frame that the video shows. */
-function nextFrame(video) {
-  return new Promise((done) => {
-    if (video.requestVideoFrameCallback) video.requestVideoFrameCallback((now) => done(now / 1000));
-    else requestAnimationFrame((now) => done(now / 1000));
-  });
+/** The time, in seconds, of the next frame that the video shows; null when it was stopped. */
+function nextFrame(video, camera, run) {
+  let waited = 0, watch;
+  return new Promise((done, failed) => {
+    watch = setInterval(() => {
+      waited += document.visibilityState === "visible" ? 0.2 : 0; // a hidden page is shown no frames
+      if (run.stopped) done(null);
+      else if (camera.readyState === "ended") failed(new Error("the camera was lost"));
+      else if (waited > PATIENCE) failed(new Error(`the camera gave no picture for ${PATIENCE} seconds`));
+    }, 200);
+    const next = (now) => done(now / 1000);
+    if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(next);
+    else requestAnimationFrame(next);
+  }).finally(() => clearInterval(watch));
 }
