@@ -114,11 +114,12 @@ class Live:
         self.sent, self.served = Latency("sent"), Latency("served")
         self.follower = Follower(body, video.fps, video.source_size, focal, height)
         self.vmc = None if vmc is None else Vmc(vmc)
-        self.page = None if show is None else Page(show, self.served.add, self.text)
+        self.page: Page | None = None
         self.drawn: Array | None = None
         self.said = time.monotonic()
         self.shots = Newest(video.shots, paced)
-        if self.page:
+        if show is not None:
+            self.page = Page(show, self.served.add, self.text)  # which asks for the text at once
             log.info("%s shows it", self.page.url)
 
     def __enter__(self) -> Live:
@@ -139,6 +140,7 @@ class Live:
             if chunk:
                 yield chunk[:left]
                 left -= len(chunk[:left])
+        self.shots.close()
 
     def take(self, chunk: Sequence[Shot], scenes: Sequence[Scene | None], drawn: bool) -> list[Array]:
         """Sends and shows the last of a few frames that are due together -> pictures of all for the overlay.
