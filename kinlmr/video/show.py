@@ -25,7 +25,7 @@ HTML = """<!doctype html>
 <meta charset="utf-8"><title>kinlmr</title>
 <style>body{margin:0;background:#222;color:#ccc;font:14px sans-serif;text-align:center}
 img{max-width:100%;max-height:94vh}p{margin:.5em}</style>
-<img src="/stream" alt="the bodies over the picture and from the side"><p></p>
+<img src="/stream" alt="the bodies over the picture, and in the world from the side"><p></p>
 <script>
 const line = document.querySelector("p")
 let ended = false

@@ -45,7 +45,8 @@ class Stage:
         about = np.array([side, above]), np.array([side, below * 0.3])
         self.low = np.minimum(self.low, np.floor((points.min(0) - about[0]) / STEP) * STEP)
         self.high = np.maximum(self.high, np.ceil((points.max(0) + about[1]) / STEP) * STEP)
-        self.near, self.far = np.minimum(self.near, roots[:, ::2].min(0)), np.maximum(self.far, roots[:, ::2].max(0))
+        self.near = np.minimum(self.near, np.floor(roots[:, ::2].min(0) / STEP) * STEP)
+        self.far = np.maximum(self.far, np.ceil(roots[:, ::2].max(0) / STEP) * STEP)
 
     def window(self, roots: Sequence[Array]) -> tuple[float, Array]:
         """Pixels a metre, and the point (2) in the picture's middle, for people whose root joints (3) are there."""

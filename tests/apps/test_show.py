@@ -394,6 +394,8 @@ def test_somebody_begins_over_the_origin_whatever_the_chunks():
             at += size
             found[sizes, at] = follower.take(size, some)
     assert_over_the_origin(found[(1,), 1])
+    with pytest.raises(AssertionError):
+        assert_over_the_origin(kinlmr.World(*(x[0, 0] for x in pieces()[0][1][0].world)))
     for (_, at), world in found.items():
         for x, y in zip(found[(1,), at], world, strict=True):
             np.testing.assert_allclose(x, y, atol=2e-3)
@@ -427,6 +429,15 @@ def test_who_leaves_is_followed_by_the_next_who_begins_over_the_origin():
     moved = follower.take(40, [only(both, 1, 40)]).translation - first.translation
     torch.testing.assert_close(moved, both.world.translation[1, 39] - both.world.translation[1, 0])
     assert follower.take(41, [only(both, 1, 40)]) is None  # they have left
+
+
+def test_who_is_gone_at_the_end_of_a_chunk_is_not_drawn(monkeypatch):
+    seen, ((_, (piece,)),) = [], pieces()
+    monkeypatch.setattr(live, "both", lambda picture, scene, *_: seen.append(scene is not None) or picture)
+    with live.Live(video(), BODY, True) as now:
+        for frames_ in (2, 3):
+            now.take([shot(k) for k in range(frames_)], [only(piece, 0, 2)], True)
+    assert seen == [True, False]
 
 
 def received(receiver):
