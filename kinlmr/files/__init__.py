@@ -12,6 +12,7 @@ from kinlmr.files.arrays import (
     write_atomic,
     write_npz,
 )
+from kinlmr.files.joblib_pickles import unpickled
 from kinlmr.files.messages import about, checked_rate, nearest, short
 from kinlmr.files.pickles import (
     KNOWN,
@@ -23,7 +24,6 @@ from kinlmr.files.pickles import (
     read_pickle,
     records,
     refusal,
-    unpacked,
 )
 from kinlmr.files.yaml_text import (
     Block,
@@ -70,7 +70,7 @@ __all__ = [
     "scalar",
     "short",
     "short_name",
-    "unpacked",
+    "unpickled",
     "write_atomic",
     "write_npz",
 ]

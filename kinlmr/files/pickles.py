@@ -28,11 +28,12 @@ KNOWN = {
     **{(f"scipy.sparse.{module}", f"{form}_{kind}"): form for form in ("csc", "csr", "coo")
        for module in (form, f"_{form}") for kind in ("matrix", "array")},
     **{(module, name): name for module in ("__builtin__", "builtins")
-       for name in ("set", "frozenset", "object", "bytes")},
+       for name in ("set", "frozenset", "object", "bytes", "dict")},
     ("copy_reg", "_reconstructor"): "_reconstructor",
     ("copyreg", "_reconstructor"): "_reconstructor",
     ("_codecs", "encode"): "encode",
     ("collections", "OrderedDict"): "OrderedDict",
+    ("collections", "defaultdict"): "defaultdict",
 }  # fmt: skip
 
 
@@ -73,14 +74,20 @@ HASHED = {pickle.SETITEM: slice(-2, -1), pickle.SETITEMS: slice(0, None, 2), pic
           pickle.ADDITEMS: slice(None)}  # fmt: skip
 
 
+def _is_key(key: Any) -> bool:
+    return (
+        type(key) is str or (type(key) is int and abs(key) < 2**31) or isinstance(key, Record)
+    )  # one hashes as itself
+
+
 def _stepped(load: Callable[[Any], None], hashed: slice | None) -> Callable[[Any], None]:
-    """One opcode, counted; and what it is about to hash must be text or a small number: a hash can be a trap too."""
+    """One opcode, counted; what it is about to hash must be text, a small number or a record: a hash can be a trap."""
 
     def step(self: Any) -> None:
         self.steps += 1
         if self.steps > self.most:
             raise ValueError(f"more than {self.most:,} steps, which no {self.what} needs")
-        if hashed and not all(type(k) is str or (type(k) is int and abs(k) < 2**31) for k in self.stack[hashed]):
+        if hashed and not all(map(_is_key, self.stack[hashed])):
             raise ValueError("a key that is neither text nor a small number")
         load(self)
 
@@ -138,13 +145,18 @@ def refusal(name: str, error: Exception) -> ValueError:
 
 
 def as_dict(content: Any) -> dict[str, Any]:
-    """The dict that a pickle holds, an OrderedDict's record included."""
-    if isinstance(content, Record) and content.kind == "OrderedDict":
-        pairs = content.args[0] if content.args else []
+    """The dict that a pickle holds, an OrderedDict's or a defaultdict's record included; its keys as text."""
+    if isinstance(content, Record) and content.kind in ("OrderedDict", "defaultdict"):
+        pairs = content.args[0] if content.args and content.kind == "OrderedDict" else []
         content = dict((*map(tuple, pairs), *content.items.items()))
     if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__}, not a dict of arrays")
-    return {str(key): value for key, value in content.items()}
+        raise ValueError(f"it holds a {getattr(content, 'kind', type(content).__name__)}, not a dict of arrays")
+    return {_key(key): value for key, value in content.items()}
+
+
+def _key(key: Any) -> str:
+    """A key as text; numpy's numbers count too."""
+    return str(numbers("a key", key).item() if isinstance(key, Record) else key)
 
 
 def _array(key: str, value: Any, size: int, depth: int = 0) -> Array:

@@ -8,12 +8,10 @@ call; here it is read by the restricted unpickler of `kinlmr.files.pickles`, and
 from __future__ import annotations
 
 import itertools
-import math
 import os
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,22 +19,8 @@ from einops import rearrange
 from torch import Tensor
 
 from kinlmr._moved import renamed
-from kinlmr.files import (
-    KNOWN,
-    Array,
-    Record,
-    Unpickler,
-    about,
-    as_dict,
-    from_bytes,
-    numbers,
-    plain_dtype,
-    records,
-    refusal,
-    unpacked,
-)
+from kinlmr.files import Array, Record, about, as_dict, numbers, refusal, unpickled
 
-WRAPPERS = ("joblib.numpy_pickle", "sklearn.externals.joblib.numpy_pickle")
 COLUMNS = {"features": 2, "pose": 2, "shape": 2, "bbox": 2, "joints3D": 3, "joints2D": 3, "valid": 1, "frame_id": 1}
 TEXTS = ("vid_name", "img_name")
 
@@ -78,7 +62,7 @@ def read_database(path: str | os.PathLike[str]) -> list[Video]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{name}: no such file")
     try:
-        content = as_dict(_unpickled(Path(path)))
+        content = as_dict(unpickled(path, "database"))
         texts = {key: _texts(key, content[key]) for key in TEXTS if content.get(key) is not None}
         columns = {key: _column(key, content[key], axes) for key, axes in COLUMNS.items()
                    if content.get(key) is not None}  # fmt: skip
@@ -166,68 +150,3 @@ def _item(key: str, item: Any) -> str | int | float:
     if not isinstance(item, str | int | float):
         raise ValueError(f"{key} holds a {getattr(item, 'kind', type(item).__name__)}, expected text or numbers")
     return item
-
-
-# ----------------------------------------------------------------------------------------------------- joblib's pickles
-
-
-class _Source:
-    """A file of ``size`` bytes that is never asked for more than it holds: a pickle may claim any length."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self.file, self.size, self.readline = file, size, file.readline
-
-    def left(self) -> int:
-        return self.size - self.file.tell()
-
-    def read(self, count: int) -> bytes:
-        if count > 1_000_000 and count > self.left():
-            raise ValueError(f"it claims {count:,} bytes, but has {self.left():,} left; it is cut short")
-        return self.file.read(count)
-
-
-def _build(self: Any) -> None:
-    """BUILD, after which joblib puts an array's bytes if it was an array's wrapper that was built."""
-    Unpickler.dispatch[pickle.BUILD[0]](self)
-    top = self.stack[-1]
-    if isinstance(top, Record) and top.kind == "wrapper":
-        self.leave_frame()
-        self.stack[-1] = self.array(**top.state)
-
-
-class _Joblib(Unpickler):
-    """Also reads the arrays whose bytes joblib puts between the pickle's own."""
-
-    what, most = "database", 20_000_000
-    known: ClassVar = records({**KNOWN, **{(module, "NumpyArrayWrapper"): "wrapper" for module in WRAPPERS}})
-    dispatch: ClassVar = {**Unpickler.dispatch, pickle.BUILD[0]: _build}
-
-    def __init__(self, source: _Source) -> None:
-        super().__init__(source, encoding="latin1")
-        self.source = source
-
-    def array(self, subclass: Any, shape: tuple[int, ...], order: str, dtype: Any, **others: Any) -> Any:
-        """The array behind a wrapper of this state; of an array of objects, its record."""
-        key = f"an array of shape {shape!r}"[:100]
-        if getattr(subclass, "kind", None) != "ndarray":
-            raise ValueError(f"{key} is of another class than numpy.ndarray")
-        if isinstance(dtype, Record) and dtype.args[0] == "O8":  # a pickle of its own, without wrappers
-            inner: Any = Unpickler(self.source, encoding="latin1")
-            inner.what, inner.most, inner.steps = self.what, self.most, self.steps
-            value = inner.load()
-            self.steps = inner.steps
-            return value
-        kind = plain_dtype(key, dtype)
-        if others.get("numpy_array_alignment_bytes") is not None:  # a byte that counts the padding, and the padding
-            self.source.read(self.source.read(1)[0])
-        if not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) * kind.itemsize > self.source.left():
-            raise ValueError(f"{key} of {kind} does not fit the {self.source.left():,} bytes left; it is cut short")
-        data = bytearray(math.prod(shape) * kind.itemsize)
-        self.source.file.readinto(data)  # type: ignore[attr-defined]
-        return from_bytes(key, data, kind, tuple(shape), order == "F")
-
-
-def _unpickled(path: Path) -> Any:
-    """What a file's pickle holds, as records, plain objects and arrays; of a compressed file, once unpacked."""
-    with open(path, "rb") as file:
-        return _Joblib(_Source(*unpacked(file, path.stat().st_size))).load()
