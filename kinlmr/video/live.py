@@ -124,11 +124,12 @@ class Live:
         self.relay, self.follower = Relay(body, video.fps, side(video.size)), Follower(body)
         self.sent, self.served = Latency("sent"), Latency("served")
         self.vmc = None if vmc is None else Vmc(vmc)
-        self.page = None if show is None else Page(show, self.served.add, self.text)
+        self.page: Page | None = None
         self.drawn: Picture | None = None
         self.said = time.monotonic()
         self.shots = Newest(video.shots, paced)
-        if self.page:
+        if show is not None:
+            self.page = Page(show, self.served.add, self.text)  # which asks for the text at once
             log.info("%s shows it", self.page.url)
 
     def __enter__(self) -> Live:

@@ -134,6 +134,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         finally:
             with self.page.changed:
                 self.page.watched -= 1
+                if not self.page.watched:
+                    self.page.newest = None  # it will be old when somebody looks again
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -213,6 +213,7 @@ def test_a_stream_has_each_picture_as_it_comes_and_ends_with_the_page(page):
     page.close()
     assert answer.read() == b""
     until(lambda: page.watched == 0)
+    until(lambda: page.newest is None)  # who looks again gets no old picture
 
 
 def test_a_browser_that_is_slow_gets_the_newest_picture(page):
