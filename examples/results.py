@@ -83,7 +83,7 @@ def read(path: Path, view: View) -> list[Person]:
 def _dict(value: Any) -> dict[str, Any] | None:
     try:
         return files.as_dict(value)
-    except ValueError:
+    except Exception:  # whatever a stranger's record holds: it is none
         return None
 
 
@@ -95,7 +95,7 @@ def _array(value: Any) -> Array | None:
         return np.asarray(value)
     try:
         return files.numbers("", value)
-    except (ValueError, AttributeError, TypeError):
+    except Exception:
         return None
 
 
@@ -119,7 +119,7 @@ def _phalp(path: Path, frames: dict[str, dict[str, Any]], view: View) -> dict[st
         for key in ("tid", "smpl", "camera", "size", "tracked_time"):
             columns[key] = frame.get(key, [])
             if not isinstance(columns[key], list) or len(columns[key]) not in {len(columns["tid"]), 0}:
-                raise ValueError(f"{where}: {key} is no list as long as tid, expected an item a person")
+                raise ValueError(f"{where}: {key} is no list of an item a person, expected as many as in tid")
         if not len(columns["tid"]) == len(columns["smpl"]) == len(columns["camera"]):
             raise ValueError(f"{where}: tid, smpl and camera of different lengths, expected an item a person")
         time = _array(frame.get("time", order))
@@ -130,7 +130,7 @@ def _phalp(path: Path, frames: dict[str, dict[str, Any]], view: View) -> dict[st
             size = columns["size"][k] if columns["size"] else view.size and view.size[::-1]
             sides = np.array([_array(x) for x in size]) if isinstance(size, list | tuple) else _array(size)
             row = (time, _array(columns["camera"][k]), *(_array(smpl.get(key)) for key in PHALP_ROW[2:5]), sides)
-            shapes = tuple(None if x is None else x.shape for x in row)
+            shapes = tuple(None if x is None or x.dtype.kind not in "iuf" else x.shape for x in row)
             if shapes != PHALP_SHAPES:
                 raise ValueError(
                     f"{where}: {', '.join(PHALP_ROW)} of tid {_array(who)} have shapes {shapes}, expected "
@@ -152,7 +152,8 @@ def _person(path: Path, name: str, arrays: dict[str, Array], view: View) -> Pers
     found = smooth.poses_of(where, arrays)
     poses = {keys: x for keys, x in found.items() if all(map(_in_camera, keys))}
     if not poses:
-        raise ValueError(f"{where}: {found.keys()} are in the world's axes; expected a pose in the camera's")
+        seen = ", ".join(key for keys in found for key in keys)
+        raise ValueError(f"{where}: {seen}: in the world's axes; expected a pose in the camera's, such as pose (N, 72)")
     rotations = next(iter(poses.values()))
     rotations = rotations if rotations.shape[1] == 24 else rotations[:, :22]
     rows = len(rotations)
@@ -199,7 +200,8 @@ def _translation(where: Path, arrays: dict[str, Array], rows: int, view: View) -
     focal = view.focal_of(*view.size)
     if "orig_cam" in weak:  # (sx, sy, tx, ty): the picture's half width is 1 / sx metres
         sx, _, x, y = weak["orig_cam"].T
-        return np.stack([x, y, 2 * focal / (size[0] * sx)], 1), True
+        with np.errstate(divide="ignore"):
+            return np.stack([x, y, 2 * focal / (size[0] * sx)], 1), True
     box = torch.from_numpy(weak["bboxes"][:, :3].astype(float))
     found = camera.to_translation(torch.from_numpy(weak["pred_cam"].astype(float)), box, torch.from_numpy(size), focal)
     return found.numpy(), True
