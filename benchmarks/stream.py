@@ -1,12 +1,13 @@
-"""What a live frame costs: the shipped model frame by frame, against a window of 16 frames run again at every frame.
+"""What a live frame costs: the shipped model frame by frame, beside onnxruntime and a window run again at every frame.
 
     python benchmarks/stream.py [--model anny24-coco17] [--rounds 100] [--people 1 8 32]
     python benchmarks/stream.py --frames 1000000 [--alone] [--model tiny] [--chunk 1]
 
 The first prints milliseconds per frame, median and 95th percentile over rounds, of `kinlmr.recover` whole and of the
-model alone (`model.step`). Both and their windows (what a method without state has to do to answer at every frame) run
-one after another in every round; the clock is the process's CPU time (on CUDA, the wall's), the ratio the median of
-the rounds'.
+model alone, each of the model and of its snapshot (`LMR.live`); of onnxruntime's step of the same model, on as many
+threads, where it is installed (`examples/export_onnx.py` makes the file); and of a window of 16 frames, which a method
+without state has to run again at every frame. All run one after another in every round; the clock is the process's CPU
+time (on CUDA, the wall's), the ratio the median of the rounds'.
 
 The second streams so many frames through `recover` (with ``--alone`` the model), ``--chunk`` at a time, while
 one of two people leaves and another comes every thousand frames, and prints the memory of the process and the tensors
@@ -15,7 +16,9 @@ alive. ``tiny`` is a random model of a few thousand parameters.
 
 import argparse
 import gc
+import importlib.util
 import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +28,9 @@ import torch
 from engine import interleaved
 
 import kinlmr
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from export_onnx import exported
 
 WINDOW, FPS, STAY = 16, 30.0, 1000
 
@@ -58,29 +64,46 @@ def streamer(job: Callable[[int, Any], Any], frames: int) -> Callable[[], None]:
     return run
 
 
+def by_onnxruntime(model: kinlmr.LMR, threads: int) -> Callable[[torch.Tensor, Any], Any] | None:
+    """The step of the model's ONNX file: a frame (B, F) and the last memory, None at first -> memory after."""
+    if importlib.util.find_spec("onnxruntime") is None or next(model.parameters()).is_cuda:
+        return None
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(exported(model), options, providers=["CPUExecutionProvider"])
+
+    def step(frame: torch.Tensor, memory: Any) -> Any:
+        memory = model.initial_state(len(frame)).memory.numpy() if memory is None else memory
+        return session.run(None, {"frame": frame.numpy(), "memory": memory})[-1]
+
+    return step
+
+
 def latency(args: argparse.Namespace) -> None:
     model = load(args.model, args.device)
-    print(f"\n| {args.model}, a frame of | ms | 95th percentile | window of {WINDOW}, ms | 95th percentile | less |")
-    print("|---|---|---|---|---|---|")
+    live, other = model.live(), by_onnxruntime(model, args.threads)
+    print(f"\n| {args.model}, a frame of | ms | 95th percentile | over the model's step |\n|---|---|---|---|")
     for people in args.people:
         x = seen(model, people, 4 * WINDOW, args.device)
         features, _, _ = kinlmr.keypoints.normalise(x)
-        pairs: dict[str, tuple[Callable[[int, Any], Any], Callable[[int, Any], Any]]] = {
-            "recover": (
-                lambda t, state, x=x: kinlmr.recover(model, x[:, t : t + 1], FPS, state)[1],
-                lambda t, _, x=x: kinlmr.recover(model, x[:, t : t + WINDOW], FPS) and None,
-            ),
-            "the model alone": (
-                lambda t, state, x=features: model.step(x[:, t], state)[1],
-                lambda t, _, x=features: model(x[:, t : t + WINDOW]) and None,
+        steps: dict[str, Callable[[int, Any], Any]] = {
+            "model.step": lambda t, state, x=features: model.step(x[:, t], state)[1],
+            "model.live().step": lambda t, state, x=features: live.step(x[:, t], state)[1],
+            "recover": lambda t, state, x=x: kinlmr.recover(model, x[:, t : t + 1], FPS, state)[1],
+            "recover, live": lambda t, state, x=x: kinlmr.recover(live, x[:, t : t + 1], FPS, state)[1],
+            f"recover, a window of {WINDOW}": lambda t, _, x=x: (
+                kinlmr.recover(model, x[:, t : t + WINDOW], FPS) and None
             ),
         }
-        for name, (one, window) in pairs.items():
-            jobs = {"stream": streamer(one, 3 * WINDOW), "window": streamer(window, 3 * WINDOW)}
-            figures = interleaved(jobs, args.rounds, 1, args.device, "window")
-            cells = " | ".join(f"{figures[job]['ms']:.2f} | {figures[job]['late']:.2f}" for job in jobs)
-            who = "1 person" if people == 1 else f"{people} people"
-            print(f"| {who}, {name} | {cells} | {figures['stream']['ratio']:.1f}x |", flush=True)
+        if other:
+            steps["onnxruntime's step"] = lambda t, memory, x=features: other(x[:, t], memory)
+        jobs = {name: streamer(job, 3 * WINDOW) for name, job in steps.items()}
+        figures = interleaved(jobs, args.rounds, 1, args.device, "model.step")
+        who = "1 person" if people == 1 else f"{people} people"
+        for name, one in figures.items():
+            print(f"| {who}, {name} | {one['ms']:.2f} | {one['late']:.2f} | {1 / one['ratio']:.2f}x |", flush=True)
 
 
 @torch.inference_mode()

@@ -22,7 +22,7 @@ from kinlmr.skeleton import load as load_skeleton
 from kinlmr.state import Estimate, State, concat
 from kinlmr.world import World, WorldState, to_world
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "LMR",

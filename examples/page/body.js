@@ -1,11 +1,11 @@
-// The posed body (kinlmr.body): joints, keypoints and vertices by linear blend skinning. prepare.py writes body.json.
+// The posed body (kinlmr.body): joints, keypoints and vertices by linear blend skinning. serve.py writes body.json.
 
 /** Row-major 3 x 3 times 3 x 3, and times a vector. */
 export const times = (a, b) => a.map((_, i) => [0, 1, 2].reduce((t, k) => t + a[i - (i % 3) + k] * b[3 * k + (i % 3)], 0));
 const turn = (a, [x, y, z]) => [0, 3, 6].map((i) => a[i] * x + a[i + 1] * y + a[i + 2] * z);
 
 /** Planar numbers (3 N) at rest: template plus shape directions times shape. */
-function shaped({ template, basis }, shape) {
+export function shaped({ template, basis }, shape) {
   const rest = Float64Array.from(template);
   shape.forEach((amount, s) => basis[s].forEach((x, i) => (rest[i] += amount * x)));
   return rest;

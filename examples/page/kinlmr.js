@@ -191,10 +191,10 @@ async function look(model, points, rest, state) {
 /** A box's camera as [pixels per metre, x, y in pixels]. */
 const inPixels = ([s, x, y], [cx, cy, side]) => [(s * side) / 2, (x * side) / 2 + cx, (y * side) / 2 + cy];
 
-const transposed = (a) => [0, 3, 6, 1, 4, 7, 2, 5, 8].map((i) => a[i]);
+export const transposed = (a) => [0, 3, 6, 1, 4, 7, 2, 5, 8].map((i) => a[i]);
 
 /** The axis times the angle of a rotation, row-major, by its quaternion. */
-function logarithm(r) {
+export function logarithm(r) {
   const [a, b, c, d, e, f, g, h, i] = r;
   const squares = [1 + a + e + i, 1 + a - e - i, 1 - a + e - i, 1 - a - e + i];
   const largest = squares.indexOf(Math.max(...squares));
@@ -210,7 +210,7 @@ function logarithm(r) {
 }
 
 /** The rotation of an axis times an angle, row-major. */
-function rotation(v) {
+export function rotation(v) {
   const angle = Math.hypot(...v), [x, y, z] = v.map((a) => (angle > 0 ? a / angle : 0));
   const c = Math.cos(angle), s = Math.sin(angle), k = 1 - c;
   return [

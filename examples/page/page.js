@@ -1,22 +1,25 @@
-// The page: pictures of a webcam or of the clip -> keypoints (MediaPipe) -> body (kinlmr.js, onnxruntime-web) -> canvas.
+// The page: pictures of a webcam or a file -> keypoints (movenet.js) -> bodies (kinlmr.js) -> canvas, GLB, BVH.
 
-import { FilesetResolver, PoseLandmarker } from "./vision_bundle.mjs";
-import * as ort from "./ort.wasm.min.mjs";
+import { bvh, glb, take } from "./export.js";
 import { convert, inCamera, recover } from "./kinlmr.js";
 import { pose } from "./body.js";
-import { fromTheSide, overVideo, paint } from "./draw.js";
+import { COLORS, fromTheSide, overVideo, paint } from "./draw.js";
+import { movenet } from "./movenet.js";
+import { fileFrames, webcamFrames } from "./sources.js";
 
-const CLIP = { file: "demo.mp4", fps: 30, frames: 150 }; // then the man leaps off his box
-const LOOK = { x: 85, y: 0, width: 320, height: 200, zoom: 2 }; // of the clip, where people are small: around the man
+const PEOPLE = 4; // at most
 const MOST = 8; // steps to catch up with a late frame
-const SHOWN = 0.3, PATIENCE = 1; // seconds without a person: how long the body is drawn, and followed
-const OPACITY = 0.85;
+const FIRM = 0.12; // seconds in succession that make somebody a person
+const NOBODY = Array.from({ length: 17 }, () => [0, 0, 0]);
+const SHOWN = 0.3, PATIENCE = 1; // seconds without keypoints: how long a body is drawn, and followed
+const KEPT = 600; // seconds that are kept for the files
+const LARGEST = 1280, OPACITY = 0.85; // of pictures, the longer side in pixels
 
 const $ = (id) => document.getElementById(id);
 const video = $("video"), front = $("front"), side = $("side");
 const picture = document.createElement("canvas"), overlay = document.createElement("canvas");
 let running = null; // { stopped } of the source that is shown
-let clock = 0; // MediaPipe wants times that only grow, in milliseconds
+let recorded = []; // of each person { number, frames: [{ time, rotations, translation, shape }] }
 
 function say(text, wrong = false) {
   $("status").textContent = text;
@@ -27,35 +30,42 @@ function say(text, wrong = false) {
 
 async function fetched(name) {
   const answer = await fetch(name);
-  if (!answer.ok) throw new Error(`${name} is missing: run python prepare.py in examples/page, and serve the folder dist`);
+  if (!answer.ok) throw new Error(`${name} is missing: run python serve.py in examples/page`);
   return answer;
 }
 
-/** MediaPipe on the graphics card, where there is one; else on the processor. */
-async function findDetector() {
-  const canvas = new OffscreenCanvas(1, 1), gl = canvas.getContext("webgl2");
-  const info = gl?.getExtension("WEBGL_debug_renderer_info");
-  const name = gl ? String(gl.getParameter(info ? info.UNMASKED_RENDERER_WEBGL : gl.RENDERER)) : "none";
-  const delegate = !gl || /swiftshader|llvmpipe|software/i.test(name) ? "CPU" : "GPU";
-  const modelAssetBuffer = new Uint8Array(await (await fetched("pose.task")).arrayBuffer());
-  const files = await FilesetResolver.forVisionTasks("wasm");
-  const options = (chosen) => ({ baseOptions: { modelAssetBuffer, delegate: chosen }, runningMode: "VIDEO", numPoses: 1 });
-  try {
-    return await PoseLandmarker.createFromOptions(files, options(delegate));
-  } catch (error) {
-    if (delegate === "CPU") throw error;
-    return PoseLandmarker.createFromOptions(files, options("CPU"));
-  }
+/** onnxruntime on the graphics card, where the browser has one, else on the processor: { ort, card }. */
+async function findRuntime() {
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+  const card = Boolean(adapter) && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter);
+  const ort = await import(card ? "./ort.webgpu.min.mjs" : "./ort.wasm.min.mjs");
+  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 4) : 1;
+  ort.env.wasm.wasmPaths = new URL("wasm/", location.href).href;
+  return { ort, card };
+}
+
+/** A function that promises the numbers of a MoveNet's people for a picture. It is loaded when it is first wanted. */
+function looking({ ort, card }, name) {
+  let session = null;
+  const create = async () => {
+    const data = new Uint8Array(await (await fetched(`movenet-${name}.onnx`)).arrayBuffer());
+    return ort.InferenceSession.create(data, { executionProviders: card ? ["webgpu", "wasm"] : ["wasm"] });
+  };
+  return async (data, height, width) => {
+    const ready = await (session ??= create());
+    const found = await ready.run({ [ready.inputNames[0]]: new ort.Tensor("uint8", data, [1, height, width, 3]) });
+    return found[ready.outputNames[0]].data;
+  };
 }
 
 async function load() {
-  ort.env.wasm.numThreads = 1; // more need headers that a plain server does not send
-  ort.env.wasm.wasmPaths = new URL("wasm/", location.href).href;
-  const [facts, body, network] = await Promise.all([
+  const [facts, body, network, runtime] = await Promise.all([
     fetched("model.json").then((answer) => answer.json()),
     fetched("body.json").then((answer) => answer.json()),
     fetched("step.onnx").then((answer) => answer.arrayBuffer()),
+    findRuntime(),
   ]);
+  const { ort } = runtime;
   const session = await ort.InferenceSession.create(new Uint8Array(network), { executionProviders: ["wasm"] });
   const tensor = (numbers, shape) => new ort.Tensor("float32", Float32Array.from(numbers), [1, ...shape]);
   const step = async (features, memory) => {
@@ -64,134 +74,133 @@ async function load() {
     return { rotations: rotations.data, shape: shape?.data ?? [], camera: camera?.data, memory: memory_after.data };
   };
   const memory = facts.memory.reduce((a, b) => a * b);
-  return { facts, detector: await findDetector(), model: { body, step, memory, fps: facts.fps, confidence: facts.confidence } };
+  const networks = Object.fromEntries(["multipose", "thunder", "lightning"].map((name) => [name, looking(runtime, name)]));
+  const model = { body, step, memory, fps: facts.fps, confidence: facts.confidence };
+  return { facts, networks, model, card: runtime.card, threads: ort.env.wasm.numThreads };
 }
-
-// ---------------------------------------------------------------------------------------------------------- the sources
-
-/** The clip's frames one after the other, however long each takes: { time in seconds, label }. */
-async function* clipFrames(run) {
-  video.srcObject = null;
-  video.src = URL.createObjectURL(await (await fetched(CLIP.file)).blob()); // a plain server's files cannot be sought in
-  await new Promise((done, failed) => {
-    video.onloadeddata = done;
-    video.onerror = () => failed(new Error("the browser cannot play the clip (demo.mp4, H.264)"));
-  });
-  for (let k = 0; k < CLIP.frames && !run.stopped; k++) {
-    const there = new Promise((done) => video.addEventListener("seeked", done, { once: true }));
-    video.currentTime = (k + 0.5) / CLIP.fps;
-    await there;
-    yield { time: k / CLIP.fps, label: `frame ${k + 1} of ${CLIP.frames}` };
-  }
-}
-
-/** The webcam's newest frame, each time that the last one is done. */
-async function* webcamFrames(run) {
-  if (!navigator.mediaDevices) throw new Error("the browser gives a camera only to pages of localhost or of https");
-  let stream;
-  try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480, frameRate: 30 } });
-  } catch (error) {
-    const why = { NotFoundError: "no camera was found", NotAllowedError: "the camera was not allowed" }[error.name];
-    throw new Error(`${why ?? `the camera did not start (${error.message})`}; the clip works without one`);
-  }
-  try {
-    video.srcObject = stream;
-    await video.play();
-    while (!run.stopped) {
-      yield { time: await nextFrame(), label: "webcam" };
-    }
-  } finally {
-    stream.getTracks().forEach((track) => track.stop());
-  }
-}
-
-/** The time, in seconds, of the next frame that the video shows. */
-function nextFrame() {
-  return new Promise((done) => {
-    if (video.requestVideoFrameCallback) video.requestVideoFrameCallback((now) => done(now / 1000));
-    else requestAnimationFrame((now) => done(now / 1000));
-  });
-}
-
-const DEMO = { frames: clipFrames, look: LOOK }, WEBCAM = { frames: webcamFrames, look: null };
 
 // ------------------------------------------------------------------------------------------------------------- the work
 
 /** Pictures of a source until it ends or another is started. */
-async function show({ facts, detector, model }, { frames, look }, run) {
-  let state = null, before = null, away = 0, count = 0;
-  const begun = performance.now();
-  clock += 1000;
-  const start = clock;
-  for await (const { time, label } of frames(run)) {
+async function show({ facts, networks, model }, frames, run) {
+  const detector = movenet(networks, PEOPLE, $("fast").checked), people = new Map();
+  let before = null, count = 0, begun = null;
+  recorded = [];
+  for await (const { time, label } of frames) {
     if (run.stopped) break;
-    const ticks = before === null ? 1 : Math.min((time - before) * facts.fps, MOST);
-    const t0 = performance.now();
-    clock = Math.max(clock + 1, start + Math.round(1000 * time));
-    const view = look ?? { x: 0, y: 0, width: video.videoWidth, height: video.videoHeight, zoom: 1 };
-    take(view);
-    const found = detect(detector, view);
-    const t1 = performance.now();
-    const points = convert(found ?? facts.detected.map(() => [0, 0, 0]), facts.detected, facts.wanted);
-    away = found || before === null ? 0 : away + time - before;
-    if (away > PATIENCE) state = null;
+    const passed = before === null ? 1 / facts.fps : time - before, t0 = performance.now();
+    begun ??= t0;
     before = time;
-    let seen = null;
-    if (found || state !== null) ({ seen, state } = await recover(model, points, ticks, state));
-    const t2 = performance.now();
-    draw(model.body, away > SHOWN ? null : seen, points, view);
+    const view = look(), found = await detector.detect(view.pixels), t1 = performance.now();
+    follow(people, found, time, passed);
+    for (const person of people.values()) await move(person, model, facts, view, time, passed);
+    const t2 = performance.now(), here = [...people.values()].filter(({ number }) => number !== null);
+    draw(model.body, here, view);
     const t3 = performance.now(), ms = (a, b) => `${Math.round(b - a)} ms`;
     count += 1;
     say(
-      `${label}: ${((1000 * count) / (t3 - begun)).toFixed(1)} frames a second (keypoints ${ms(t0, t1)}, ` +
-        `body ${ms(t1, t2)}, drawing ${ms(t2, t3)})${found ? "" : "; nobody is seen"}`,
+      `${label}, people: ${here.length}; ${((1000 * count) / (t3 - begun)).toFixed(1)} frames a second ` +
+        `(keypoints ${ms(t0, t1)}, bodies ${ms(t1, t2)}, drawing ${ms(t2, t3)})`,
     );
-    document.dispatchEvent(new CustomEvent("recovered", { detail: { time, ticks, points, seen } }));
+    const told = here.map(({ number, points, seen }) => ({ number, points, seen }));
+    document.dispatchEvent(new CustomEvent("recovered", { detail: { time, people: told } }));
     await new Promise((done) => setTimeout(done)); // lets the browser show it
   }
 }
 
-/** Puts what is to be seen of the video's frame on the canvas `picture`. */
-function take({ x, y, width, height, zoom }) {
-  for (const canvas of [picture, overlay, front]) [canvas.width, canvas.height] = [zoom * width, zoom * height];
+/** The video's frame on the canvas `picture`: its pixels for the detector, and the sizes. */
+function look() {
+  const { videoWidth: width, videoHeight: height } = video, shrink = Math.min(1, LARGEST / Math.max(width, height));
+  const zoom = LARGEST / Math.max(width, height) / shrink; // of the canvas that is shown
+  [picture.width, picture.height] = [Math.round(width * shrink), Math.round(height * shrink)];
+  for (const canvas of [overlay, front]) [canvas.width, canvas.height] = [picture.width * zoom, picture.height * zoom];
   side.width = side.height = front.height;
-  picture.getContext("2d").drawImage(video, x, y, width, height, 0, 0, picture.width, picture.height);
+  const context = picture.getContext("2d", { willReadFrequently: true });
+  context.drawImage(video, 0, 0, picture.width, picture.height);
+  return { zoom, size: [picture.width, picture.height], pixels: context.getImageData(0, 0, picture.width, picture.height) };
 }
 
-/** MediaPipe's 33 keypoints [x, y, visibility] in pixels of the video; null where it sees nobody. */
-function detect(detector, { x, y, width, height }) {
-  const marks = detector.detectForVideo(picture, clock).landmarks[0];
-  return marks ? marks.map((mark) => [x + width * mark.x, y + height * mark.y, mark.visibility]) : null;
+/** Who is who: whom the detector follows, until they were away for a second. */
+function follow(people, found, time, passed) {
+  for (const [id, person] of people) {
+    const now = found.find((one) => one.person.id === id)?.keypoints;
+    Object.assign(person, { found: now ?? NOBODY, away: now ? 0 : person.away + passed });
+    if (person.away > (person.number === null ? 0 : PATIENCE)) people.delete(id);
+  }
+  for (const { person, keypoints } of found)
+    if (!people.has(person.id))
+      people.set(person.id, { number: null, since: time, state: null, seen: null, found: keypoints, away: 0 });
 }
 
-function draw(body, seen, points, { x, y, zoom }) {
-  const context = front.getContext("2d"), over = overlay.getContext("2d");
-  context.drawImage(picture, 0, 0);
-  if (seen === null || !(seen.box[2] > 0)) return;
-  const { vertices } = pose(body, seen.rotations, seen.shape, { vertices: true });
-  over.setTransform(zoom, 0, 0, zoom, -zoom * x, -zoom * y);
-  paint(over, overVideo(vertices, seen.camera, seen.box), body.mesh.faces);
+/** The body of a person in this frame, remembered for the files. */
+async function move(person, model, facts, { size }, time, passed) {
+  if (person.number === null) {
+    if (time - person.since < FIRM) return;
+    Object.assign(person, { number: recorded.length, frames: [] });
+    recorded.push(person);
+  }
+  const ticks = Math.min(passed * facts.fps, MOST);
+  person.points = convert(person.found, facts.detected, facts.wanted);
+  const { seen, state } = await recover(model, person.points, ticks, person.state);
+  Object.assign(person, { seen, state });
+  if (!(seen.box[2] > 0)) return;
+  const { rotations, translation } = inCamera(model.body, seen, size, Math.hypot(...size));
+  person.inCamera = { rotations, translation };
+  person.frames.push({ time, rotations: Float32Array.from(rotations), translation, shape: Array.from(seen.shape) });
+  while (person.frames[0].time < time - KEPT) person.frames.shift();
+}
+
+function draw(body, people, { zoom }) {
+  const context = front.getContext("2d"), over = overlay.getContext("2d"), beside = side.getContext("2d");
+  context.drawImage(picture, 0, 0, front.width, front.height);
+  const shown = people.filter(({ seen, away }) => seen?.box[2] > 0 && away <= SHOWN);
+  const [layer, profile] = [over.createImageData(front.width, front.height), beside.createImageData(side.width, side.height)];
+  const width = side.width / Math.max(shown.length, 1), pixelsPerMetre = Math.min(side.height / 2.4, width / 1.1);
+  const nearest = (one, two) => two.inCamera.translation[2] - one.inCamera.translation[2]; // is painted last
+  for (const { seen, inCamera: turned, number } of [...shown].sort(nearest)) {
+    const color = COLORS[number % COLORS.length];
+    const { vertices } = pose(body, seen.rotations, seen.shape, { vertices: true });
+    paint(layer, overVideo(vertices, seen.camera, seen.box, zoom), body.mesh.faces, color);
+    const { joints, vertices: all } = pose(body, turned.rotations, seen.shape, { vertices: true });
+    const x = width * (shown.findIndex((one) => one.seen === seen) + 0.5), root = joints[body.parents.indexOf(-1)];
+    paint(profile, fromTheSide(all, root, x, side.height, pixelsPerMetre), body.mesh.faces, color);
+  }
+  over.putImageData(layer, 0, 0);
+  beside.putImageData(profile, 0, 0);
   context.globalAlpha = OPACITY;
   context.drawImage(overlay, 0, 0);
   context.globalAlpha = 1;
-  context.setTransform(over.getTransform());
   context.fillStyle = "#e8593c"; // the keypoints that were found
-  for (const [u, v, sure] of points) if (sure > 0.3) context.fillRect(u - 2 / zoom, v - 2 / zoom, 4 / zoom, 4 / zoom);
-  const size = [video.videoWidth, video.videoHeight], turned = inCamera(body, seen, size, Math.hypot(...size));
-  const { joints, vertices: turnedVertices } = pose(body, turned.rotations, seen.shape, { vertices: true });
-  const root = joints[body.parents.indexOf(-1)];
-  paint(side.getContext("2d"), fromTheSide(turnedVertices, root, side), body.mesh.faces);
+  for (const { points } of shown)
+    for (const [u, v, sure] of points) if (sure > 0.3) context.fillRect(zoom * u - 2, zoom * v - 2, 4, 4);
 }
 
-async function start(loaded, source) {
+// ----------------------------------------------------------------------------------------------------------- the buttons
+
+/** Everybody who was seen, as takes of the model's clock. */
+function takes({ model }) {
+  return recorded.filter(({ frames }) => frames.length).map(({ frames }) => take(model.body, frames, model.fps));
+}
+
+function save(name, content, type) {
+  const link = document.createElement("a");
+  Object.assign(link, { href: URL.createObjectURL(new Blob([content], { type })), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+async function start(loaded, frames, mirrored) {
   if (running) running.stopped = true;
   const run = (running = { stopped: false });
-  const busy = (now) => [$("webcam").disabled, $("clip").disabled, $("stop").disabled] = [now, now, !now];
+  const busy = (now) => {
+    for (const id of ["webcam", "file", "clip", "fast"]) $(id).disabled = now;
+    $("stop").disabled = !now;
+    $("glb").disabled = $("bvh").disabled = now || !recorded.some((person) => person.frames.length);
+  };
   busy(true);
-  front.classList.toggle("mirrored", source === WEBCAM);
+  front.classList.toggle("mirrored", mirrored);
   try {
-    await show(loaded, source, run);
+    await show(loaded, frames(run), run);
   } catch (error) {
     say(`Sorry: ${error.message}.`, true);
   }
@@ -200,11 +209,22 @@ async function start(loaded, source) {
 
 say("Loading the models…");
 try {
-  const loaded = await load();
-  say("Ready.");
-  $("clip").onclick = () => start(loaded, DEMO);
-  $("webcam").onclick = () => start(loaded, WEBCAM);
+  const loaded = await load(), { body } = loaded.model;
+  say(`Ready, on ${loaded.card ? "the graphics card" : `the processor, threads: ${loaded.threads}`}.`);
+  $("webcam").onclick = () => start(loaded, (run) => webcamFrames(video, run), true);
+  $("clip").onclick = async () => {
+    const clip = await (await fetched("demo.mp4")).blob();
+    await start(loaded, (run) => fileFrames(video, clip, run), false);
+  };
+  $("file").onchange = async ({ target }) => {
+    const [file] = target.files;
+    if (file) await start(loaded, (run) => fileFrames(video, file, run), false);
+    target.value = "";
+  };
   $("stop").onclick = () => (running.stopped = true);
+  $("glb").onclick = () => save("people.glb", glb(body, takes(loaded)), "model/gltf-binary");
+  $("bvh").onclick = () => takes(loaded).forEach((one, k) => save(`person${k + 1}.bvh`, bvh(body, one), "text/plain"));
+  for (const id of ["webcam", "file", "clip"]) $(id).disabled = false;
 } catch (error) {
   say(`Sorry: ${error.message}.`, true);
 }

@@ -1,59 +1,60 @@
-// The page in headless Chromium: the clip and a webcam make a body that moves, nothing is asked of another machine, and
-// what is missing is told in plain words. Takes a few minutes without a graphics card.
+// The page in headless Chromium: the demo clip, a file and a webcam make bodies that move, GLB and BVH are saved, nothing is
+// asked of another machine, and what is missing is told in plain words. Takes minutes without a graphics card.
 //
-//   node test.mjs [--chromium FILE] [--picture FILE] [--numbers FILE]
+//   npm ci && node test.mjs [--chromium FILE] [--python FILE] [--out FOLDER] [--frames N] [--picture FILE --at N]
 //
-// --picture writes a screenshot, --numbers every frame's keypoints and recovery of the clip as JSON.
+// --out keeps people.glb, person1.bvh and numbers.json: every frame's time, keypoints and recoveries of the clip.
+// --picture takes a screenshot of the clip's frame --at.
 
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
-import { createServer } from "node:http";
+import { spawn } from "node:child_process";
+import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join, normalize } from "node:path";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { chromium } from "playwright-core";
 
+const text = (value) => ({ type: "string", ...(value && { default: value }) });
 const { values: given } = parseArgs({
-  options: { chromium: { type: "string", default: "/usr/bin/chromium" }, picture: { type: "string" }, numbers: { type: "string" } },
+  options: {
+    chromium: text("/usr/bin/chromium"), python: text("python3"), out: text(mkdtempSync(join(tmpdir(), "kinlmr-"))),
+    frames: text("24"), picture: text(), at: text("20"),
+  },
 });
-const DIST = new URL("dist/", import.meta.url).pathname, FRAMES = 36, ARMS_UP = 20;
-const KINDS = { html: "text/html", js: "text/javascript", mjs: "text/javascript", mp4: "video/mp4", wasm: "application/wasm", json: "application/json" };
+const HERE = import.meta.dirname ?? new URL(".", import.meta.url).pathname, LONG = { timeout: 900_000 };
+const PLAIN = [
+  "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync",
+  "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
+];
+mkdirSync(given.out, { recursive: true });
 
-const server = createServer((request, answer) => {
-  const name = normalize(new URL(request.url, "http://localhost").pathname).replace(/\/$/, "/index.html");
-  try {
-    const content = readFileSync(join(DIST, name));
-    answer.setHeader("content-type", KINDS[name.split(".").pop()] ?? "application/octet-stream");
-    answer.end(content);
-  } catch {
-    answer.writeHead(404).end();
-  }
+const server = spawn(given.python, [join(HERE, "serve.py"), "--port", "0"], { stdio: ["ignore", "pipe", "inherit"] });
+const address = await new Promise((done, failed) => {
+  createInterface({ input: server.stdout }).on("line", (line) => line.startsWith("http") && done(line.split(" ")[0]));
+  server.on("exit", () => failed(new Error("serve.py ended")));
 });
-await new Promise((done) => server.listen(0, "localhost", done));
-const address = `http://localhost:${server.address().port}/`;
 
-/** A page in a browser of its own, with these flags; `work` gets it when it has loaded. */
-async function browse(flags, work, missing = null) {
-  const plain = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"];
-  const browser = await chromium.launch({
-    executablePath: given.chromium, headless: true, args: ["--no-sandbox", "--disable-component-update", ...plain, ...flags],
-  });
-  const page = await browser.newPage({ viewport: { width: 1180, height: 700 } });
+/** A browser with these flags; `work` gets a function that opens the page. */
+async function browse(flags, work) {
+  const browser = await chromium.launch({ executablePath: given.chromium, headless: true, args: [...PLAIN, ...flags] });
   const foreign = [], errors = [];
-  page.on("request", (request) => /^(http:\/\/localhost:|data:|blob:)/.test(request.url()) || foreign.push(request.url()));
-  page.on("pageerror", (error) => errors.push(error.message));
-  if (missing) await page.route(`**/${missing}`, (route) => route.fulfill({ status: 404 }));
-  await page.addInitScript(() => {
-    window.seen = [];
-    document.addEventListener("recovered", ({ detail: { seen, ...rest } }) => {
-      const plain = seen && Object.fromEntries(Object.entries(seen).map(([name, row]) => [name, Array.from(row)]));
-      window.seen.push({ ...rest, seen: plain });
+  const open = async (missing = null) => {
+    const page = await browser.newPage({ viewport: { width: 1180, height: 700 } });
+    page.on("request", (request) => /^(http:\/\/localhost:|data:|blob:)/.test(request.url()) || foreign.push(request.url()));
+    page.on("pageerror", (error) => errors.push(error.message));
+    if (missing) await page.route(`**/${missing}`, (route) => route.fulfill({ status: 404 }));
+    await page.addInitScript(() => {
+      window.seen = [];
+      const plain = (_, value) => (ArrayBuffer.isView(value) ? Array.from(value) : value);
+      document.addEventListener("recovered", ({ detail }) => window.seen.push(JSON.parse(JSON.stringify(detail, plain))));
     });
-  });
-  try {
     await page.goto(address);
-    await page.waitForFunction(() => /Ready|Sorry/.test(document.getElementById("status").textContent), null, { timeout: 240_000 });
-    await work(page);
+    await page.waitForFunction(() => /Ready|Sorry/.test(document.getElementById("status").textContent), null, LONG);
+    return page;
+  };
+  try {
+    await work(open);
     assert.deepEqual(errors, []);
     assert.deepEqual(foreign, [], "the page asked another machine");
   } finally {
@@ -63,76 +64,93 @@ async function browse(flags, work, missing = null) {
 
 const told = (page) => page.textContent("#status");
 const drawn = (page) => page.evaluate(() => ["front", "side"].map((id) => document.getElementById(id).toDataURL()));
+const until = (page, frames) => page.waitForFunction((count) => window.seen.length >= count, frames, LONG);
 
-/** Frames until there are so many; a body stands in nearly all of them, and moves. */
+async function stopped(page) {
+  await page.click("#stop");
+  await page.waitForFunction(() => document.getElementById("stop").disabled, null, LONG);
+}
+
+/** Frames until there are so many; the pictures change, somebody is in most of them, and turns by more than `least`. */
 async function moves(page, frames, least) {
-  await page.waitForFunction((count) => window.seen.length >= 2 || count < 2, frames, { timeout: 240_000 });
+  await until(page, 6);
   const before = await drawn(page);
-  await page.waitForFunction((count) => window.seen.length >= count, frames, { timeout: 600_000 });
+  await until(page, frames);
   const after = await drawn(page);
   before.forEach((picture, k) => assert.notEqual(picture, after[k], "the picture stands still"));
-  const rows = await page.evaluate(() => window.seen);
-  const found = rows.filter(({ seen }) => seen && seen.box[2] > 0);
-  assert.ok(found.length > 0.8 * rows.length, `a body in ${found.length} of ${rows.length} frames`);
+  const rows = await page.evaluate(() => window.seen), found = rows.flatMap(({ people }) => people);
+  assert.ok(rows.filter(({ people }) => people.length).length > 0.5 * rows.length, "a body in too few frames");
   assert.ok(found.every(({ seen }) => Object.values(seen).flat().every(Number.isFinite)));
+  const first = found.filter(({ number }) => number === found[0].number);
   const spread = found[0].seen.rotations.map((_, i) => {
-    const values = found.map(({ seen }) => seen.rotations[i]);
+    const values = first.map(({ seen }) => seen.rotations[i]);
     return Math.max(...values) - Math.min(...values);
   });
   assert.ok(Math.max(...spread) > least, `rotations change by ${Math.max(...spread)}`);
-  console.log(`  ${found.length} of ${rows.length} frames with a body; ${await told(page)}`);
+  console.log(`  ${found.length} bodies in ${rows.length} frames; ${await told(page)}`);
   return rows;
 }
 
-const camera = join(mkdtempSync(join(tmpdir(), "kinlmr-")), "camera.mjpeg");
+/** So many files that a button saves. */
+async function saved(page, button, count) {
+  const files = [], note = (file) => files.push(file);
+  page.on("download", note);
+  await page.click(button);
+  for (let k = 0; k < 100 && files.length < count; k++) await new Promise((done) => setTimeout(done, 200));
+  page.off("download", note);
+  assert.equal(files.length, count, `${button} saves ${files.length} files`);
+  for (const file of files) await file.saveAs(join(given.out, file.suggestedFilename()));
+}
 
-console.log("the clip");
-await browse([], async (page) => {
-  assert.equal(await told(page), "Ready.");
-  await page.click("#clip");
-  if (given.picture) {
-    await page.waitForFunction((count) => window.seen.length >= count, ARMS_UP, { timeout: 600_000 });
-    await page.screenshot({ path: given.picture, ...(given.picture.endsWith("jpg") ? { type: "jpeg", quality: 85 } : {}) });
-  }
-  const rows = await moves(page, FRAMES, 1);
-  assert.ok(rows.every(({ ticks }) => Math.abs(ticks - 1) < 1e-6));
-  await page.click("#stop");
-  if (given.numbers) writeFileSync(given.numbers, JSON.stringify(rows));
-  const jpegs = await page.evaluate(async () => {
-    const video = document.getElementById("video"), canvas = document.createElement("canvas"), found = [];
-    [canvas.width, canvas.height] = [640, 400];
-    for (let k = 0; k < 60; k++) {
-      const there = new Promise((done) => video.addEventListener("seeked", done, { once: true }));
-      video.currentTime = (k + 0.5) / 30;
-      await there;
-      canvas.getContext("2d").drawImage(video, 85, 0, 320, 200, 0, 0, 640, 400);
-      found.push(canvas.toDataURL("image/jpeg", 0.9).split(",")[1]);
+try {
+  await browse([], async (open) => {
+    console.log("the clip");
+    const page = await open();
+    console.log(`  ${await told(page)}`);
+    await page.click("#clip");
+    if (given.picture) {
+      await until(page, Number(given.at));
+      await page.screenshot({ path: given.picture, ...(given.picture.endsWith("jpg") ? { type: "jpeg", quality: 80 } : {}) });
     }
-    return found;
+    const rows = await moves(page, Number(given.frames), 0.3);
+    rows.forEach(({ time }, k) => assert.ok(Math.abs(time - k / 30) < 1e-3, `frame ${k} at ${time} s`));
+    await stopped(page);
+    const all = await page.evaluate(() => window.seen);
+    writeFileSync(join(given.out, "numbers.json"), JSON.stringify(all));
+    await saved(page, "#glb", 1);
+    await saved(page, "#bvh", new Set(all.flatMap(({ people }) => people.map(({ number }) => number))).size);
+
+    console.log("a file, faster");
+    await page.evaluate(() => (window.seen = []));
+    await page.check("#fast");
+    await page.setInputFiles("#file", join(HERE, "../../kinlmr/video/data/demo.mp4"));
+    await moves(page, 12, 0.1);
+    await stopped(page);
+
+    console.log("no camera, no video");
+    await page.click("#webcam");
+    await page.waitForFunction(() => /Sorry/.test(document.getElementById("status").textContent));
+    assert.match(await told(page), /^Sorry: .*camera.*; a file works without one\.$/);
+    await page.setInputFiles("#file", { name: "notes.mp4", mimeType: "video/mp4", buffer: Buffer.from("notes") });
+    await page.waitForFunction(() => /notes/.test(document.getElementById("status").textContent));
+    assert.match(await told(page), /^Sorry: the browser cannot play notes\.mp4/);
+    assert.match(await told(await open("step.onnx")), /^Sorry: step\.onnx is missing: run python serve\.py/);
   });
-  writeFileSync(camera, Buffer.concat(jpegs.map((text) => Buffer.from(text, "base64"))));
-});
 
-console.log("a webcam that shows the clip");
-const fake = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"];
-await browse([...fake, `--use-file-for-fake-video-capture=${camera}`], async (page) => {
-  await page.click("#webcam");
-  await moves(page, 12, 0.1);
-});
-
-console.log("no camera");
-await browse([], async (page) => {
-  await page.click("#webcam");
-  await page.waitForFunction(() => /Sorry/.test(document.getElementById("status").textContent));
-  assert.match(await told(page), /^Sorry: .*camera.*; the clip works without one\.$/);
-  console.log(`  ${await told(page)}`);
-});
-
-console.log("no network");
-await browse([], async (page) => {
-  assert.match(await told(page), /^Sorry: step\.onnx is missing: run python prepare\.py/);
-  console.log(`  ${await told(page)}`);
-}, "step.onnx");
-
-server.close();
-console.log("passed");
+  console.log("a webcam, whose picture is Chromium's own: nobody");
+  await browse(["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"], async (open) => {
+    const page = await open();
+    await page.check("#fast");
+    await page.click("#webcam");
+    await until(page, 4);
+    assert.match(await told(page), /^webcam, people: 0;/);
+    const times = await page.evaluate(() => window.seen.map(({ time }) => time));
+    times.slice(1).forEach((time, k) => assert.ok(time > times[k]));
+    await stopped(page);
+    console.log(`  ${await told(page)}`);
+  });
+  console.log("passed");
+} finally {
+  server.removeAllListeners("exit");
+  server.kill();
+}

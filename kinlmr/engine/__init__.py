@@ -1,6 +1,7 @@
 """How the model is fast: it computes what `kinlmr.reference` computes. Imports the kernels, nothing else of kinlmr."""
 
 from kinlmr.engine.cells import CELLS, Cell
+from kinlmr.engine.live import Snapshot, frame, snapshot
 from kinlmr.engine.nodes import Node, RecurrentNode, ShapeNode
 from kinlmr.engine.schedule import Schedule, compile_schedule
 from kinlmr.engine.sweep import choose_block, run
@@ -12,7 +13,10 @@ __all__ = [
     "RecurrentNode",
     "Schedule",
     "ShapeNode",
+    "Snapshot",
     "choose_block",
     "compile_schedule",
+    "frame",
     "run",
+    "snapshot",
 ]

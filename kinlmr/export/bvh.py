@@ -96,7 +96,7 @@ def _on_rig(rig: rigs.Rig, take: Take) -> Moving:
     """Somebody on the skeleton of a file."""
     rest, root = take.rest(), take.body.root
     rotations, position = rigs.posed(rig, take.body, take.rotations, take.translation + rest[root])
-    positions = {rig.parents.index(-1): np.zeros_like(position)} | {rig.root: position}
+    positions = {rig.parents.index(-1): np.zeros_like(position)} | {rig.root: rigs.within(rig.above, position)}
     offsets = rig.offsets.copy()
     offsets[list(positions)] = 0  # to some tools positions are added to it
     return Moving(rig.names, rig.parents, offsets, rig.ends, torch.from_numpy(rotations), positions)

@@ -27,7 +27,7 @@ class Person(NamedTuple):
     rest: Array  # joints (J, 3) of the pose that vertices are in
     vertices: Array  # (N, 3)
     normals: Array  # (N, 3)
-    faces: Array  # (F, 3)
+    faces: Array  # (F, 3); none: a skeleton without a mesh
     influences: Array  # (N, 4), joints by number
     weights: Array  # (N, 4), each row's sum one
     rotations: Array  # (T, J, 4), relative to the parent
@@ -82,15 +82,22 @@ def motion() -> list[dict[str, Any]]:
     return [{"name": "motion", "samplers": [], "channels": []}]
 
 
-def pack(people: Sequence[Person]) -> bytes:
-    """The file: per person a node, and under it a skeleton; a mesh, a skin and a material; one animation for all."""
+def pack(people: Sequence[Person], bones: Sequence[str] = ()) -> bytes:
+    """The file: per person a node, and under it a skeleton; a mesh, a skin and a material; one animation for all.
+
+    bones: joints of one person that VRMC_vrm_animation is to name: the file of an animation for VRM, .vrma.
+    """
     content: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": "kinlmr"}, "scene": 0, "scenes": [{"nodes": []}],
-        "nodes": [], "meshes": [], "skins": [], "materials": [], "animations": motion(),
+        "nodes": [], "animations": motion(),
     }  # fmt: skip
     buffer = Buffer(content)
     for person in people:
         _add(person, content, buffer)
+    if bones:
+        human = {name: {"node": people[0].joints.index(name)} for name in bones}
+        content["extensionsUsed"] = ["VRMC_vrm_animation"]
+        content["extensions"] = {"VRMC_vrm_animation": {"specVersion": "1.0", "humanoid": {"humanBones": human}}}
     return buffer.packed()
 
 
@@ -107,17 +114,36 @@ def _add(person: Person, content: dict[str, Any], buffer: Buffer) -> None:
             node["children"] = children
         content["nodes"].append(node)
     content["nodes"].append({"name": person.name, "children": [first + root]})
-    skinned = {"name": f"{person.name}_mesh", "mesh": len(content["meshes"]), "skin": len(content["skins"])}
+    content["scenes"][0]["nodes"].append(first + count)
+    if len(person.faces):
+        _add_mesh(person, content, buffer, first)
+
+    times = buffer.accessor(person.times, "f4", bounds=True)
+    buffer.animate(first + root, "translation", times, person.root)
+    for joint in range(count):
+        buffer.animate(first + joint, "rotation", times, person.rotations[:, joint])
+    if len(person.faces) and person.times[0] > 0:  # a scale of zero hides
+        shown = buffer.accessor(np.array([0.0, person.times[0]]), "f4", bounds=True)
+        buffer.animate(first + count, "scale", shown, np.array([[0.0] * 3, [1.0] * 3]), "STEP")
+
+
+def _add_mesh(person: Person, content: dict[str, Any], buffer: Buffer, first: int) -> None:
+    """The mesh on the joints whose nodes begin with ``first``, in a node of its own, for a skin hangs on its joints."""
+    count, meshes, skins, materials = (
+        len(person.joints),
+        *(content.setdefault(key, []) for key in ("meshes", "skins", "materials")),
+    )
+    content["scenes"][0]["nodes"].append(len(content["nodes"]))
+    skinned = {"name": f"{person.name}_mesh", "mesh": len(meshes), "skin": len(skins)}
     content["nodes"].append(skinned)
-    content["scenes"][0]["nodes"] += [first + count, first + count + 1]
 
     bind = np.tile(np.eye(4), (count, 1, 1))
-    bind[:, 3, :3] = -rest  # by columns: the translation is the last row
-    skin = {"joints": list(range(first, first + count)), "skeleton": first + root}
-    content["skins"].append({**skin, "inverseBindMatrices": buffer.accessor(bind, "f4")})
+    bind[:, 3, :3] = -person.rest  # by columns: the translation is the last row
+    skin = {"joints": list(range(first, first + count)), "skeleton": first + person.parents.index(-1)}
+    skins.append({**skin, "inverseBindMatrices": buffer.accessor(bind, "f4")})
     paint = {"baseColorFactor": [*person.color, 1.0], "metallicFactor": 0.0, "roughnessFactor": 0.7}
-    content["materials"].append({"name": person.name, "pbrMetallicRoughness": paint})
-    content["meshes"].append({"name": person.name, "primitives": [{
+    materials.append({"name": person.name, "pbrMetallicRoughness": paint})
+    meshes.append({"name": person.name, "primitives": [{
         "attributes": {
             "POSITION": buffer.accessor(person.vertices, "f4", VERTICES, bounds=True),
             "NORMAL": buffer.accessor(person.normals, "f4", VERTICES),
@@ -125,13 +151,5 @@ def _add(person: Person, content: dict[str, Any], buffer: Buffer) -> None:
             "WEIGHTS_0": buffer.accessor(person.weights, "f4", VERTICES),
         },
         "indices": buffer.accessor(person.faces.ravel(), "u2" if len(person.vertices) < 65536 else "u4", INDICES),
-        "material": len(content["materials"]) - 1,
+        "material": len(materials) - 1,
     }]})  # fmt: skip
-
-    times = buffer.accessor(person.times, "f4", bounds=True)
-    buffer.animate(first + root, "translation", times, person.root)
-    for joint in range(count):
-        buffer.animate(first + joint, "rotation", times, person.rotations[:, joint])
-    if person.times[0] > 0:  # a scale of zero hides (section 3.5.3)
-        shown = buffer.accessor(np.array([0.0, person.times[0]]), "f4", bounds=True)
-        buffer.animate(first + count, "scale", shown, np.array([[0.0] * 3, [1.0] * 3]), "STEP")

@@ -14,7 +14,7 @@ from einops import rearrange
 
 from kinlmr.body import Body, normals
 from kinlmr.export import glb
-from kinlmr.export.rigs import renamed_joints, rig_of
+from kinlmr.export.rigs import RIGS, renamed_joints, rig_of
 from kinlmr.export.takes import Take, each, takes
 from kinlmr.files import Array, write_atomic
 from kinlmr.motion import rigs
@@ -37,11 +37,16 @@ def save_glb(
     rig      "mixamo", "unreal" or "vrm": those bone names, on this body's T-pose; or a .glb or .vrm file: a copy of it,
              whose character moves so that its limbs point where the body's do, its other animations left out; of
              several people a file each
-    Several people are one file, each under a node of its own: rotations a list, one (T, J, 3, 3) each, of lengths of
+    A path that ends in .vrma becomes an animation for VRM, of a skeleton alone; of several people a file each.
+    Several people are one GLB, each under a node of its own: rotations a list, one (T, J, 3, 3) each, of lengths of
     their own; shape, translation and start then lists as long, or None and one number; body one for all, or a list too.
     """
     kind, more = rig_of(path, rig), {"start": start, **camera}
-    if not isinstance(kind, Path):
+    if Path(path).suffix.lower() == ".vrma":
+        if kind not in (None, "vrm"):
+            raise ValueError(f"{os.fspath(path)}: rig is {kind}, but a .vrma is for the rig vrm: leave it out")
+        each(_write_vrma, path, ".vrma", body, rotations, shape, translation, fps, **more)
+    elif not isinstance(kind, Path):
         people = takes(path, ".glb", body, rotations, shape, translation, fps, **more)
         many = len(people) > 1 or isinstance(rotations, list)
         names = [f"person{k + 1}" if many else "person" for k in range(len(people))]
@@ -61,12 +66,18 @@ def _quaternions(rotations: Any) -> Array:
     return np.roll(continuous_quaternions(matrix_to_quaternion(torch.as_tensor(rotations))).numpy(), -1, -1)
 
 
+def _vertices(given: Take) -> Array:
+    """Of the T-pose (N, 3)."""
+    body = given.body
+    flat = body.template + given.shape @ body.basis[body.pose_width :][: len(given.shape)]
+    return rearrange(flat, "(c n) -> n c", c=3).numpy()
+
+
 def _person(name: str, given: Take, joints: Sequence[str], color: tuple[float, float, float]) -> glb.Person:
     body = given.body
     if body.faces is None:
         raise ValueError(f"body {body.name!r} has no faces; a mesh needs some")
-    flat = body.template + given.shape @ body.basis[body.pose_width :][: len(given.shape)]
-    vertices, faces = rearrange(flat, "(c n) -> n c", c=3).numpy(), body.faces.cpu().numpy()
+    vertices, faces = _vertices(given), body.faces.cpu().numpy()
     outwards = normals(vertices, faces)
     outwards[~outwards.any(1)] = (0, 0, 1)  # a vertex without a face
     weights, influences = (x.numpy() for x in rearrange(body.weights, "j n -> n j").topk(min(4, len(body.joints))))
@@ -78,6 +89,19 @@ def _person(name: str, given: Take, joints: Sequence[str], color: tuple[float, f
         weights / weights.sum(1, keepdims=True), quaternions, given.translation.numpy() + rest[body.root],
         (given.start + np.arange(len(quaternions))) / given.fps, color,
     )  # fmt: skip
+
+
+def _write_vrma(path: Path, take: Take) -> None:
+    """An animation for VRM, the bones that it names in a T-pose at rest: readers measure how high its hips stand."""
+    joints, none = renamed_joints(take.body, "vrm"), np.zeros((0, 3))
+    quaternions, rest = _quaternions(take.rotations), take.rest().numpy()
+    times = (take.start + np.arange(len(quaternions))) / take.fps
+    root = take.translation.numpy() + rest[take.body.root]
+    rest = rest - [0, _vertices(take)[:, 1].min(), 0]
+    person = glb.Person(
+        "person", joints, take.body.parents, rest, none, none, none, none, none, quaternions, root, times, COLORS[0]
+    )
+    write_atomic(path, glb.pack([person], [name for name in RIGS["vrm"][1].values() if name in joints]))
 
 
 def _character(path: Path, take: Take) -> bytes:
@@ -95,6 +119,8 @@ def _character(path: Path, take: Take) -> bytes:
     for i in rig.joints.values():
         _as_parts(content["nodes"][rig.file.nodes[i]])
         buffer.animate(rig.file.nodes[i], "rotation", times, _quaternions(rotations[:, [i]])[:, 0])
+    above = rig.parents[rig.root]
+    root = root if above < 0 else rigs.within(rig.file.world[above], root)
     buffer.animate(rig.file.nodes[rig.root], "translation", times, root)
     return buffer.packed()
 

@@ -9,23 +9,12 @@ from kinlmr.body import Body
 from kinlmr.files import nearest
 from kinlmr.motion import DIALECTS, plain_names
 
-_SIDES = ("left", "right")
-_UNREAL = {"pelvis": "pelvis", "spine1": "spine_01", "spine2": "spine_02", "spine3": "spine_03", "neck": "neck_01",
-           "head": "head"}  # fmt: skip
-_VRM = {"pelvis": "hips", "spine1": "spine", "spine2": "chest", "spine3": "upperChest", "neck": "neck", "head": "head"}
-_LIMBS = {  # SMPL's: Unreal's, VRM's
-    "collar": ("clavicle", "Shoulder"), "shoulder": ("upperarm", "UpperArm"), "elbow": ("lowerarm", "LowerArm"),
-    "wrist": ("hand", "Hand"), "hand": ("middle_01", "MiddleProximal"), "hip": ("thigh", "UpperLeg"),
-    "knee": ("calf", "LowerLeg"), "ankle": ("foot", "Foot"), "foot": ("ball", "Toes"),
-}  # fmt: skip
-# By rig: units a metre, and the bone of each of SMPL's joints. SMPL's hand lies where the middle finger begins.
+# By rig: units a metre, and the bone of each of SMPL's joints.
 RIGS = {
     "mixamo": (100.0, {joint: f"mixamorig:{name}" for joint, name in DIALECTS["mixamo"].items()}
-               | {f"{side}_hand": f"mixamorig:{side.title()}HandMiddle1" for side in _SIDES}),
-    "unreal": (100.0, _UNREAL | {f"{side}_{joint}": f"{bone}_{side[0]}"
-                                 for side in _SIDES for joint, (bone, _) in _LIMBS.items()}),
-    "vrm": (1.0, _VRM | {f"{side}_{joint}": f"{side}{bone}"
-                         for side in _SIDES for joint, (_, bone) in _LIMBS.items()}),
+               | {f"{side}_hand": f"mixamorig:{side.title()}HandMiddle1" for side in ("left", "right")}),
+    "unreal": (100.0, DIALECTS["unreal"]),
+    "vrm": (1.0, DIALECTS["vrm"]),
 }  # fmt: skip
 
 

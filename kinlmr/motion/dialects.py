@@ -15,12 +15,23 @@ SIDES = ("left", "right")
 _LIMBS = {"hip": "UpLeg", "knee": "Leg", "ankle": "Foot", "foot": "ToeBase", "collar": "Shoulder", "shoulder": "Arm",
           "elbow": "ForeArm", "wrist": "Hand"}  # fmt: skip
 _BOTH = {f"{side}_{joint}": f"{side.title()}{name}" for side in SIDES for joint, name in _LIMBS.items()}
-# Two makers' names in full, to build `names=` of one's own from.
+_TRUNK = "pelvis", "spine1", "spine2", "spine3", "neck", "head"
+_UNREAL = dict(zip(_TRUNK, ("pelvis", "spine_01", "spine_02", "spine_03", "neck_01", "head"), strict=True))
+_VRM = dict(zip(_TRUNK, ("hips", "spine", "chest", "upperChest", "neck", "head"), strict=True))
+_MORE = {  # Unreal's and VRM's; SMPL's hand lies where the middle finger begins
+    "collar": ("clavicle", "Shoulder"), "shoulder": ("upperarm", "UpperArm"), "elbow": ("lowerarm", "LowerArm"),
+    "wrist": ("hand", "Hand"), "hand": ("middle_01", "MiddleProximal"), "hip": ("thigh", "UpperLeg"),
+    "knee": ("calf", "LowerLeg"), "ankle": ("foot", "Foot"), "foot": ("ball", "Toes"),
+}  # fmt: skip
+# Makers' names in full, to build `names=` of one's own from.
 DIALECTS = {
     "cmu": {"pelvis": "Hips", "spine1": "LowerBack", "spine2": "Spine", "spine3": "Spine1", "neck": "Neck",
             "head": "Head", **_BOTH},
     "mixamo": {"pelvis": "Hips", "spine1": "Spine", "spine2": "Spine1", "spine3": "Spine2", "neck": "Neck",
                "head": "Head", **_BOTH},
+    "unreal": _UNREAL | {f"{side}_{joint}": f"{bone}_{side[0]}"
+                         for side in SIDES for joint, (bone, _) in _MORE.items()},
+    "vrm": _VRM | {f"{side}_{joint}": f"{side}{bone}" for side in SIDES for joint, (_, bone) in _MORE.items()},
 }  # fmt: skip
 # What makers call a limb's joints, the surest first; a name that one joint has taken is no other's.
 _WORDS = {
@@ -35,7 +46,7 @@ _WORDS = {
     "collar": ("Collar", "Clavicle", "Shoulder"),
 }
 _NEEDED = ("hip", "knee", "shoulder", "elbow")
-_SMPL = {"pelvis", *(f"{side}_{joint}" for side in SIDES for joint in _NEEDED)}  # a body that words can be found for
+NEEDED = "pelvis", *(f"{side}_{joint}" for side in SIDES for joint in _NEEDED)  # of a body that words can be found for
 
 
 class Skeletal(Protocol):
@@ -60,7 +71,7 @@ def joint_map(file: Skeletal, body: Body, names: Mapping[str, str] | None) -> di
     found, lacking = _by_words(file, bare)
     others = [name for i, name in enumerate(bare) if i not in found.values()]
     missing = [_nearest_word(words, others) for words in lacking]
-    if not index.keys() >= _SMPL or (missing and len(unnamed) < len(missing)):
+    if not index.keys() >= set(NEEDED) or (missing and len(unnamed) < len(missing)):
         missing = unnamed
     if missing:
         shown = ", ".join(f"{name!r}{nearest(name, others)}" for name in missing)

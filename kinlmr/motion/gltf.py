@@ -13,14 +13,15 @@ import torch
 from kinlmr.files import Array
 from kinlmr.rotations import nearest_rotation, quaternion_to_matrix
 
-LARGEST = 1 << 30  # bytes
+LARGEST, MOST = 1 << 30, 10_000  # bytes of a file, and nodes
 
 
 class Nodes(NamedTuple):
     """The joints of a file's skins, without skins all nodes, and what they hang on; parents first.
 
     content, binary: the file's JSON and bytes; nodes (N): which node each is; names; parents, -1 without one; joints:
-    those that are joints of a skin; world (N, 4, 4), rotations (N, 3, 3): where they are at rest, y up
+    those that are joints of a skin; human: those that a VRM names, by its names; world (N, 4, 4), rotations (N, 3, 3):
+    where they are at rest, y up
     """
 
     content: dict[str, Any]
@@ -29,6 +30,7 @@ class Nodes(NamedTuple):
     names: list[str]
     parents: list[int]
     joints: list[int]
+    human: dict[str, int]
     world: Array
     rotations: Array
 
@@ -41,8 +43,9 @@ def read(path: Path) -> Nodes:
         raise ValueError(f"it has more than {LARGEST >> 20} MB")
     content, binary = _chunks(path.read_bytes())
     try:
-        return _nodes(content, binary)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        with np.errstate(all="ignore"):
+            return _nodes(content, binary)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError, RuntimeError) as error:
         raise ValueError(f"its nodes are damaged ({type(error).__name__}: {error})") from None
 
 
@@ -65,6 +68,11 @@ def _chunks(data: bytes) -> tuple[dict[str, Any], bytes]:
 
 def _nodes(content: dict[str, Any], binary: bytes) -> Nodes:
     every = content["nodes"]
+    if len(every) > MOST:
+        raise ValueError(f"{len(every):,} nodes, more than {MOST:,}")
+    for key in ("buffers", "bufferViews", "accessors", "skins"):
+        if not all(isinstance(entry, dict) for entry in content.get(key, [])):
+            raise ValueError(f"{key} are no list of objects")
     above = [-1] * len(every)
     for parent, node in enumerate(every):
         for child in node.get("children", []):
@@ -72,12 +80,11 @@ def _nodes(content: dict[str, Any], binary: bytes) -> Nodes:
                 raise ValueError(f"node {child} has two parents")
             above[child] = parent
     skinned = {joint for skin in content.get("skins", []) for joint in skin["joints"]} or set(range(len(every)))
-    wanted: set[int] = set()
-    for node in skinned:
-        path = 0
+    human, wanted = _human(content.get("extensions", {})), set[int]()
+    for node in (*skinned, *human.values()):
         while node != -1 and node not in wanted:
             wanted.add(node)
-            node, path = above[node], path + 1
+            node = above[node]
     order = [node for node in range(len(every)) if node in wanted and above[node] == -1]
     for node in order:
         order += [child for child in every[node].get("children", []) if child in wanted]
@@ -93,7 +100,16 @@ def _nodes(content: dict[str, Any], binary: bytes) -> Nodes:
         raise ValueError("a node's matrix is not finite, or flat")
     rotations = nearest_rotation(torch.from_numpy(world[:, :3, :3])).numpy()
     names = ["_".join(str(every[node].get("name", f"node{node}")).split()) for node in order]
-    return Nodes(content, binary, order, names, parents, [index[j] for j in sorted(skinned)], world, rotations)
+    joints, human = [index[j] for j in sorted(skinned)], {bone: index[node] for bone, node in human.items()}
+    return Nodes(content, binary, order, names, parents, joints, human, world, rotations)
+
+
+def _human(extensions: dict[str, Any]) -> dict[str, int]:
+    """The nodes of a VRM's bones: of version 1, and of version 0."""
+    if "VRMC_vrm" in extensions:
+        return {bone: found["node"] for bone, found in extensions["VRMC_vrm"]["humanoid"]["humanBones"].items()}
+    old = extensions.get("VRM", {}).get("humanoid", {}).get("humanBones", [])
+    return {found["bone"]: found["node"] for found in old}
 
 
 def local(node: dict[str, Any]) -> Array:

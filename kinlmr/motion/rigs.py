@@ -17,7 +17,7 @@ from kinlmr.body import Body
 from kinlmr.files import Array, about
 from kinlmr.motion import gltf
 from kinlmr.motion.alignment import Positions, alignments, reference
-from kinlmr.motion.dialects import joint_map
+from kinlmr.motion.dialects import DIALECTS, NEEDED, joint_map
 from kinlmr.motion.names import plain_names
 from kinlmr.motion.retarget import compared, opened, scale_of
 
@@ -29,8 +29,8 @@ class Rig(NamedTuple):
 
     names; parents, -1 without one; offsets (N, 3) and rest (N, 3, 3), from the parent's axes; ends: a leaf's End Site;
     joints: the body's joint -> the file's; lies (3, 3) of each of those: G_file = to_file G_body lies; to_file (3, 3)
-    from y up; scale, metres per unit; root, where the body's root is; above (4, 4), the world's matrix of what that
-    hangs on; file: of a GLB
+    from y up; scale, metres per unit; root, where the body's root is; above (4, 4), where what that hangs on is, and
+    how it is rotated; file: of a GLB
     """
 
     names: list[str]
@@ -63,7 +63,7 @@ def read(path: str | os.PathLike[str], body: Body) -> Rig:
 
 def posed(rig: Rig, body: Body, rotations: Tensor, root: Tensor) -> tuple[Array, Array]:
     """A body's rotations (T, J, 3, 3) and its root joint's positions (T, 3), y up, metres -> the rig's rotations
-    (T, N, 3, 3) and `Rig.root`'s position (T, 3), each from its parent's axes, in the file's units."""
+    (T, N, 3, 3), each from its parent's axes, and `Rig.root`'s position (T, 3) in the file's world and units."""
     turned: dict[int, Array] = {}
     local = rotations.numpy()
     for j in body.fronts.order.tolist():
@@ -76,8 +76,12 @@ def posed(rig: Rig, body: Body, rotations: Tensor, root: Tensor) -> tuple[Array,
         above = np.eye(3) if parent < 0 else world[parent]
         world.append(rig.to_file @ turned[whose[i]] @ rig.lies[i] if i in whose else above @ rig.rest[i])
         found[:, i] = above.swapaxes(-1, -2) @ world[i]
-    position = root.numpy() @ rig.to_file.T / rig.scale - rig.above[:3, 3]
-    return found, position @ np.linalg.inv(rig.above[:3, :3]).T
+    return found, root.numpy() @ rig.to_file.T / rig.scale
+
+
+def within(matrix: Array, positions: Array) -> Array:
+    """Positions (T, 3) of the world from the axes of a node whose matrix (4, 4) is given."""
+    return (positions - matrix[:3, 3]) @ np.linalg.inv(matrix[:3, :3]).T
 
 
 def _bvh(path: Path, body: Body) -> Rig:
@@ -100,24 +104,35 @@ def _bvh(path: Path, body: Body) -> Rig:
         own = np.eye(4)
         own[:3, :3], own[:3, 3] = still[p], offsets[p]
         matrix, p = own @ matrix, file.parents[p]
-    ends = {j: np.array([float(x) for x in words]) for j, words in file.ends.items()}
+    ends = {j: np.array([float(x) for x in words]) for j, words in file.ends.items() if len(words) == 3}
     return Rig(
         file.names, file.parents, offsets, still, ends, source, {i: lies[j].T for j, i in source.items()}, to_y.T,
         scale_of(positions), root, matrix, None,
     )  # fmt: skip
 
 
-def _glb(path: Path, body: Body) -> Rig:
-    file = gltf.read(path)
-    index = {i: k for k, i in enumerate(file.joints)}
+def _joints(file: gltf.Nodes, body: Body) -> dict[int, int]:
+    """The body's joint -> the file's: by what a VRM says, else by names."""
+    if file.human:
+        index = {name: j for j, name in enumerate(plain_names(body.joints))}
+        named = {name: bone for name, bone in DIALECTS["vrm"].items() if bone in file.human and name in index}
+        if missing := [DIALECTS["vrm"][name] for name in NEEDED if name not in named]:
+            raise ValueError(f"its humanoid, or body {body.name!r}, lacks {', '.join(missing)}")
+        return {index[name]: file.human[bone] for name, bone in named.items()}
+    at = {i: k for k, i in enumerate(file.joints)}
     above = []
     for i in file.joints:
         parent = file.parents[i]
-        while parent >= 0 and parent not in index:
+        while parent >= 0 and parent not in at:
             parent = file.parents[parent]
-        above.append(index.get(parent, -1))
-    named = _Named([file.names[i] for i in file.joints], above)
-    source = {j: file.joints[k] for j, k in joint_map(named, body, None).items()}
+        above.append(at.get(parent, -1))
+    skeleton = _Named([file.names[i] for i in file.joints], above)
+    return {j: file.joints[k] for j, k in joint_map(skeleton, body, None).items()}
+
+
+def _glb(path: Path, body: Body) -> Rig:
+    file = gltf.read(path)
+    source = _joints(file, body)
     own = body.J.double().view(-1, 3).numpy()
     rest = np.full(own.shape, np.nan)
     rest[list(source)] = file.world[list(source.values()), :3, 3]
@@ -130,8 +145,11 @@ def _glb(path: Path, body: Body) -> Rig:
     offsets = np.stack([r @ (place[i] - (place[p] if p >= 0 else 0))
                         for i, (r, p) in enumerate(zip(from_parent, parents, strict=True))])  # fmt: skip
     root = source[body.root]
+    matrix = np.eye(4)
+    if parents[root] >= 0:
+        matrix[:3, :3], matrix[:3, 3] = turned[parents[root]], place[parents[root]]
     return Rig(
         file.names, parents, offsets, np.stack([r @ x for r, x in zip(from_parent, turned, strict=True)]), {}, source,
         {i: lies[j].T @ turned[i] for j, i in source.items()}, np.eye(3), scale_of(positions), root,
-        file.world[parents[root]] if parents[root] >= 0 else np.eye(4), file,
+        matrix, file,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from kinlmr.files import Array
 from kinlmr.model import LMR
 from kinlmr.motion import clips, opposite
 from kinlmr.recovery.records import Recovery, body_of, rate_of
-from kinlmr.recovery.recover import checked, in_crop, in_pixels, recover
+from kinlmr.recovery.recover import SCALE_JUMP, checked, in_crop, in_pixels, recover
 from kinlmr.rotations import nearest_rotation
 
 LONGEST = 600  # frames in one call of `recover`, which bounds the memory
@@ -26,8 +26,9 @@ def recover_clip(model: LMR, keypoints: Tensor | Array, fps: float) -> Recovery:
     The four: of the clip, of the clip from its end to its beginning, and of both in a mirror, x flipped and left and
     right swapped by their names; what is answered there is mirrored back, as if the body were symmetric. Rotations are
     the nearest to the mean matrices; cameras are means in pixels, in units of the mean box. A direction counts once it
-    has seen somebody, more and more within `EASE` seconds. The shape is one for the clip: the mean where it counts. As
-    in `recover`, the box is zero until somebody was seen, and those who left are estimated further.
+    has seen somebody, more and more within `EASE` seconds; where the depths of both are far apart, only the one that
+    has seen more. The shape is one for the clip: the mean where it counts. As in `recover`, the box is zero until
+    somebody was seen, and those who left are estimated further.
 
     A ValueError as of `recover`, and for names of joints without their other side.
     """
@@ -63,18 +64,25 @@ def _mean(body: Body, answers: list[Tensor], fps: float) -> Recovery:
     """The weighted mean of what `_unmirrored` answers, forwards and backwards."""
     rotations, shape, camera, box = answers
     seen = box[..., 2] > 0
-    age = seen.cumsum(2), seen.flip(2).cumsum(2).flip(2)
-    weight = torch.stack([age[0][0], age[1][1]]).clamp_max(max(1.0, EASE * fps)).to(box)
+    age = torch.stack([seen[0].cumsum(1), seen[1].flip(1).cumsum(1).flip(1)])
+    weight = age.clamp_max(max(1.0, EASE * fps)).to(box)
     weight = torch.where(weight.sum(0) > 0, weight, 1.0)
     share = (weight / weight.sum(0))[..., None]
-    mean = lambda x: (share * x).sum(0)  # noqa: E731
     rotations = nearest_rotation((share[..., None, None] * rotations).sum(0))
     shape = ((weight[..., None] * shape).sum((0, 2)) / weight.sum((0, 2))[:, None])[:, None].expand(shape.shape[1:])
-    camera, box = mean(camera), mean(box)
+    camera, box = (_trusted(camera, age, share) * camera).sum(0), (share * box).sum(0)
     root, size = _rest(body, shape[:, :1])
     scale = camera[..., :1] / size
     camera = torch.cat([scale, camera[..., 1:] - scale * root[..., :2]], -1)
     return Recovery(rotations, shape.clone(), in_crop(camera, _known(box)), torch.where(seen[0][..., None], box, 0))
+
+
+def _trusted(camera: Tensor, age: Tensor, share: Tensor) -> Tensor:
+    """The shares (2, B, T, 1) of both cameras (2, B, T, 3): where one has the person `SCALE_JUMP` times as large, only
+    that of the direction that has seen more counts: somebody's first frames may have a wrong depth."""
+    longer = (age == age.amax(0)).to(camera)[..., None]
+    low, high = camera[..., :1].aminmax(dim=0)
+    return torch.where(high > SCALE_JUMP * low, longer / longer.sum(0), share)
 
 
 def _known(box: Tensor) -> Tensor:

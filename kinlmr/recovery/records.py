@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kinlmr.body import Body, keypoint_sets, load_body
 from kinlmr.camera import facing, to_translation
-from kinlmr.model import LMR
+from kinlmr.model import LMR, Live
 from kinlmr.recovery.gating import Gate
 from kinlmr.state import Rows, select
 
@@ -101,7 +101,7 @@ class RecoveryState(NamedTuple):
     phase: Tensor
 
     @classmethod
-    def initial(cls, model: LMR, people: int) -> RecoveryState:
+    def initial(cls, model: LMR | Live, people: int) -> RecoveryState:
         """Of so many people, before their first frame: what `recover` takes ``None`` for."""
         rate_of(model)
         pose, zeros = model.start.pose, model.start.pose.new_zeros
@@ -132,9 +132,9 @@ class RecoveryState(NamedTuple):
         return moved._replace(phase=self.phase.to(moved.phase.device))
 
 
-def rate_of(model: LMR) -> float:
+def rate_of(model: LMR | Live) -> float:
     """The rate of a model that `recover` can run, in frames a second; TypeError or ValueError for another one."""
-    if not isinstance(model, LMR):
+    if not isinstance(model, LMR | Live):
         raise TypeError(f"recover takes an LMR, not {type(model).__name__}; of a wrapped one, the model inside")
     if "keypoints" not in model.options:
         raise ValueError(

@@ -19,7 +19,7 @@ from kinlmr.body import Body, keypoint_sets
 from kinlmr.camera import MIN_SCALE, fit, from_root, project
 from kinlmr.files import Array
 from kinlmr.keypoints import Track, check_keypoints, normalise, reported
-from kinlmr.model import LMR
+from kinlmr.model import LMR, Live
 from kinlmr.recovery.gating import believed
 from kinlmr.recovery.records import Recovery, RecoveryState, body_of, rate_of
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle
@@ -37,11 +37,11 @@ USUAL_CAMERA = 0.9, 0.0, 0.0  # the camera known before, of a model without one
 
 @torch.no_grad()
 def recover(
-    model: LMR, keypoints: Tensor | Array, fps: float, state: RecoveryState | None = None
+    model: LMR | Live, keypoints: Tensor | Array, fps: float, state: RecoveryState | None = None
 ) -> tuple[Recovery, RecoveryState]:
     """Pose, shape and camera of every frame, causally: the same for whole clips, chunks and single frames.
 
-    model      of `kinlmr.load`, or of `kinlmr.build` with ``keypoints=``
+    model      of `kinlmr.load`, or of `kinlmr.build` with ``keypoints=``; for single frames faster: ``model.live()``
     keypoints  (T, K, 3) of a person or (B, T, K, 3) of several: x, y in pixels and confidence, in the order of the
                model's set (`kinlmr.keypoints.convert` brings others there); a confidence of 0 is not seen, and its x
                and y may be anything
@@ -81,7 +81,7 @@ def recover(
 # --------------------------------------------------------------------------------------------------------------- frames
 
 
-def _run(model: LMR, body: Body, keypoints: Tensor, state: RecoveryState) -> tuple[Recovery, RecoveryState]:
+def _run(model: LMR | Live, body: Body, keypoints: Tensor, state: RecoveryState) -> tuple[Recovery, RecoveryState]:
     """Keypoints (B, T, K, 3) at the model's ticks."""
     features, box, track = normalise(keypoints, Track(state.box, state.keypoints))
     estimate, after = model(reported(features, model.options.get("confidence")), state=State(state.memory))
@@ -95,7 +95,7 @@ def _run(model: LMR, body: Body, keypoints: Tensor, state: RecoveryState) -> tup
 
 
 def _resampled(
-    model: LMR, body: Body, before: Tensor, frame: Tensor, ratio: float, state: RecoveryState
+    model: LMR | Live, body: Body, before: Tensor, frame: Tensor, ratio: float, state: RecoveryState
 ) -> tuple[Recovery, RecoveryState]:
     """A frame (B, K, 3), which comes ``ratio`` ticks after the one before: the ticks up to it, and the frame itself."""
     phase = state.phase + ratio
@@ -113,7 +113,7 @@ def _resampled(
     return answer, now._replace(phase=phase)
 
 
-def _look(model: LMR, body: Body, frame: Tensor, rest: Tensor, state: RecoveryState) -> Recovery:
+def _look(model: LMR | Live, body: Body, frame: Tensor, rest: Tensor, state: RecoveryState) -> Recovery:
     """A frame (B, K, 3) after the last tick, ``rest`` (B) ticks before the next, by a model that forgets it.
 
     Beside it the model runs on the last tick's keypoints again. ``rest`` of the difference between the tick's answer
@@ -222,7 +222,7 @@ def _checked_rate(fps: Any) -> float:
     return rate
 
 
-def checked(model: LMR, keypoints: Tensor | Array) -> Tensor:
+def checked(model: LMR | Live, keypoints: Tensor | Array) -> Tensor:
     """Keypoints (T, K, 3) or (B, T, K, 3) of the model's set, type and device, zeros for a point not seen."""
     x, known = torch.as_tensor(keypoints).to(model.start.pose), model.options["keypoints"]
     check_keypoints(x)
@@ -250,7 +250,7 @@ def _check_state(state: RecoveryState, rows: Tensor) -> None:
         raise ValueError(f"the state is of {people} people, the keypoints of {len(rows)}; start with state None")
 
 
-def _check_body(model: LMR, body: Body) -> None:
+def _check_body(model: LMR | Live, body: Body) -> None:
     joints, shape = model.plan.skeleton.joints, model.options["shape"]
     if body.joints != joints or shape > body.shape_width:
         raise ValueError(

@@ -28,6 +28,7 @@ from kinlmr.video.arguments import arguments
 from kinlmr.video.crowd import Crowd, takes
 from kinlmr.video.detectors import detected, find_detector, looked_up
 from kinlmr.video.frames import Shot, Video, Writer, alike, open_video, pyav, steady
+from kinlmr.video.live import Live
 from kinlmr.video.pictures import Relay, Replay, Sheet, both, side
 from kinlmr.video.process import Progress, folder, interruptible, told
 from kinlmr.video.results import check_rig, save_bodies, save_numbers
@@ -132,7 +133,8 @@ def recover_video(path: Path | None, out: Path, model: kinlmr.LMR, body: kinlmr.
     job = Job(path, out, video, focal, model, body, args)
     log.info("%s: %s, %.4g frames a second", video.name, video.words, video.fps)
     with folder(out), interruptible() as stopped:
-        names = live(job, stopped) if path is None else whole(job, stopped)
+        at_once = path is None or args.show is not None or args.vmc is not None
+        names = live(job, stopped) if at_once else whole(job, stopped)
     if stopped:
         log.info("stopped")
     print(f"{out}: {', '.join(names)}", flush=True)
@@ -150,7 +152,7 @@ def whole(job: Job, stopped: list[int]) -> list[str]:
     people = takes(job.model, together, job.video.fps, job.place)
     replay = Replay(people, job.body, job.video.fps)
     log.info("%s, people: %d", bar.text(len(keypoints)), len(people))
-    names = finish(job, replay, sheet, together)
+    names = finish(job, replay, sheet, together, len(keypoints))
     if job.args.no_overlay:
         return names
     drawn = draw(job, replay, len(keypoints), stopped)
@@ -179,34 +181,36 @@ def draw(job: Job, replay: Replay, frames: int, stopped: list[int]) -> int:
 
 
 def live(job: Job, stopped: list[int]) -> list[str]:
-    """A camera, frame by frame -> the files' names."""
-    fps, keypoints, sheet = job.video.fps, list[Array](), Sheet()
-    crowd, relay, bar = (
-        Crowd(job.model, fps, job.place),
-        Relay(job.body, fps, side(job.video.size)),
-        Progress(job.frames, "seen"),
-    )
-    names = [] if job.args.no_overlay else ["overlay.mp4"]
+    """A camera, or with --show or --vmc a file, as it comes -> the files' names."""
+    args, fps, sheet, keypoints, frame = job.args, job.video.fps, Sheet(), list[Array](), 0
+    bar, names = Progress(job.frames, "seen"), [] if args.no_overlay else ["overlay.mp4"]
     with contextlib.ExitStack() as stack:
+        paced = job.path is not None
+        now = stack.enter_context(Live(job.video, job.body, job.focal, paced, args.height, args.show, args.vmc))
+        crowd, relay = Crowd(job.model, fps, job.place), Relay(job.body, fps, now.stage)
         writers = [stack.enter_context(Writer(job.out / name, fps)) for name in names]
-        for frame, shot in enumerate(job.shots(stopped)):
-            keypoints.append(shot.keypoints.astype(np.float32))
-            scenes = [relay.scene(piece) for piece in crowd.take(keypoints[-1][:, None], frame)]
-            for writer in writers:
-                writer.add(both(shot.picture, scenes[0] if scenes else None, job.body, relay.stage, job.video.scale))
-            sheet.add(frame, shot.picture)
-            bar.show(frame + 1)
-        replay, together = Replay(crowd.takes(), job.body, fps), np.stack(alike(keypoints), 1)
-        names += finish(job, replay, sheet, together)
-    log.info("%s, people: %d", bar.text(len(keypoints)), len(replay.people))
+        shots = seen(job.video._replace(shots=now.shots), job.model.options["keypoints"], args)
+        for chunk in now.chunks(shots, fps, job.limit, stopped):
+            keypoints.append(np.stack(alike([shot.keypoints for shot in chunk]), 1).astype(np.float32))  # (P, C, K, 3)
+            scenes = relay.scenes(crowd.take(keypoints[-1], frame), len(chunk))
+            for picture in now.take(chunk, scenes, bool(writers)):
+                for writer in writers:
+                    writer.add(picture)
+            for shot in chunk:
+                sheet.add(frame, shot.picture)
+                frame += 1
+            bar.show(frame)
+        replay = Replay(crowd.takes(), job.body, fps)
+        names += finish(job, replay, sheet, np.concatenate(alike(keypoints), 1), frame)
+    log.info("%s, people: %d", bar.text(frame), len(replay.people))
     return names
 
 
-def finish(job: Job, replay: Replay, sheet: Sheet, keypoints: Array) -> list[str]:
-    """All but the overlay -> their names. keypoints (P, T, K, 3)."""
+def finish(job: Job, replay: Replay, sheet: Sheet, keypoints: Array, frames: int) -> list[str]:
+    """All but the overlay -> their names. keypoints (P, T, K, 3) of the frames."""
     people, out = replay.people, job.out
     if not people:
-        raise ValueError(f"nobody was seen in {keypoints.shape[1]} frames of {job.video.name}; nothing is written")
+        raise ValueError(f"nobody was seen in {frames} frames of {job.video.name}; nothing is written")
     sheet.write(out / "contact.png", job.video, replay)
     names = save_bodies(out, job.body, people, job.video.fps, job.args.rig, job.args.scale)
     save_numbers(

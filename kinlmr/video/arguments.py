@@ -9,6 +9,7 @@ from pathlib import Path
 
 import kinlmr
 
+VMC_PORT = 39539  # where receivers of the protocol listen
 DATA = Path(__file__).parent / "data"
 # fmt: off
 ENDINGS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mts", ".ts",
@@ -26,6 +27,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Checked: videos (paths), or camera; the rest by name. SystemExit: 2 of what does not fit, 0 after --help."""
     parser = _parser()
     args = parser.parse_intermixed_args(argv)
+    for name in ("show", "vmc"):
+        if (path := vars(args)[name]) and Path(path).exists():  # no port, no host: it is the video
+            args.videos, vars(args)[name] = [Path(path), *args.videos], ""
+    try:
+        args.show, args.vmc = _port(args.show), _address(args.vmc)
+    except ValueError as error:
+        parser.error(str(error))
     if args.videos and args.camera is not None:
         parser.error("videos or a camera, not both")
     if args.keypoints and (args.detector or args.camera is not None):
@@ -39,6 +47,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args.videos = [film for path in args.videos for film in _films(path, parser)]
     if len(args.videos) > 1 and args.keypoints:
         parser.error(f"--keypoints are those of one video, not of {len(args.videos)}")
+    if len(args.videos) > 1 and (args.show is not None or args.vmc):
+        parser.error(f"--show and --vmc are for one video or a camera, not for {len(args.videos)} videos")
     return args
 
 
@@ -65,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         help="files, or folders of them; of several, each has a folder in --out")
     add("--version", action="version", version=f"kinlmr {kinlmr.__version__}")
     add("--camera", metavar="C", help="a camera instead: its number, or its name")
+    add("--show", nargs="?", const="", metavar="PORT", help="live, on a page for a browser of this machine")
+    add("--vmc", nargs="?", const="", metavar="HOST:PORT", help="live, to a VMC receiver (127.0.0.1:39539)")
     add("--out", type=Path, default=Path("out"), help="where the files go (%(default)s)")
     add("--no-overlay", action="store_true", help="all but overlay.mp4; faster")
     add("--size", type=_from(16, 16384, int), default=1280, metavar="N",
@@ -82,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
          help="the same as a focal length (else the picture's diagonal)")
     add("--keypoints", type=Path, metavar="PATH",
         help="a file or folder of another detector's, of the picture as it is stored")
-    add("--keypoints-size", type=_size, metavar="WxH", help="of the picture that they were found in, if it is another")
-    add("--keypoints-set", metavar="SET", help="their set, such as body25b or h36m17, if their number does not tell")
+    add("--keypoints-size", type=_size, metavar="WxH", help="of the picture that they were found in")
+    add("--keypoints-set", metavar="SET", help="such as body25b, if their number does not tell")
     which = parser.add_mutually_exclusive_group().add_argument
     which("--detector", metavar="NAME",
           help="mediapipe, onnx:FILE (top-down), or module:function (else movenet)")
@@ -107,6 +119,25 @@ def _from(low: float, high: float, kind: type[int] | type[float] = float) -> Cal
         raise argparse.ArgumentTypeError(f"{text!r} is not a {what} from {low:,} to {high:,}")
 
     return number
+
+
+def _port(text: str | None) -> int | None:
+    """The port of --show; 0 is a free one."""
+    if text is None:
+        return None
+    if text and not (text.isdigit() and int(text) < 1 << 16):
+        raise ValueError(f"--show {text}: a port is a number up to 65535, and there is no such file")
+    return int(text or 0)
+
+
+def _address(text: str | None) -> tuple[str, int] | None:
+    """Host and port of --vmc, each with its default."""
+    if text is None:
+        return None
+    host, _, port = (f":{text}" if text.isdigit() else text).partition(":")
+    if port and not (port.isdigit() and 0 < int(port) < 1 << 16):
+        raise ValueError(f"--vmc {text}: expected HOST:PORT, HOST or PORT, such as 127.0.0.1:{VMC_PORT}")
+    return host or "127.0.0.1", int(port or VMC_PORT)
 
 
 def _size(text: str) -> tuple[float, float]:

@@ -34,13 +34,14 @@ log = logging.getLogger("kinlmr")
 class Shot(NamedTuple):
     """A frame: its number in the file (damaged ones count), time in seconds, picture (H, W, 3), keypoints (P, K, 3).
 
-    Pixels are square, and keypoints are in those of the source.
+    Pixels are square, and keypoints are in those of the source. arrived: when a live frame came, by `time.monotonic`.
     """
 
     number: int
     time: float
     picture: Array
     keypoints: Array
+    arrived: float = 0.0
 
 
 class Video(NamedTuple):
@@ -212,20 +213,26 @@ def steady(shots: Iterable[Shot], fps: float) -> Iterator[Shot]:
 
     A tick that is within `NEAR` of a frame has that frame's own keypoints.
     """
-    before: Shot | None = None
-    tick, start = 0, 0.0
+    return itertools.chain.from_iterable(bursts(shots, fps))
+
+
+def bursts(shots: Iterable[Shot], fps: float) -> Iterator[list[Shot]]:
+    """As `steady`: for each frame, as soon as it comes, the ticks since the one before, which may be none."""
+    before, tick, start = None, 0, 0.0
     for shot in shots:
         if before is None:
-            start = shot.time
-        while before is not None and (now := start + tick / fps) < shot.time - NEAR / fps:
-            share = min(max((now - before.time) / (shot.time - before.time), 0.0), 1.0)
-            exact = now - before.time <= NEAR / fps
-            points = before.keypoints if exact else between(before.keypoints, shot.keypoints, share)
-            yield Shot(before.number, now, before.picture if exact or share < 0.5 else shot.picture, points)
+            before, start = shot, shot.time
+        due = list[Shot]()
+        while (now := start + tick / fps) <= shot.time + NEAR / fps:
+            if now >= shot.time - NEAR / fps:
+                due.append(shot._replace(time=now))
+            else:
+                share = (now - before.time) / (shot.time - before.time)
+                points = between(before.keypoints, shot.keypoints, share)
+                due.append((before if share < 0.5 else shot)._replace(time=now, keypoints=points))
             tick += 1
+        yield due
         before = shot
-    if before is not None and start + tick / fps <= before.time + NEAR / fps:
-        yield before
 
 
 def alike(parts: Sequence[Array]) -> list[Array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,25 +91,32 @@ class Replay:
 
 
 class Relay:
-    """Everybody before a camera, frame by frame, as they come, and a picture of this size (height, width) that has been
-    large enough for them so far."""
+    """Everybody before a camera, frame by frame, as they come; the stage grows with them."""
 
-    def __init__(self, body: kinlmr.Body, fps: float, size: tuple[int, int]) -> None:
-        self.body, self.fps, self.stage = body, fps, Stage(size)
+    def __init__(self, body: kinlmr.Body, fps: float, stage: Stage) -> None:
+        self.body, self.fps, self.stage = body, fps, stage
         self.ways = dict[int, list[Array]]()
 
-    def scene(self, piece: Piece) -> Scene | None:
-        """Who is to be drawn in the last frame of a piece; None for nobody."""
-        for row, way in zip(piece.rows, roots(piece.world, self.body)[:, -1], strict=True):
-            self.stage.hold(way)
-            self.ways[row] = [*self.ways.get(row, [])[-round(WALKED * self.fps) :], way]
-        self.ways = {row: self.ways[row] for row in piece.rows}
-        on = np.flatnonzero(piece.shown[:, -1])
+    def scenes(self, pieces: Iterable[Piece], frames: int) -> list[Scene | None]:
+        """Who is to be drawn in each of the next frames; None for nobody."""
+        found: list[Scene | None] = [None] * frames
+        for piece in pieces:
+            ways = roots(piece.world, self.body)
+            self.stage.hold(ways)
+            for t in range(ways.shape[1]):
+                found[piece.low + t] = self._scene(piece, ways[:, t], t)
+        return found
+
+    def _scene(self, piece: Piece, now: Array, t: int) -> Scene | None:
+        """In frame ``t`` of a piece, in which root joints are at now (B, 3)."""
+        most = round(WALKED * self.fps)
+        self.ways = {row: [*self.ways.get(row, [])[-most:], at] for row, at in zip(piece.rows, now, strict=True)}
+        on = np.flatnonzero(piece.shown[:, t])
         if not len(on):
             return None
         rows = [piece.rows[k] for k in on]
-        recovery = kinlmr.Recovery(*(x[on, -1] for x in piece.recovery))
-        world = kinlmr.World(*(x[on, -1] for x in piece.world))
+        recovery = kinlmr.Recovery(*(x[on, t] for x in piece.recovery))
+        world = kinlmr.World(*(x[on, t] for x in piece.world))
         return scene(rows, recovery, world, [walked(np.array(self.ways[row]), self.fps) for row in rows], self.body)
 
 

@@ -120,3 +120,18 @@ def test_nobody_and_other_shapes():
         recover_clip(MODEL, torch.zeros(5, 25, 3), 30)
     with pytest.raises(ValueError, match="fps is 0"):
         recover_clip(MODEL, keypoints, 0)
+
+
+def test_a_wrong_depth_of_somebodys_first_frames_does_not_count():
+    """Backwards, the last three frames have the person ten times as far away; one frame is as far as both have seen."""
+    near, far = torch.tensor([80.0, 5.0, 5.0]), torch.tensor([8.0, 50.0, 5.0])
+    cameras = near.repeat(2, 1, 6, 1)
+    cameras[1, 0, 3:] = far
+    age = torch.stack([torch.arange(1, 7), torch.arange(6, 0, -1)])[:, None]
+    share = (age / age.sum(0))[..., None]
+    assert torch.allclose((room._trusted(cameras, age, share) * cameras).sum(0), near.expand(1, 6, 3))
+    alike = cameras.clone()
+    alike[1, 0, 3:] = near * 1.2
+    assert torch.equal(room._trusted(alike, age, share), share)
+    tie = torch.ones_like(age)
+    assert torch.equal(room._trusted(cameras, tie, share)[:, 0, 3:], torch.full((2, 3, 1), 0.5))

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,7 +195,9 @@ class Unplugged:
         self.container, self.packets, self.streams = container, packets, container.streams
 
     def demux(self, stream):
-        yield from itertools.islice(self.container.demux(stream), self.packets)
+        for packet in itertools.islice(self.container.demux(stream), self.packets):
+            time.sleep(1 / 30)  # a camera's frames come at its rate
+            yield packet
         raise OSError(19, "No such device")
 
     def close(self):
@@ -994,10 +997,10 @@ def test_in_the_world_people_stand_with_shadow_and_path(monkeypatch):
         body(*(x[-1] for x in (world.rotations, world.shape, world.translation)), want=("vertices",)).vertices,
     )
     np.testing.assert_allclose(scene.paths[0], way[[0, 5, 10, 15, 19]], atol=1e-5)
-    relay = pictures.Relay(body, 30.0, view.size)
+    relay = pictures.Relay(body, 30.0, stage.Stage(view.size))
     for t in range(20):
         parts = (type(x)(*(y[None, t : t + 1] for y in x)) for x in (recovery, world))
-        last = relay.scene(crowd.Piece(0, [0], *parts, np.ones((1, 1), bool)))
+        (last,) = relay.scenes([crowd.Piece(0, [0], *parts, np.ones((1, 1), bool))], 1)
     assert_same([last.vertices, last.standing], [scene.vertices, scene.standing], 1e-6)
     np.testing.assert_allclose(last.paths[0], scene.paths[0], atol=1e-5)
     drawn, floor = pictures.beside(scene, body, replay.stage(view.size)), replay.stage(view.size).draw()
