@@ -32,9 +32,8 @@ from typing import Any
 import aist
 import threedpw
 import torch
-from evaluate import table
 from networks import Network, load_network
-from scores import FIGURES, LIMBS, TRUNK, enough, lag_of, score, shifted, smoothed, summed, window
+from scores import FIGURES, LIMBS, TRUNK, enough, lag_of, score, shifted, smoothed, summed, table, window
 from torch import Tensor
 from world_scores import aist_table
 

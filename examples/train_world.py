@@ -63,7 +63,7 @@ class Sample(NamedTuple):
 def recovered(recordings: list[motion.Motion], body: kinlmr.Body, name: str) -> list[tuple[Tensor, ...]]:
     """Pieces as `Signals` (1, T, ...), then which feet stand, up, the true path in the camera's axes, and the rate."""
     fps, thin, views, noises = SETS[name]
-    model, found = kinlmr.load("anny24-coco17"), []
+    model, found = kinlmr.load("anny24-coco17"), list[tuple[Tensor, ...]]()
     same = [m if motion.same_rate(m.fps, fps) else motion.resampled(m, fps) for m in recordings]
     pieces = clips.pieces(same, round(LONGEST * fps * min(1, 30 / fps)), round(SHORTEST * fps * min(1, 30 / fps)))
     for piece in [p for p in pieces if treadmill(p, body)]:

@@ -69,7 +69,7 @@ def worlds(
 def score(body: kinlmr.Body, world: kinlmr.World, seen: Seen, similarity: bool) -> Row:
     """The figures of one clip, from the frame on in which somebody was first seen."""
     from_here = int(world.translation.isfinite().all(-1).to(torch.int8).argmax())
-    joints = body(*(x[from_here:] for x in (world.rotations, world.shape, world.translation))).joints
+    joints = body(world.rotations[from_here:], world.shape[from_here:], world.translation[from_here:]).joints
     truth, chosen = seen.joints[from_here:], feet(body.joints)
     count = round(100 * seen.fps / 30)
     stands = standing(truth, body.joints, seen.fps)
@@ -138,7 +138,7 @@ def world_tables(
     """Every model's figures by camera, noise and method, printed as tables as they come."""
     if unknown := set(args.detector) - set(NOISES):
         raise SystemExit(f"--detector {', '.join(unknown)}: there are {', '.join(NOISES)}")
-    pieces, found = world_pieces(pieces, body, args.fps, args.thin), {}
+    pieces, found = world_pieces(pieces, body, args.fps, args.thin), dict[str, Any]()
     if not pieces:
         raise SystemExit(f"--world takes pieces of {SHORTEST:g} seconds, and there is none")
     fit = "similarities" if args.similarity else "rigid motions"

@@ -1,4 +1,4 @@
-// The posed body (kinlmr.body): joints, keypoints and vertices by linear blend skinning. prepare.py writes body.json.
+// The posed body (kinlmr.body): joints, keypoints and vertices by linear blend skinning. serve.py writes body.json.
 
 /** Row-major 3 x 3 times 3 x 3, and times a vector. */
 export const times = (a, b) => a.map((_, i) => [0, 1, 2].reduce((t, k) => t + a[i - (i % 3) + k] * b[3 * k + (i % 3)], 0));

@@ -7,6 +7,7 @@ first time; then nothing is downloaded. The step's network is exported once, whi
 """
 
 import argparse
+import hashlib
 import json
 import shutil
 import subprocess
@@ -41,10 +42,11 @@ COPIED = {  # of npm's onnxruntime-web: WebGPU's and the processor's
 
 
 def network(checkpoint: str, out: Path) -> dict[str, Any]:
-    """step.onnx, written if it is not there -> what the file says of itself, and the sizes of its inputs."""
+    """step.onnx, written if it is not there yet -> what the file says of itself, and the sizes of its inputs."""
     file, made = out / "step.onnx", out / "made.txt"
-    what = f"{checkpoint} {kinlmr.__version__}"
-    if not file.exists() or not made.exists() or made.read_text() != what or Path(checkpoint).exists():
+    path = next((path for path in (Path(checkpoint), WEIGHTS / f"{checkpoint}.npz") if path.is_file()), None)
+    what = f"kinlmr {kinlmr.__version__} {checkpoint} {hashlib.sha256(path.read_bytes()).hexdigest() if path else ''}"
+    if not file.exists() or not made.exists() or made.read_text() != what:
         made.unlink(missing_ok=True)
         command = [sys.executable, str(HERE.parent / "export_onnx.py"), checkpoint, "--out", str(file)]
         if subprocess.run(command, check=False).returncode:

@@ -1,6 +1,7 @@
 // Where pictures come from: a video file, whose frames are all taken, or a webcam, whose newest is.
 
 const SHORTEST = 1 / 120; // seconds from one frame of a file to the next, at least
+const USUAL = 30; // frames a second, in a browser that does not tell
 
 /** A video file's frames one after the other, however long each takes: { time in seconds, label }. */
 export async function* fileFrames(video, file, run) {
@@ -8,39 +9,42 @@ export async function* fileFrames(video, file, run) {
   try {
     video.srcObject = null;
     video.src = address;
+    const name = file.name ?? "the clip";
     await new Promise((done, failed) => {
       video.onloadeddata = done;
-      video.onerror = () => failed(new Error(`the browser cannot play ${file.name ?? "the clip"}; try an MP4 of H.264`));
+      video.onerror = () => failed(new Error(`the browser cannot play ${name}; try an MP4 of H.264`));
     });
-    const end = video.duration;
-    let next = 0.5 * SHORTEST, last = -1, usual = null, first = null;
-    while (next < end && !run.stopped) {
+    if (!video.videoWidth) throw new Error(`${name} has no pictures`);
+    if (!Number.isFinite(video.duration)) throw new Error(`${name} does not say how long it is; convert it to MP4`);
+    let next = 0.5 * SHORTEST, last = null, first = null, shortest = Infinity;
+    while (next < video.duration && !run.stopped) {
       const time = await shownAt(video, next);
-      if (time > last + 1e-4) {
-        if (last >= 0) usual = time - last;
-        last = time;
-        first ??= time;
-        yield { time: time - first, label: `${time.toFixed(1)} of ${end.toFixed(1)} seconds` };
-        next = Math.max(next, time) + (usual === null ? SHORTEST : 0.5 * usual);
-        if (usual !== null) next = time + 1.5 * usual;
-      } else {
-        next += SHORTEST;
+      if (time === null || (last !== null && time - last < 1e-4)) {
+        next += SHORTEST; // the same frame still
+        continue;
       }
+      if (last !== null) shortest = Math.min(shortest, time - last);
+      first ??= time;
+      last = time;
+      yield { time: time - first, label: `${time.toFixed(1)} of ${video.duration.toFixed(1)} seconds` };
+      next = time + (Number.isFinite(shortest) ? 1.5 * shortest : SHORTEST); // the middle of the next frame
     }
   } finally {
     URL.revokeObjectURL(address);
   }
 }
 
-/** Goes to a time of a video -> the time at which the frame there begins, where the browser says so. */
+/** Goes to a time of a video -> the time at which the frame there begins; null if it is the frame shown before. */
 async function shownAt(video, time) {
-  const sought = new Promise((done) => video.addEventListener("seeked", done, { once: true }));
+  const tick = Math.floor(time * USUAL) / USUAL;
   let shown = null;
   const call = video.requestVideoFrameCallback?.((_, { mediaTime }) => (shown = mediaTime));
+  const there = new Promise((done) => video.addEventListener("seeked", done, { once: true }));
   video.currentTime = time;
-  await sought;
-  for (let k = 0; call !== undefined && shown === null && k < 5; k++) await new Promise((done) => setTimeout(done, 10));
-  if (call !== undefined) video.cancelVideoFrameCallback(call);
+  await there;
+  if (call === undefined) return tick; // the browser does not tell
+  for (let k = 0; shown === null && k < 5; k++) await new Promise((done) => setTimeout(done, 10));
+  video.cancelVideoFrameCallback(call);
   return shown;
 }
 

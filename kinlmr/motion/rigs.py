@@ -104,7 +104,7 @@ def _bvh(path: Path, body: Body) -> Rig:
         own = np.eye(4)
         own[:3, :3], own[:3, 3] = still[p], offsets[p]
         matrix, p = own @ matrix, file.parents[p]
-    ends = {j: np.array([float(x) for x in words]) for j, words in file.ends.items()}
+    ends = {j: np.array([float(x) for x in words]) for j, words in file.ends.items() if len(words) == 3}
     return Rig(
         file.names, file.parents, offsets, still, ends, source, {i: lies[j].T for j, i in source.items()}, to_y.T,
         scale_of(positions), root, matrix, None,

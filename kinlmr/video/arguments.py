@@ -94,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
          help="the same as a focal length (else the diagonal)")
     add("--keypoints", type=Path, metavar="PATH",
         help="a file or folder of another detector's, of the picture as it is stored")
-    add("--keypoints-size", type=_size, metavar="WxH", help="of the picture that they were found in, if it is another")
-    add("--keypoints-set", metavar="SET", help="their set, such as body25b or h36m17, if their number does not tell")
+    add("--keypoints-size", type=_size, metavar="WxH", help="of the picture that they were found in")
+    add("--keypoints-set", metavar="SET", help="such as body25b, if their number does not tell")
     which = parser.add_mutually_exclusive_group().add_argument
     which("--detector", metavar="NAME",
           help="mediapipe, onnx:FILE (top-down), or module:function (else movenet)")

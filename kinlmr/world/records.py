@@ -101,7 +101,7 @@ class WorldState(NamedTuple):
 
     def with_parts(self, parts: Parts) -> WorldState:
         """The state after a call, but for the shape."""
-        return WorldState(*(x for part in parts for x in part), self.shape_sum, self.frames)
+        return WorldState(*(x for part in (*parts, (self.shape_sum, self.frames)) for x in part))
 
     def select(self, rows: Rows) -> WorldState:
         """The state of these people, in this order. rows: numbers (n), which may repeat, or a mask (B) of bools."""
