@@ -76,6 +76,9 @@ class Stage:
         for path, color in paths:
             for ends in itertools.pairwise(placed(path * flat)[:, :2]):
                 stroke(picture, np.array(ends), max(0.012 * scale, 0.8), np.array(color), 0.8)
+        for path, color in paths:
+            if len(path):  # how high somebody is
+                stroke(picture, placed(path[-1:] * np.array([[1, 1, 1], [1, 0, 1]]))[:, :2], 0.6, np.array(color), 0.4)
         if vertices is not None:
             picture = draw.shadow(picture, placed(vertices * flat), faces, scale)
             picture = draw.mesh(picture, placed(vertices), faces, colors, 1.0, None, samples)
