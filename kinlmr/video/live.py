@@ -17,9 +17,11 @@ from kinlmr.video.frames import Shot, Video, bursts
 from kinlmr.video.pictures import Relay, both, side
 from kinlmr.video.sheets import Picture
 from kinlmr.video.show import Page
+from kinlmr.video.stage import Stage
 from kinlmr.video.vmc import Follower, Vmc
 
 SAID, LAST = 5.0, 100  # seconds from one word about latency to the next, which is of so many frames
+SIDE = 360  # pixels: how high the world from the side is drawn, at most
 log = logging.getLogger("kinlmr")
 
 
@@ -121,7 +123,10 @@ class Live:
         self, video: Video, body: kinlmr.Body, paced: bool, show: int | None = None, vmc: tuple[str, int] | None = None
     ) -> None:
         self.video, self.body = video, body
-        self.relay, self.follower = Relay(body, video.fps, side(video.size)), Follower(body)
+        high, wide = side(video.size)
+        small = min(1.0, SIDE / high)
+        self.relay = Relay(body, video.fps, Stage((round(small * high), round(small * wide))))
+        self.follower = Follower(body)
         self.sent, self.served = Latency("sent"), Latency("served")
         self.vmc = None if vmc is None else Vmc(vmc)
         self.page: Page | None = None

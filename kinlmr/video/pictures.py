@@ -15,7 +15,7 @@ from kinlmr import export
 from kinlmr.files import Array
 from kinlmr.video import draw
 from kinlmr.video.crowd import Piece, Take
-from kinlmr.video.frames import Video
+from kinlmr.video.frames import Video, pyav
 from kinlmr.video.sheets import Picture
 from kinlmr.video.stage import Stage
 
@@ -91,11 +91,10 @@ class Replay:
 
 
 class Relay:
-    """Everybody before a camera, frame by frame, as they come, and a picture of this size (height, width) that has been
-    large enough for them so far."""
+    """Everybody before a camera, frame by frame, as they come; the stage grows with them."""
 
-    def __init__(self, body: kinlmr.Body, fps: float, size: tuple[int, int]) -> None:
-        self.body, self.fps, self.stage = body, fps, Stage(size)
+    def __init__(self, body: kinlmr.Body, fps: float, stage: Stage) -> None:
+        self.body, self.fps, self.stage = body, fps, stage
         self.ways = dict[int, list[Array]]()
 
     def add(self, piece: Piece) -> None:
@@ -147,8 +146,17 @@ def beside(scene: Scene | None, body: kinlmr.Body, stage: Stage, samples: int = 
 
 
 def both(picture: Picture, scene: Scene | None, body: kinlmr.Body, stage: Stage, scale: float) -> Picture:
-    """A frame of the overlay: the picture, and the world on its right."""
-    return np.concatenate([over(picture, scene, body, scale), beside(scene, body, stage)], 1)
+    """A frame of the overlay: the picture, and the world on its right, as high, however small its stage is."""
+    world = resized(beside(scene, body, stage), side(picture.shape[1::-1]))
+    return np.concatenate([over(picture, scene, body, scale), world], 1)
+
+
+def resized(picture: Picture, size: tuple[int, int]) -> Picture:
+    """A picture made as large as (height, width)."""
+    if picture.shape[:2] == size:
+        return picture
+    frame = pyav().VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+    return np.asarray(frame.reformat(size[1], size[0]).to_ndarray())
 
 
 def side(picture_size: Sequence[int]) -> tuple[int, int]:

@@ -999,7 +999,7 @@ def test_in_the_world_people_stand_with_shadow_and_path(monkeypatch):
         body(*(x[-1] for x in (world.rotations, world.shape, world.translation)), want=("vertices",)).vertices,
     )
     np.testing.assert_allclose(scene.paths[0], way[[0, 5, 10, 15, 19]], atol=1e-5)
-    relay = pictures.Relay(body, 30.0, view.size)
+    relay = pictures.Relay(body, 30.0, stage.Stage(view.size))
     for t in range(20):
         parts = (type(x)(*(y[None, t : t + 1] for y in x)) for x in (recovery, world))
         piece = crowd.Piece(0, [0], *parts, np.ones((1, 1), bool))
