@@ -38,13 +38,15 @@ __all__ = ["ANY", "OFF", "REAL", "USUAL", "WIDE", "Bank", "Clips", "Noise", "aug
            "observe", "opposite", "pieces", "sample", "whole"]  # fmt: skip
 
 SPEEDS = 0.75, 1.33  # how slow and how fast a recording is played
+FASTEST = 2.0  # how fast at most, if it runs back where it has gone as far as at SPEEDS[1]
 FOCAL = 1000.0  # pixels, of every camera; the root is seen FOCAL pixels right of and below the picture's corner
 DISTANCES = 1.8, 20.0  # metres from the camera to the root: drawn between
 REST_DISTANCE = 4.0  # the same without augmentation
-MIX_CHANCE = 0.3  # that a clip gets a limb of LIMBS from another clip
-BEND_ANGLE = 0.4  # radians: the largest deviation of slow rotations of every joint but the root
+MIX_CHANCE = 0.4  # that a clip gets a limb of LIMBS from another clip
+BEND_ANGLE = 0.6  # radians: the largest deviation of slow rotations of every joint but the root
+BEND_RATE = 1.5  # a second: how often they go to and fro at most
 TILT_CHANCE = 0.2  # that a clip is rotated as a whole, any way up
-FOLD_CHANCE = 0.3  # that a clip's hips, knees and elbows are bent further, and its trunk forward, as near the floor
+FOLD_CHANCE = 0.4  # that a clip's hips, knees and elbows are bent further, and its trunk forward, as near the floor
 BACKWARDS_CHANCE = 0.3  # that a clip runs backwards
 PITCH = 0.1, 0.25  # radians: mean and spread of how far the camera looks down
 LIMITS = {
@@ -181,8 +183,9 @@ def sample(
     action = torch.multinomial((source.count**ACTION_POWER).to(generator.device), batch, True, generator=generator)
     action = action.to(source.count.device)
     start = source.starts[source.first[action] + (rand(batch) * source.count[action]).long()]
-    speed = SPEEDS[0] + (SPEEDS[1] - SPEEDS[0]) * rand(batch) if augment else torch.ones_like(start)
+    speed = SPEEDS[0] * (FASTEST / SPEEDS[0]) ** rand(batch) if augment else torch.ones(batch).to(source.quaternions)
     at = speed[:, None] * torch.arange(frames, device=start.device)
+    at = torch.minimum(at, 2 * SPEEDS[1] * (frames - 1) - at)
     low = at.long()
     pair = source.quaternions[start[:, None] + low], source.quaternions[start[:, None] + low + 1]
     rotations = quaternion_to_matrix(torch.lerp(*pair, (at - low)[..., None, None].to(pair[0])))
@@ -212,7 +215,7 @@ def augment(rotations: Tensor, body: Body, fps: float, rand: Numbers, normal: Nu
         mixed = (rand(batch) < MIX_CHANCE)[:, None, None, None, None]
         other = whole[rand(batch).argsort()]
         rotations[:, :, at] = torch.where(mixed, other[:, :, at], whole[:, :, at])
-    bend = BEND_ANGLE * rand(batch, 1, 1, 1) ** 2 * slow((batch, frames, len(names), 3), fps, rand, normal)
+    bend = BEND_ANGLE * rand(batch, 1, 1, 1) ** 2 * slow((batch, frames, len(names), 3), fps / BEND_RATE, rand, normal)
     bend[:, :, body.root] = 0
     tilt = quaternion_to_matrix(normal(batch, 4))[:, None]
     tilted = (rand(batch) < TILT_CHANCE)[:, None, None, None, None]
@@ -224,7 +227,7 @@ def _folded(rotations: Tensor, names: Sequence[str], root: int, fps: float, rand
     """Some clips with joints bent by a slow share of what is left to their LIMITS, and the trunk forward with them."""
     batch, frames = rotations.shape[:2]
     chosen = (rand(batch) < FOLD_CHANCE)[:, None, None]
-    limb = torch.sigmoid(1.5 * slow((batch, frames, 4), fps, rand, normal))  # of left leg, right leg, arms, trunk
+    limb = torch.sigmoid(1.5 * slow((batch, frames, 4), fps / BEND_RATE, rand, normal))  # legs, arms, trunk
     forward = 2.2 * (rand(batch, 1) - 0.3) * limb[..., 3]
     angle = torch.zeros_like(rotations[..., 0])
     angle[:, :, root, 0] = torch.where(chosen[..., 0], forward, 0)

@@ -60,7 +60,7 @@ class Noise(NamedTuple):
 
 USUAL, OFF = Noise(), Noise(jitter=0.0, missing=0.0, hidden=0.0, swapped=0.0)
 WIDE = Noise(drift=0.015, cut=0.25, occluded=0.6, guess=0.5)  # as real detectors on truncated and hidden bodies
-ANY = WIDE._replace(measured=0.6, groups=0.25, narrow=0.25, scale=0.5)  # as detectors of many kinds
+ANY = WIDE._replace(measured=0.45, groups=0.25, narrow=0.25, scale=0.5)  # as detectors of many kinds
 REAL = Noise(jitter=0.0, missing=0.0, hidden=0.0, swapped=0.0, measured=1.0)  # as measured, and nothing else
 
 

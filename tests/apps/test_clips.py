@@ -490,8 +490,8 @@ def test_joints_are_bent_slowly_and_the_root_is_not(monkeypatch, other, first):
     assert ((turns - torch.eye(3)).abs().amax((0, 1, 3, 4)) > 0.01).all()
     assert (turns - torch.eye(3)).flatten(2).norm(dim=-1).mean() > 0.1
     steps = (turns[:, 1:] - turns[:, :-1]).flatten(3).norm(dim=-1)
-    assert steps.max() < 0.5
-    assert steps.mean() < 0.05
+    assert steps.max() < 1.5
+    assert steps.mean() < 0.12
 
 
 @pytest.mark.parametrize("first", [True, False])
