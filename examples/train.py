@@ -2,7 +2,7 @@
 
     python examples/train.py --motion FOLDER --validate SUBJECT --leave SUBJECT --out out/train
 
-Clips are seen by detectors of many kinds (--noise), one in five without error. A step is one window of 16 frames, four
+Clips are seen by detectors of many kinds (--noise), one in four without error. A step is one window of 16 frames, four
 to a clip, the state carried from one to the next. Muon takes the recurrent nodes' matrices, AdamW the rest. The rates
 are constant, then fall linearly over the last --cooldown steps. --out holds checkpoint.pt (the same command goes on
 from it, to the same numbers bit for bit), constant.pt (it before the cooldown: put it in checkpoint.pt's place to train
@@ -48,7 +48,7 @@ NOISES = {"any": clips.ANY, "wide": clips.WIDE, "usual": clips.USUAL, "off": cli
 WINDOW, WINDOWS, WARM = 16, 4, 200
 AVERAGE, COOL = 0.9995, 0.998  # of the averaged weights, how much stays in a step: before, and in the cooldown
 VALIDATE, SAVE = 1000, 200  # steps
-CLEAN = 0.2  # of the clips, how many are seen without error
+CLEAN = 0.25  # of the clips, how many are seen without error
 PATIENCE = 20  # steps in a row that are not finite, before the run ends
 SCORES = ("mpjpe", "pa_mpjpe", "accel")
 
