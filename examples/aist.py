@@ -3,7 +3,7 @@
     FOLDER/aist_*.npz            a clip each: kp2d (V, T, 17, 3) as x, y in pixels and confidence; joints3d_loo
                                  (V, T, 17, 3) in metres, y up, triangulated for each view from all others; good_loo
                                  (V, T, 17), which of them hold; R (V, 3, 3) and t (V, 3), so that a point X is at
-                                 R X + t in the camera; fps
+                                 R X + t in the camera; fps; K (V, 3, 3), into the picture, if it is there
     FOLDER/keypoints2d/*.pkl     as AIST++ publishes them: keypoints2d (V, T, 17, 3)
     FOLDER/keypoints3d/*.pkl     keypoints3d_optim or keypoints3d (T, 17, 3) in centimetres, y up
     FOLDER/cameras/mapping.txt   a line a clip: its name, its setting
@@ -39,7 +39,8 @@ class Clip(NamedTuple):
     """A clip of V views and T frames.
 
     keypoints (V, T, 17, 3) as x, y in pixels and confidence, zeros where a point was not found; truth (V, T, 17, 3) in
-    metres, y up, NaN where it is not known; rotation (V, 3, 3), translation (V, 3): into the cameras' frames.
+    metres, y up, NaN where it is not known; rotation (V, 3, 3), translation (V, 3): into the cameras' frames;
+    matrix (V, 3, 3): from there into the picture, where the file has it.
     """
 
     name: str
@@ -48,10 +49,18 @@ class Clip(NamedTuple):
     rotation: Tensor
     translation: Tensor
     fps: float
+    matrix: Tensor | None = None
 
     def in_cameras(self) -> Tensor:
         """The truth in the frames of the cameras, x right, y down, z forward: (V, T, 17, 3)."""
         return self.truth @ self.rotation.mT[:, None] + self.translation[:, None, None]
+
+    def in_picture(self) -> Tensor:
+        """The truth in pixels (V, T, 17, 2)."""
+        if self.matrix is None:
+            raise ValueError(f"{self.name}: the file has no K, by which its cameras see the truth")
+        image = self.in_cameras() @ self.matrix.mT[:, None]
+        return image[..., :2] / image[..., 2:]
 
 
 def paths(folder: Path, names: Sequence[str] = ()) -> tuple[list[Path], str]:
@@ -81,15 +90,17 @@ def read(path: Path) -> Clip:
 
 
 def _leaving_one_out(path: Path) -> Clip:
-    arrays = read_npz(path, ["kp2d", "joints3d_loo", "good_loo", "R", "t", "fps"])
+    arrays = read_npz(path, ["kp2d", "joints3d_loo", "good_loo", "R", "t", "fps", "K"])
     views, frames = _views_and_frames(path, "kp2d", arrays)
     shapes = {"joints3d_loo": (views, frames, 17, 3), "good_loo": (views, frames, 17)}
     shapes |= {"R": (views, 3, 3), "t": (views, 3), "fps": ()}
+    shapes |= {"K": (views, 3, 3)} if "K" in arrays else {}
     for key, shape in shapes.items():
         _check(path, key, arrays, shape)
+    matrix = _numbers(arrays["K"]) if "K" in arrays else None
     truth = np.where(arrays["good_loo"].astype(bool)[..., None], arrays["joints3d_loo"], np.nan)
     keypoints, fps = seen(arrays["kp2d"]), float(arrays["fps"])
-    return Clip(path.stem, keypoints, _numbers(truth), _numbers(arrays["R"]), _numbers(arrays["t"]), fps)
+    return Clip(path.stem, keypoints, _numbers(truth), _numbers(arrays["R"]), _numbers(arrays["t"]), fps, matrix)
 
 
 def _published(path: Path) -> Clip:
@@ -100,8 +111,8 @@ def _published(path: Path) -> Clip:
     _check(solid, key, points, (frames, 17, 3))
     matrix, rotation, translation = _cameras(folder, path.stem, views)
     truth = CENTIMETRES * _numbers(points[key]).expand(views, -1, -1, -1)
-    clip = Clip(path.stem, seen(flat["keypoints2d"]), truth, rotation, translation, FPS)
-    off = _off(clip, matrix)
+    clip = Clip(path.stem, seen(flat["keypoints2d"]), truth, rotation, translation, FPS, matrix)
+    off = _off(clip)
     if not off <= OFF:
         raise ValueError(
             f"{path}: its keypoints lie {off:.2f} of a person's extent from where its cameras see keypoints3d; "
@@ -110,13 +121,12 @@ def _published(path: Path) -> Clip:
     return clip
 
 
-def _off(clip: Clip, matrix: Tensor) -> float:
+def _off(clip: Clip) -> float:
     """How far a clip's keypoints lie from the images of its truth, in the median, of the person's extent."""
     found = clip.keypoints[..., 2:] > 0
     places = torch.where(found, clip.keypoints[..., :2], torch.nan).double()
-    image = clip.in_cameras() @ matrix.mT[:, None]
     extent = places.nan_to_num(-torch.inf).amax(2) - places.nan_to_num(torch.inf).amin(2)
-    off = (image[..., :2] / image[..., 2:] - places).norm(dim=-1)
+    off = (clip.in_picture() - places).norm(dim=-1)
     return float((off / extent.amax(-1, keepdim=True)).nanmedian())
 
 

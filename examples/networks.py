@@ -12,6 +12,8 @@ import kinlmr
 from kinlmr import losses
 from kinlmr.motion import clips
 
+DEPTH = 1.0  # of the bones' directions in depth, in the loss
+BONES = (("hip", "knee"), ("knee", "ankle"), ("shoulder", "elbow"), ("elbow", "wrist"))
 RATES = 2e-3, 1e-3, 2e-4  # of Muon, of AdamW, and of AdamW for the shape network, whose ReLUs die at a higher one
 
 
@@ -47,7 +49,8 @@ Network = kinlmr.LMR | PerFrame
 def loss_of(
     network: Network, estimate: kinlmr.Estimate, clip: clips.Clips, body: kinlmr.Body, image: Tensor | float = 1.0
 ) -> Tensor:
-    """Equation 5: parameters, 3D joints, 2D keypoints; and the joints' velocities, which keep a motion smooth.
+    """Equation 5: parameters, 3D joints, 2D keypoints; the joints' velocities, which keep a motion smooth; and how far
+    the limbs' bones point towards the camera, which keypoints leave open.
 
     image weighs the 2D keypoints.
     """
@@ -57,10 +60,18 @@ def loss_of(
     smpl = losses.parameters(rotations, estimate.shape, clip.rotations, shape, shape_weight=0.05)
     flat = losses.keypoints(kinlmr.project(points, estimate.camera), clip.keypoints[..., :2], clip.keypoints[..., 2])
     velocity = (joints.diff(dim=1) - clip.joints.diff(dim=1)).abs().sum(-1).mean()
-    return (
-        losses.total(smpl, losses.joints(joints, clip.joints, root=body.root), image * flat, weights=(5.0, 8.0, 1.0))
-        + 8 * velocity
+    paper = losses.total(
+        smpl, losses.joints(joints, clip.joints, root=body.root), image * flat, weights=(5.0, 8.0, 1.0)
     )
+    deep = (in_depth(joints, body.joints) - in_depth(clip.joints, body.joints)).abs().mean()
+    return paper + 8 * velocity + DEPTH * deep
+
+
+def in_depth(joints: Tensor, names: Sequence[str]) -> Tensor:
+    """The depth of the limbs' bones (..., 8), each of length one: -1 towards the camera, 1 away from it."""
+    upper, lower = ([names.index(f"{side}_{pair[i]}") for side in ("left", "right") for pair in BONES] for i in (0, 1))
+    bones = joints[..., lower, :] - joints[..., upper, :]
+    return bones[..., 2] / bones.norm(dim=-1).clamp_min(1e-6)
 
 
 def model_of(options: dict[str, Any]) -> kinlmr.LMR:

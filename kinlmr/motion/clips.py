@@ -22,21 +22,40 @@ from kinlmr import _moved
 from kinlmr.body import Body, rotate_joint
 from kinlmr.camera import perspective, to_crop
 from kinlmr.keypoints import normalise
+from kinlmr.motion.measured import Numbers
 from kinlmr.motion.names import opposite, plain_names, sides
-from kinlmr.motion.noise import OFF, USUAL, WIDE, Noise, Numbers, disturb, numbers, slow
+from kinlmr.motion.noise import ANY, OFF, REAL, USUAL, WIDE, Noise, disturb, numbers, slow
 from kinlmr.motion.recording import Motion, same_rate
-from kinlmr.rotations import axis_angle_to_matrix, continuous_quaternions, matrix_to_quaternion, quaternion_to_matrix
+from kinlmr.rotations import (
+    axis_angle_to_matrix,
+    continuous_quaternions,
+    matrix_to_axis_angle,
+    matrix_to_quaternion,
+    quaternion_to_matrix,
+)
 
-__all__ = ["OFF", "USUAL", "WIDE", "Bank", "Clips", "Noise", "augment", "bank", "disturb", "mirror", "observe",
-           "opposite", "pieces", "sample", "whole"]  # fmt: skip
+__all__ = ["ANY", "OFF", "REAL", "USUAL", "WIDE", "Bank", "Clips", "Noise", "augment", "bank", "disturb", "mirror",
+           "observe", "opposite", "pieces", "sample", "whole"]  # fmt: skip
 
 SPEEDS = 0.75, 1.33  # how slow and how fast a recording is played
+FASTEST = 2.0  # how fast at most, if it runs back where it has gone as far as at SPEEDS[1]
 FOCAL = 1000.0  # pixels, of every camera; the root is seen FOCAL pixels right of and below the picture's corner
-DISTANCES = 2.5, 20.0  # metres from the camera to the root: drawn between
+DISTANCES = 1.8, 20.0  # metres from the camera to the root: drawn between
 REST_DISTANCE = 4.0  # the same without augmentation
-MIX_CHANCE = 0.3  # that a clip gets a limb of LIMBS from another clip
-BEND_ANGLE = 0.4  # radians: the largest deviation of slow rotations of every joint but the root
-TILT_CHANCE = 0.15  # that a clip is rotated as a whole, any way up
+MIX_CHANCE = 0.4  # that a clip gets a limb of LIMBS from another clip
+BEND_ANGLE = 0.6  # radians: the largest deviation of slow rotations of every joint but the root
+BEND_RATE = 1.5  # a second: how often they go to and fro at most
+TILT_CHANCE = 0.2  # that a clip is rotated as a whole, any way up
+FOLD_CHANCE = 0.4  # that a clip's hips, knees and elbows are bent further, and its trunk forward, as near the floor
+BACKWARDS_CHANCE = 0.3  # that a clip runs backwards
+PITCH = 0.1, 0.25  # radians: mean and spread of how far the camera looks down
+LIMITS = {
+    "hip": (2.2, (-1.0, 0.0, 0.0)),
+    "knee": (2.5, (1.0, 0.0, 0.0)),
+    "elbow": (2.4, (0.0, -1.0, 0.0)),
+    "spine1": (0.5, (1.0, 0.0, 0.0)),
+    "spine2": (0.5, (1.0, 0.0, 0.0)),
+}  # radians about the left one's axis
 ACTION_POWER = 0.3  # an action is drawn as often as its number of starts to this power
 LIMBS = (
     ("left_collar", "left_shoulder", "left_elbow", "left_wrist", "left_hand"),
@@ -166,12 +185,15 @@ def sample(
     action = torch.multinomial((source.count**ACTION_POWER).to(generator.device), batch, True, generator=generator)
     action = action.to(source.count.device)
     start = source.starts[source.first[action] + (rand(batch) * source.count[action]).long()]
-    speed = SPEEDS[0] + (SPEEDS[1] - SPEEDS[0]) * rand(batch) if augment else torch.ones_like(start)
+    speed = SPEEDS[0] * (FASTEST / SPEEDS[0]) ** rand(batch) if augment else torch.ones(batch).to(source.quaternions)
     at = speed[:, None] * torch.arange(frames, device=start.device)
+    at = torch.minimum(at, 2 * SPEEDS[1] * (frames - 1) - at)
     low = at.long()
     pair = source.quaternions[start[:, None] + low], source.quaternions[start[:, None] + low + 1]
     rotations = quaternion_to_matrix(torch.lerp(*pair, (at - low)[..., None, None].to(pair[0])))
     if augment:
+        back = (rand(batch) < BACKWARDS_CHANCE)[:, None, None, None, None]
+        rotations = torch.where(back, rotations.flip(1), rotations)
         rotations = _mirrored_and_augmented(rotations, source, body, rand, normal)
     return observe(rotations, body, source.fps, generator, noise, augment)._replace(start=start)
 
@@ -195,12 +217,34 @@ def augment(rotations: Tensor, body: Body, fps: float, rand: Numbers, normal: Nu
         mixed = (rand(batch) < MIX_CHANCE)[:, None, None, None, None]
         other = whole[rand(batch).argsort()]
         rotations[:, :, at] = torch.where(mixed, other[:, :, at], whole[:, :, at])
-    bend = BEND_ANGLE * rand(batch, 1, 1, 1) ** 2 * slow((batch, frames, len(names), 3), fps, rand, normal)
+    bend = BEND_ANGLE * rand(batch, 1, 1, 1) ** 2 * slow((batch, frames, len(names), 3), fps / BEND_RATE, rand, normal)
     bend[:, :, body.root] = 0
     tilt = quaternion_to_matrix(normal(batch, 4))[:, None]
     tilted = (rand(batch) < TILT_CHANCE)[:, None, None, None, None]
-    rotations = rotations @ axis_angle_to_matrix(bend)
+    rotations = _folded(rotations @ axis_angle_to_matrix(bend), names, body.root, fps, rand, normal)
     return torch.where(tilted, rotate_joint(rotations, body.root, tilt), rotations)
+
+
+def _folded(rotations: Tensor, names: Sequence[str], root: int, fps: float, rand: Numbers, normal: Numbers) -> Tensor:
+    """Some clips with joints bent by a slow share of what is left to their LIMITS, and the trunk forward with them."""
+    batch, frames = rotations.shape[:2]
+    chosen = (rand(batch) < FOLD_CHANCE)[:, None, None]
+    limb = torch.sigmoid(1.5 * slow((batch, frames, 4), fps / BEND_RATE, rand, normal))  # legs, arms, trunk
+    forward = 2.2 * (rand(batch, 1) - 0.3) * limb[..., 3]
+    angle = torch.zeros_like(rotations[..., 0])
+    angle[:, :, root, 0] = torch.where(chosen[..., 0], forward, 0)
+    for j, name in enumerate(names):
+        side, _, kind = name.rpartition("_")
+        if kind not in LIMITS:
+            continue
+        limit, of_left = LIMITS[kind]
+        axis = rotations.new_tensor(of_left) * rotations.new_tensor([1.0, -1.0 if side == "right" else 1.0, 1.0])
+        bent = (matrix_to_axis_angle(rotations[:, :, j]) * axis).sum(-1)
+        share = limb[..., 3 if not side else 2 if kind == "elbow" else int(side == "right")] * rand(batch, 1)
+        angle[:, :, j] = torch.where(chosen, (share * (limit - bent).clamp_min(0))[..., None] * axis, 0)
+    turned = axis_angle_to_matrix(angle)
+    at_root = torch.arange(len(names), device=angle.device)[:, None, None] == root
+    return torch.where(at_root, rotations @ turned, turned @ rotations)
 
 
 def whole(motion: Motion, body: Body, yaw: float, generator: Generator, noise: Noise = USUAL) -> Clips:
@@ -248,7 +292,7 @@ def observe(rotations: Tensor, body: Body, fps: float, generator: Generator, noi
     distance = rotations.new_full((batch, 1, 1), REST_DISTANCE)
     if augment:
         yaw, speed = 2 * torch.pi * rand(batch, 1), 0.2 * normal(batch, 1)
-        pitch, roll = 0.1 + 0.15 * normal(batch, 1), 0.05 * normal(batch, 1)
+        pitch, roll = PITCH[0] + PITCH[1] * normal(batch, 1), 0.05 * normal(batch, 1)
         distance = DISTANCES[0] * (DISTANCES[1] / DISTANCES[0]) ** rand(batch, 1, 1)
     time = torch.arange(frames, device=rotations.device) / fps
     rotations = rotate_joint(rotations, body.root, _camera(yaw + speed * time, pitch, roll))
