@@ -19,7 +19,7 @@ Array = NDArray[Any]
 PHALP_FOCAL, PHALP_SIDE = 5000.0, 256.0  # its camera's, in pixels of a picture padded to a square of that side
 PHALP_ROW = ("time", "camera", "global_orient", "body_pose", "betas", "size")
 PHALP_SHAPES = ((), (3,), (1, 3, 3), (23, 3, 3), (10,), (2,))
-MOVED = ("trans", "transl", "translation", "pred_trans")  # in metres
+MOVED = re.compile(r"(|.*[._/])(trans|transl|translation)(_cam|_incam)?")  # in metres
 NEEDED = (
     "expected VIBE's, WHAM's or PHALP's pickle, GVHMR's .pt, or an .npz of one person. SAM 3D Body's rig is not read: "
     "convert it to SMPL first, by tools/mhr_smpl_conversion of facebookresearch/MHR"
@@ -165,9 +165,10 @@ def _person(path: Path, name: str, arrays: dict[str, Array], view: View) -> Pers
         raise ValueError(
             f"{where}: the place in row {row} is not finite; leave such frames out, and give frame_ids (N)"
         )
-    betas = next((x for key, x in arrays.items() if smooth.matching(key, "shape") is not None and x.ndim <= 2), None)
+    shapes = [key for key, x in arrays.items() if smooth.matching(key, "shape") is not None and x.ndim in (1, 2)]
+    betas = arrays[max(shapes, key=_in_camera)] if shapes else None
     if betas is not None:
-        betas = betas.astype(np.float32).reshape(-1, betas.shape[-1] if betas.ndim else 1).mean(0)
+        betas = betas.astype(np.float32).reshape(-1, betas.shape[-1]).mean(0)
     return Person(
         name, np.rint(frames).astype(np.int64), rotations, torch.from_numpy(translation.astype(np.float32)),
         None if betas is None or not np.isfinite(betas).all() else torch.from_numpy(betas), cropped,
@@ -184,7 +185,7 @@ def _translation(where: Path, arrays: dict[str, Array], rows: int, view: View) -
     if "cropped" in plain:
         return plain["cropped"], True
     for key, x in plain.items():
-        if _in_camera(key) and re.split(r"[./]", key)[-1].removesuffix("_cam") in MOVED and x.shape[1] == 3:
+        if _in_camera(key) and MOVED.fullmatch(key) and x.shape[1] == 3:
             return x, False
     weak = {key: plain[key] for key, width in (("orig_cam", 4), ("pred_cam", 3), ("bboxes", 4))
             if key in plain and plain[key].shape[1] == width}  # fmt: skip

@@ -50,7 +50,6 @@ def vibe(turns, path, betas, frames):
         "pred_cam": np.zeros((len(path), 3)), "orig_cam": torch.cat([scale, path[:, :2]], 1).numpy(),
         "pose": vectors(turns), "betas": betas.expand(len(path), -1).numpy(), "frame_ids": frames,
         "bboxes": np.ones((len(path), 4)), "joints3d": np.zeros((len(path), 49, 3)),
-        "verts": np.zeros((len(path), 5, 3)),
     }}  # fmt: skip
 
 
@@ -134,6 +133,27 @@ def test_torchs_files_are_read_as_they_were_written(tmp_path):
     assert_read(person, *made, range(FRAMES))
 
 
+def test_one_persons_archive_is_read_as_it_was_written(tmp_path):
+    """GVHMR's parameters under their whole names, those of the world passed over."""
+    turns, path, betas = wander()
+    inside = {
+        f"smpl_params_incam_{key}": x.numpy() for key, x in gvhmr(turns, path, betas)["smpl_params_incam"].items()
+    }
+    world = {key.replace("incam", "global"): x + 0.5 for key, x in inside.items()}
+    np.savez(tmp_path / "a.npz", **world, **inside, frame_ids=np.arange(3, 3 + FRAMES))
+    (person,) = results.read(tmp_path / "a.npz", VIEW)
+    assert_read(person, turns, path, betas, range(3, 3 + FRAMES))
+
+
+@pytest.mark.parametrize("kind", ["vibe", "phalp"])
+def test_without_a_focal_length_the_diagonal_is_taken(tmp_path, kind):
+    turns, path, betas = wander()
+    joblib.dump(JOBLIB[kind](turns, path, betas, np.arange(FRAMES)), tmp_path / "a.pkl")
+    with pytest.warns(UserWarning, match="no --focal: the picture's diagonal, 800 pixels, is taken"):
+        (person,) = results.read(tmp_path / "a.pkl", results.View(SIZE))
+    assert torch.allclose(person.translation, path * torch.tensor([1, 1, 800 / FOCAL]), atol=1e-4)
+
+
 def test_that_law_can_fail():
     turns, path, betas = wander()
     person = results.Person("7", np.arange(FRAMES), turns, path + 0.01, betas, False)
@@ -163,12 +183,12 @@ def test_cameras_put_the_person_where_the_model_drew_them(tmp_path):
 @pytest.mark.parametrize(
     ("content", "view", "message"),
     [
-        ({"1": {"pose": np.zeros((5, 72))}}, VIEW, r"person 1: no place in the camera's frame: .* pose \(5, 72\)"),
+        ({"1": {"pose": np.zeros((5, 72))}}, VIEW, r"person 1: no place in the camera's .* has pose \(5, 72\)"),
         ({"1": {"pose": np.zeros((5, 72)), "orig_cam": np.ones((5, 4))}}, results.View(), "does not say; give --size"),
         ({"1": {"pose": np.full((5, 72), np.nan)}}, VIEW, "pose is not finite in frame 0"),
         ({"1": {"pose": np.zeros((5, 72)), "trans": np.full((5, 3), np.nan)}}, VIEW, "place in row 0 is not finite"),
         ({"1": {"pose": np.zeros((5, 72)), "orig_cam": np.zeros((5, 4))}}, VIEW, "place in row 0 is not finite"),
-        ({"1": {"pose_world": np.zeros((5, 72))}}, VIEW, "pose_world: in the world's axes; expected a pose in the"),
+        ({"1": {"pose_world": np.zeros((5, 72))}}, VIEW, "pose_world: in the world's axes; expected a pose in"),
         ({"1": {"pose": np.zeros((5, 72)), "frame_ids": np.zeros(5)}}, VIEW, "frame_ids .* of rising numbers"),
         ({"smpl_params_global": {}}, VIEW, "no smpl_params_incam, .* it has smpl_params_global"),
         ([{"body_pose_params": np.zeros(3)}], VIEW, "it holds a list, .*SAM 3D Body's rig is not read: convert it"),
