@@ -181,7 +181,8 @@ def draw(job: Job, replay: Replay, frames: int, stopped: list[int]) -> int:
 
 
 def live(job: Job, stopped: list[int]) -> list[str]:
-    """A camera, or a file at its own rate, as its frames come -> the files' names."""
+    """A camera, or a file at its own rate, as its frames come -> the files' names. Files but the overlay are made at the
+    end, when all frames are known."""
     video, args, fps, target = job.video, job.args, job.video.fps, job.model.options["keypoints"]
     crowd, sheet, bar = Crowd(job.model.live(), fps, job.place), Sheet(), Progress(job.frames, "seen")
     keypoints, frame = list[Array](), 0
@@ -200,7 +201,8 @@ def live(job: Job, stopped: list[int]) -> list[str]:
                     sheet.add(frame, shot.picture)
                     frame += 1
                 bar.show(frame)
-        replay, together = Replay(crowd.takes(), job.body, fps), np.concatenate(alike(keypoints), 1)
+        together = np.concatenate(alike(keypoints), 1)
+        replay = Replay(takes(job.model, together, fps, job.place), job.body, fps)
         names += finish(job, replay, sheet, together)
     log.info("%s, people: %d", bar.text(frame), len(replay.people))
     return names

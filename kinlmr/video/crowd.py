@@ -112,7 +112,7 @@ class Piece(NamedTuple):
 class Crowd:
     """The people of a video as it comes, by row of its keypoints: who is there is a row of both states.
 
-    last (P): each one's last frame with keypoints; pieces: what was recovered, by the frame it begins with.
+    last (P): each one's last frame with keypoints.
     """
 
     def __init__(self, model: kinlmr.LMR | Live, fps: float, place: Place) -> None:
@@ -120,7 +120,6 @@ class Crowd:
         self.here = list[int]()
         self.state, self.standing = kinlmr.RecoveryState.initial(model, 0), self.strangers(0)
         self.last = np.zeros(0, int)
-        self.pieces: list[tuple[int, Piece]] = []
 
     def strangers(self, people: int) -> kinlmr.WorldState:
         """What is known of their world."""
@@ -151,28 +150,5 @@ class Crowd:
                 recovery, self.state = kinlmr.recover(self.model, points, self.fps, self.state)
                 world, self.standing = self.place(recovery, keypoints=points, state=self.standing)
                 near = clock[low:high] - before[self.here, 1 + low : 1 + high] <= SHOWN * self.fps
-                piece = Piece(low, self.here, recovery, world, near & (recovery.box[..., 2] > 0).numpy())
-                self.pieces.append((frame + low, piece))
-                yield piece
+                yield Piece(low, self.here, recovery, world, near & (recovery.box[..., 2] > 0).numpy())
         self.last = before[:, -1]
-
-    def takes(self) -> list[Take]:
-        """Everybody who was seen so far."""
-        found: dict[int, tuple[int, list[Any]]] = {}
-        for frame, piece in self.pieces:
-            for k, row in enumerate(piece.rows):
-                start, parts = found.setdefault(row, (frame, []))
-                if gap := frame - start - sum(len(part[2]) for part in parts):
-                    recovery, world, shown = parts[-1]
-                    nowhere = kinlmr.World(*(x[-1:].expand(gap, *x.shape[1:]) for x in world))
-                    nowhere = nowhere._replace(translation=torch.full_like(nowhere.translation, torch.nan))
-                    parts.append((_held(recovery, gap), nowhere, np.zeros(gap, bool)))
-                parts.append((type(piece.recovery)(*(x[k] for x in piece.recovery)),
-                              type(piece.world)(*(x[k] for x in piece.world)), piece.shown[k]))  # fmt: skip
-        people = list[Take]()
-        for row, (start, parts) in sorted(found.items()):
-            recoveries, worlds, shown = zip(*parts, strict=True)
-            end = self.last[row] + 1 - start
-            recovery, world = (type(x[0])(*(y[:end] for y in _one(list(x)))) for x in (recoveries, worlds))
-            people.append(Take(row, start, recovery, world, np.concatenate(shown)[:end]))
-        return people

@@ -415,16 +415,24 @@ def placed(fps):
 
 
 def crowded(model, points, fps, sizes):
-    """What a crowd makes of keypoints (P, T, K, 3) in chunks of these sizes, and which frames show whom (P, T)."""
-    people, frame = crowd.Crowd(model, fps, placed(fps)), 0
+    """What a crowd makes of keypoints (P, T, K, 3) in chunks of these sizes: recovery and world by row and frame; and
+    which frames show whom (P, T)."""
+    people, frame, found = crowd.Crowd(model, fps, placed(fps)), 0, {}
     shown = np.zeros(points.shape[:2], bool)
     for size in itertools.islice(itertools.cycle(sizes), points.shape[1]):
         chunk = points[:, frame : frame + size]
-        for low, rows, recovery, _, on in people.take(chunk, frame):
+        for low, rows, recovery, world, on in people.take(chunk, frame):
             assert recovery.box.shape[:2] == on.shape == (len(rows), on.shape[1])
             shown[rows, frame + low : frame + low + on.shape[1]] = on
+            for k, t in np.ndindex(on.shape):
+                found[rows[k], frame + low + t] = [x[k, t] for x in recovery], [x[k, t] for x in world]
         frame += chunk.shape[1]
-    return people.takes(), shown
+    return found, shown
+
+
+def recovered(found, row, frames):
+    """Somebody's recovery (T, ...) in these frames."""
+    return [torch.stack(x) for x in zip(*(found[row, frame][0] for frame in frames), strict=True)]
 
 
 @pytest.fixture
@@ -440,34 +448,26 @@ def crossing(monkeypatch):
     return points
 
 
-def same_takes(one, two, atol=1e-4):
-    for a, b in zip(one, two, strict=True):
-        assert a[:2] == b[:2]
-        assert_same(a.recovery, b.recovery, atol)
-        for x, y in zip(a.world, b.world, strict=True):
+def assert_same_crowd(one, two, atol=1e-4):
+    assert one.keys() == two.keys()
+    for key, (recovery, world) in one.items():
+        assert_same(recovery, two[key][0], atol)
+        for x, y in zip(world, two[key][1], strict=True):
             torch.testing.assert_close(x, y, atol=20 * atol, rtol=1e-4, equal_nan=True)  # knees have square roots
-        assert (a.shown == b.shown).all()
 
 
 def test_people_of_a_camera_come_go_and_return_and_chunks_change_nothing(crossing):
     model, fps, points = tiny(), 30.0, crossing
-    takes, shown = crowded(model, points, fps, [16])
-    assert [(take.start, len(take.recovery.box)) for take in takes] == [(0, 50), (13, 37), (0, 45)]
+    found, shown = crowded(model, points, fps, [16])
+    there = {0: range(50), 1: range(13, 50), 2: [*range(30), *range(38, 50)]}  # who leaves is estimated further
+    assert found.keys() == {(row, frame) for row, frames in there.items() for frame in frames}
     for sizes in ([1, 4], [7]):
         other, on = crowded(model, points, fps, sizes)
         assert (on == shown).all()
-        gone = slice(30, 38)  # until then the one who leaves is estimated further
-        for take in (takes[2], other[2]):
-            assert not take.recovery.box[gone].any()
-            assert take.world.translation[gone].isnan().all()
-            assert not take.shown[gone].any()
-        same_takes(takes, other)
-    for take, p in zip(takes, range(3), strict=True):  # as if alone, fresh on return
-        first = slice(take.start, 20)
-        alone, _ = kinlmr.recover(model, torch.from_numpy(points[p, first]), fps)
-        assert_same([x[: 20 - take.start] for x in take.recovery], alone, 1e-4)
-    again, _ = kinlmr.recover(model, torch.from_numpy(points[2, 38:45]), fps)
-    assert_same([x[38:] for x in takes[2].recovery], again, 1e-4)
+        assert_same_crowd(found, other)
+    for row, some in ((0, range(20)), (1, range(13, 20)), (2, range(20)), (2, range(38, 45))):  # as if new
+        alone, _ = kinlmr.recover(model, torch.from_numpy(points[row, some]), fps)
+        assert_same(recovered(found, row, some), alone, 1e-4)
     waits = np.zeros(50, bool)
     waits[[*range(5, 8), *range(20, 23), *range(45, 48)]] = True  # SHOWN seconds
     assert (shown[2] == ((points[2, :, :, 2] > 0).any(1) | waits)).all()
@@ -486,12 +486,11 @@ def test_who_was_away_for_long_does_not_depend_on_where_chunks_begin(seed, monke
             there, away = draw.integers(0, 9), draw.integers(1, 12)
             row[at + there : at + there + away] = 0
             at += there + away
-    takes, shown = crowded(model, points, fps, [1])
+    found, shown = crowded(model, points, fps, [1])
     for size in (7, 16):
         other, on = crowded(model, points, fps, [size])
         assert (on == shown).all()
-        assert [take.start for take in other] == [take.start for take in takes]
-        same_takes(takes, other)
+        assert_same_crowd(found, other)
 
 
 def test_people_of_a_file_are_recovered_by_all_their_frames_and_stand_on_one_floor(crossing):
