@@ -1,11 +1,13 @@
 """examples/real.py: figures against a truth with holes, and the files of AIST++ and 3DPW in their layouts."""
 
+import functools
 import importlib.util
 import json
 import math
 import os
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -517,3 +519,38 @@ def test_sequences_that_differ_are_refused_by_name(tmp_path, other, said):
 def test_a_folder_without_sequences_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match="no .*pkl in it, nor in sequenceFiles/test"):
         list(threedpw.people(tmp_path, threedpw.protocol("anny24_lo369")))
+
+
+# ---------------------------------------------------------------------------------------------------------- confidence
+
+
+@functools.cache
+def ch02():
+    """Three views of a real clip, the first six seconds."""
+    clip = real.at_rate(aist.read(SHARED / "aist_ch02.npz"), 30)
+    clip = clip._replace(keypoints=clip.keypoints[:3, :180], truth=clip.truth[:3, :180])
+    return clip._replace(rotation=clip.rotation[:3], translation=clip.translation[:3])
+
+
+def assert_no_scale_matters(model):
+    """Another detector's scale of confidence changes PA12 by less than 2 mm, its threshold by less than 4."""
+    clip = ch02()
+    xy, c = clip.keypoints[..., :2], clip.keypoints[..., 2:]
+    said = [c, c**2, c**0.5, torch.where(c < 0.3, 0, c)]
+    found = real.recovered(model, torch.cat([torch.cat([xy, x], -1) for x in said]), clip.fps)
+    body = kinlmr.load_body("anny24", keypoints="coco17")
+    points = body(found.rotations, found.shape, want=("keypoints",)).keypoints.double().split(3)
+    figures = [scores.score(x, clip.in_cameras(), clip.fps)[0] for x in points]
+    own, squared, rooted, cut = (float(x[..., list(scores.FIGURES).index("pa12")].nanmean()) for x in figures)
+    assert abs(squared - own) < 2
+    assert abs(rooted - own) < 2
+    assert abs(cut - own) < 4
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared clips are not here")
+def test_no_scale_of_confidence_matters():
+    model = kinlmr.load("anny24-coco17")
+    assert_no_scale_matters(model)
+    model.options = replace(kinlmr.load("anny24-coco17").options, confidence=None)
+    with pytest.raises(AssertionError):
+        assert_no_scale_matters(model)
