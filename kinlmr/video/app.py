@@ -181,8 +181,10 @@ def draw(job: Job, replay: Replay, frames: int, stopped: list[int]) -> int:
 
 
 def live(job: Job, stopped: list[int]) -> list[str]:
-    """A camera, or a file at its own rate, as its frames come -> the files' names. Files but the overlay are made at the
-    end, when all frames are known."""
+    """A camera, or a file at its own rate, as its frames come -> the files' names.
+
+    All but the overlay are made at the end, by all frames.
+    """
     video, args, fps, target = job.video, job.args, job.video.fps, job.model.options["keypoints"]
     crowd, sheet, bar = Crowd(job.model.live(), fps, job.place), Sheet(), Progress(job.frames, "seen")
     keypoints, frame = list[Array](), 0
