@@ -230,6 +230,21 @@ def test_nothing_in_a_file_runs(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_what_a_pickle_repeats_is_counted(tmp_path):
+    """A small file may name the same array or list a million times."""
+    pose, many = np.zeros((10_000, 72), np.float32), list(range(2000))
+    frames = {str(k): {"tid": many, "smpl": many, "camera": many, "tracked_time": [1] * 2000} for k in range(501)}
+    for content, message in (
+        ({str(k): {"pose": pose, "trans": pose} for k in range(101)}, "more than 1,000,000 people times frames"),
+        ({f"a{k}.pose": pose[:5] + k for k in range(101)}, "101 arrays, more than the 100 that a person"),
+        ({f"a{k}.pose": many for k in range(101)}, "no pose of SMPL's joints"),
+        (frames, "more than 1,000,000 people times frames"),
+    ):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(content, 4))
+        with pytest.raises(ValueError, match=rf"a\.pkl: .*{message}"):
+            results.read(tmp_path / "a.pkl", VIEW)
+
+
 # --------------------------------------------------------------------------------------------------------------- motion
 
 
