@@ -7,7 +7,7 @@ FILE is one of these, of a camera at rest:
     VIBE          vibe_output.pkl     {id: {pose, orig_cam or pred_cam and bboxes, betas, frame_ids}}: --size, --focal
     WHAM          wham_output.pkl     {id: {pose, trans, betas, frame_ids}}
     GVHMR         hmr4d_results.pt    {smpl_params_incam: {global_orient, body_pose, transl, betas}}: --body is SMPL-X's
-    4D-Humans     demo_*.pkl          PHALP's {frame: {time, tid, tracked_time, smpl, camera, size}}: needs --focal
+    4D-Humans     demo_*.pkl          PHALP's {frame: {time, tid, tracked_time, smpl, camera, size}}: --focal
     one person    .npz                a row a frame, under the names that smooth.py knows
 
 FOLDER gets person1.bvh, ..., body.glb with everybody, and stand.npz: y up, the floor at 0, metres. Frames have their

@@ -7,6 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import bodies
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hostile import Calls, pickles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kinlmr import camera, load_body, motion, save_body
+from kinlmr import camera, load_body, load_skeleton, motion, save_body
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from kinlmr.world import settle
 
@@ -345,6 +346,19 @@ def test_from_file_to_files(tmp_path, capsys):
     assert (
         "the shape is anny24_lo369's mean: the betas need your file of their model, --body" in capsys.readouterr().out
     )
+
+
+def test_gvhmr_stands_on_the_users_smplx(tmp_path, capsys):
+    """A body of SMPL-X's size: its shape is the file's betas, its hands are at rest."""
+    arrays = bodies.arrays(bodies.parents_of(load_skeleton("smplx.yaml")), 100, 20, pose=False)
+    np.savez(tmp_path / "SMPLX.npz", **arrays)
+    made = wander()
+    torch.save(gvhmr(*made), tmp_path / "a.pt")
+    room.main([str(tmp_path / "a.pt"), "--out", str(tmp_path), "--body", str(tmp_path / "SMPLX.npz"), "--fps", "30"])
+    assert "mean" not in capsys.readouterr().out
+    with np.load(tmp_path / "stand.npz") as file:
+        np.testing.assert_allclose(file["shape"][0, 0], [*made[2].tolist(), *[0.0] * 10], atol=1e-6)
+        np.testing.assert_allclose(file["rotations"][0, :, 22:] - np.eye(3), 0, atol=1e-5)
 
 
 def test_ours_and_what_is_refused_of_the_command(tmp_path, capsys):
