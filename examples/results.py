@@ -16,6 +16,10 @@ from torch import Tensor
 from kinlmr import camera, files
 
 Array = NDArray[Any]
+MOST, NAMES = (
+    1_000_000,
+    100,
+)  # people times frames of a file, and arrays of one person: pickles may repeat what they hold
 PHALP_FOCAL, PHALP_SIDE = 5000.0, 256.0  # its camera's, in pixels of a picture padded to a square of that side
 PHALP_ROW = ("time", "camera", "global_orient", "body_pose", "betas", "size")
 PHALP_SHAPES = ((), (3,), (1, 3, 3), (23, 3, 3), (10,), (2,))
@@ -72,12 +76,21 @@ def read(path: Path, view: View) -> list[Person]:
         raise ValueError(f"{path}: refused, nothing in it was run ({files.short(error)}); {NEEDED}") from None
     if any(key.startswith("smpl_params") for key in content):
         return [_person(path, "person", _gvhmr(path, content), view)]
+    people: dict[str, dict[str, Array]]
     inner = {key: found for key, value in content.items() if (found := _dict(value)) is not None}
     if any("smpl" in value and "camera" in value for value in inner.values()):
-        return [_person(path, name, arrays, view) for name, arrays in _phalp(path, inner, view).items()]
-    if inner and len(inner) == len(content):
-        return [_person(path, name, _arrays(value), view) for name, value in inner.items() if value]
-    return [_person(path, "person", _arrays(content), view)]
+        people = _phalp(path, inner, view)
+    elif inner and len(inner) == len(content):
+        people = {name: _arrays(value) for name, value in inner.items() if value}
+    else:
+        people = {"person": _arrays(content)}
+    _check_rows(path, sum(max((len(x) for x in arrays.values() if x.ndim), default=0) for arrays in people.values()))
+    return [_person(path, name, arrays, view) for name, arrays in people.items()]
+
+
+def _check_rows(path: Path, rows: int) -> None:
+    if rows > MOST:
+        raise ValueError(f"{path}: more than {MOST:,} people times frames; cut the clip")
 
 
 def _dict(value: Any) -> dict[str, Any] | None:
@@ -100,7 +113,9 @@ def _array(value: Any) -> Array | None:
 
 
 def _arrays(value: dict[str, Any]) -> dict[str, Array]:
-    return {key: x for key, item in value.items() if (x := _array(item)) is not None}
+    """The arrays of a dict; what is there under several names, under the first."""
+    once = {id(item): key for key, item in reversed(value.items())}
+    return {key: x for key, item in value.items() if once[id(item)] == key and (x := _array(item)) is not None}
 
 
 def _gvhmr(path: Path, content: dict[str, Any]) -> dict[str, Array]:
@@ -114,6 +129,8 @@ def _gvhmr(path: Path, content: dict[str, Any]) -> dict[str, Array]:
 def _phalp(path: Path, frames: dict[str, dict[str, Any]], view: View) -> dict[str, dict[str, Array]]:
     """PHALP's people, each as arrays with a row a frame; those that are only predicted are left out."""
     rows: dict[str, list[tuple[Array, ...]]] = {}
+    tids = [frame.get("tid") for frame in frames.values()]
+    _check_rows(path, sum(len(tid) for tid in tids if isinstance(tid, list)))
     for order, (name, frame) in enumerate(frames.items()):
         where, columns = f"{path}: frame {name}", {}
         for key in ("tid", "smpl", "camera", "size", "tracked_time"):
@@ -149,6 +166,8 @@ def _phalp(path: Path, frames: dict[str, dict[str, Any]], view: View) -> dict[st
 def _person(path: Path, name: str, arrays: dict[str, Array], view: View) -> Person:
     """One person out of arrays with a row a frame, under the names that smooth.py knows."""
     where = path if name == "person" else Path(f"{path}: person {name}")
+    if len(arrays) > NAMES:
+        raise ValueError(f"{where}: {len(arrays)} arrays, more than the {NAMES} that a person of these models has")
     found = smooth.poses_of(where, arrays)
     poses = {keys: x for keys, x in found.items() if all(map(_in_camera, keys))}
     if not poses:

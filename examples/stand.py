@@ -7,7 +7,7 @@ FILE is one of these, of a camera at rest:
     VIBE          vibe_output.pkl     {id: {pose, orig_cam or pred_cam and bboxes, betas, frame_ids}}: --size, --focal
     WHAM          wham_output.pkl     {id: {pose, trans, betas, frame_ids}}
     GVHMR         hmr4d_results.pt    {smpl_params_incam: {global_orient, body_pose, transl, betas}}: --body is SMPL-X's
-    4D-Humans     demo_*.pkl          PHALP's {frame: {time, tid, tracked_time, smpl, camera, size}}: needs --focal
+    4D-Humans     demo_*.pkl          PHALP's {frame: {time, tid, tracked_time, smpl, camera, size}}: --focal
     one person    .npz                a row a frame, under the names that smooth.py knows
 
 FOLDER gets person1.bvh, ..., body.glb with everybody, and stand.npz: y up, the floor at 0, metres. Frames have their
@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import smooth
 import torch
-from results import Person, View, read
+from results import MOST, Person, View, read
 from torch import Tensor
 
 from kinlmr import World, camera, export, files, load_body
@@ -38,7 +38,6 @@ from kinlmr.world import settle
 FPS = 30.0
 GAP = smooth.GAP  # seconds without frames that cut a clip; shorter ones are filled
 LEAST = 0.5  # seconds: who is there for less is left out
-MOST = 1_000_000  # people times frames: 4 GB
 MODELS = {24: "SMPL", 52: "SMPL-H", 55: "SMPL-X"}  # by the joints of a body
 PELVIS = {24: (0.0, -0.23, 0.03), 55: (0.0, -0.36, 0.01)}  # about where their mean bodies have it at rest, metres
 

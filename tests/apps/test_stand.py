@@ -7,6 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import bodies
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hostile import Calls, pickles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kinlmr import camera, load_body, motion, save_body
+from kinlmr import camera, load_body, load_skeleton, motion, save_body
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from kinlmr.world import settle
 
@@ -230,6 +231,21 @@ def test_nothing_in_a_file_runs(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_what_a_pickle_repeats_is_counted(tmp_path):
+    """A small file may name the same array or list a million times."""
+    pose, many = np.zeros((10_000, 72), np.float32), list(range(2000))
+    frames = {str(k): {"tid": many, "smpl": many, "camera": many, "tracked_time": [1] * 2000} for k in range(501)}
+    for content, message in (
+        ({str(k): {"pose": pose, "trans": pose} for k in range(101)}, "more than 1,000,000 people times frames"),
+        ({f"a{k}.pose": pose[:5] + k for k in range(101)}, "101 arrays, more than the 100 that a person"),
+        ({f"a{k}.pose": many for k in range(101)}, "no pose of SMPL's joints"),
+        (frames, "more than 1,000,000 people times frames"),
+    ):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(content, 4))
+        with pytest.raises(ValueError, match=rf"a\.pkl: .*{message}"):
+            results.read(tmp_path / "a.pkl", VIEW)
+
+
 # --------------------------------------------------------------------------------------------------------------- motion
 
 
@@ -330,6 +346,19 @@ def test_from_file_to_files(tmp_path, capsys):
     assert (
         "the shape is anny24_lo369's mean: the betas need your file of their model, --body" in capsys.readouterr().out
     )
+
+
+def test_gvhmr_stands_on_the_users_smplx(tmp_path, capsys):
+    """A body of SMPL-X's size: its shape is the file's betas, its hands are at rest."""
+    arrays = bodies.arrays(bodies.parents_of(load_skeleton("smplx.yaml")), 100, 20, pose=False)
+    np.savez(tmp_path / "SMPLX.npz", **arrays)
+    made = wander()
+    torch.save(gvhmr(*made), tmp_path / "a.pt")
+    room.main([str(tmp_path / "a.pt"), "--out", str(tmp_path), "--body", str(tmp_path / "SMPLX.npz"), "--fps", "30"])
+    assert "mean" not in capsys.readouterr().out
+    with np.load(tmp_path / "stand.npz") as file:
+        np.testing.assert_allclose(file["shape"][0, 0], [*made[2].tolist(), *[0.0] * 10], atol=1e-6)
+        np.testing.assert_allclose(file["rotations"][0, :, 22:] - np.eye(3), 0, atol=1e-5)
 
 
 def test_ours_and_what_is_refused_of_the_command(tmp_path, capsys):
