@@ -314,7 +314,7 @@ def test_the_files_are_no_models_and_the_list_is_theirs():
     import hashlib
 
     folder = ROOT / "kinlmr/weights"
-    assert checkpoint.shipped() == ("anny24-coco17",)
+    assert checkpoint.shipped() == ("anny24-coco17", "anny24-coco17@1")
     for line in (folder / "movenet.sha256").read_text().splitlines():
         number, name = line.split()
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == number

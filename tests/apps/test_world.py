@@ -372,7 +372,7 @@ def test_slow_and_fast_rates(fps):
 def test_the_networks_file_is_small_and_of_its_own_kind(tmp_path):
     file = Path(kinlmr.__file__).parent / "weights/world.npz"
     assert file.stat().st_size <= 300_000
-    assert kinlmr.checkpoint.shipped() == ("anny24-coco17",)
+    assert kinlmr.checkpoint.shipped() == ("anny24-coco17", "anny24-coco17@1")
     with pytest.raises(ValueError, match="not a kinlmr checkpoint"):
         kinlmr.load(file)
     net = network.load(file)
