@@ -19,8 +19,7 @@ the run goes on.
 N processes take a part of every batch each, together N times --batch clips (gloo on CPUs, NCCL on GPUs; runs.py says
 how srun starts them). If one dies, torchrun ends the others and names its rank. Another N goes on from the same
 checkpoint, with a --batch that keeps the total. One process reaches the weights of N if it takes the parts one after
-the other, which needs less memory too (--accumulate N). In one part the gradient is the same but for rounding, of which
-Muon, whose products are in bfloat16, makes more:
+the other, which needs less memory too (--accumulate N). In one part the gradient is the same but for rounding:
 
     torchrun --nproc-per-node 2 examples/train.py --batch 16 ...
     python examples/train.py --batch 32 --accumulate 2 ...
