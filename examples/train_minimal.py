@@ -1,4 +1,4 @@
-"""Train LMR on recorded motion in about four minutes, and see what its memory, and more recordings, are worth.
+"""Train LMR on recorded motion in four to twenty minutes by the machine; what its memory and more recordings are worth.
 
 Recordings become clips of 2D keypoints as a poor detector finds them; the model learns pose, shape and camera. On a
 recording that it never saw it is compared with the mean pose; with a network of the same size that sees one frame at a
