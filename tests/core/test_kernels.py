@@ -118,7 +118,7 @@ def test_halves_keep_float32s_digits(size):
 
 
 @pytest.mark.parametrize("nodes", [(), (3,)])
-@pytest.mark.parametrize(("frames", "rows", "size"), [(2, 1, 1), (5, 4, 20), (2, 70, 33), (3, 7, 150)])
+@pytest.mark.parametrize(("frames", "rows", "size"), [(2, 1, 1), (5, 4, 20), (2, 70, 33), (2, 7, 150)])
 def test_gru_scan_and_its_gradients(monkeypatch, nodes, frames, rows, size):
     torch.manual_seed(0)
     gates, memory = torch.randn(*nodes, frames, rows, 3 * size), torch.randn(1, *nodes, rows, size)
@@ -224,6 +224,7 @@ def test_no_kernel_gets_a_tensor_that_is_not_contiguous(monkeypatch):
 
 
 COMPILED = """
+import sys
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -248,28 +249,30 @@ KERNELS = [
       for b, s, e, j in ((224, 4, True, 32), (512, 4, False, 64), (224, 0, True, 16), (0, 3, True, 32))),
     (skin_kernels._moments, dict(SPLIT=1024, JOINTS=32, BODIES=16, VERTICES=32), 4),
 ]
-for capability, limit in ((80, 163), (89, 99), (90, 227), (120, 99)):  # KB of shared memory
-    stages = 3 if limit * 1024 >= 160_000 else 2
-    for kernel, constants, warps in KERNELS:
-        if "COLUMNS" in constants:
-            constants = constants | dict(STEP=gru_kernels._step(constants["ROWS"], constants["COLUMNS"], stages))
-        jit = kernels.compiled(kernel)
-        kinds = (HALF, "*fp16"), (WHOLE, "*i32"), (FLOAT, "*fp32"), (LONG, "*i64"), (constants, "constexpr")
-        types = {n: next((kind for names, kind in kinds if n in names), "i32") for n in jit.arg_names}
-        attributes = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(jit.arg_names) if types[n] != "constexpr"
-            and (types[n] != "i32" or n in ("size", "padded", "out_row") or n.endswith("_low"))}
-        source = ASTSource(jit, types, constants, attributes)
-        options = {"num_warps": warps, "num_stages": stages}
-        done = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-        assert len(done.asm["cubin"]) > 1000
-        assert done.metadata.shared <= limit * 1024, (kernel, constants, capability, done.metadata.shared)
+capability, limit = map(int, sys.argv[1:])
+stages = 3 if limit * 1024 >= 160_000 else 2
+for kernel, constants, warps in KERNELS:
+    if "COLUMNS" in constants:
+        constants = constants | dict(STEP=gru_kernels._step(constants["ROWS"], constants["COLUMNS"], stages))
+    jit = kernels.compiled(kernel)
+    kinds = (HALF, "*fp16"), (WHOLE, "*i32"), (FLOAT, "*fp32"), (LONG, "*i64"), (constants, "constexpr")
+    types = {n: next((kind for names, kind in kinds if n in names), "i32") for n in jit.arg_names}
+    attributes = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(jit.arg_names) if types[n] != "constexpr"
+        and (types[n] != "i32" or n in ("size", "padded", "out_row") or n.endswith("_low"))}
+    source = ASTSource(jit, types, constants, attributes)
+    options = {"num_warps": warps, "num_stages": stages}
+    done = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    assert len(done.asm["cubin"]) > 1000
+    assert done.metadata.shared <= limit * 1024, (kernel, constants, capability, done.metadata.shared)
 """
 
 
-def test_they_compile_for_gpus(tmp_path):
+@pytest.mark.parametrize(("capability", "shared"), [(80, 163), (90, 227), (120, 99)])  # KB of shared memory
+def test_they_compile_for_gpus(tmp_path, capability, shared):
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     env |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path), "TRITON_DEFAULT_FP_FUSION": "1"}
-    subprocess.run([sys.executable, "-c", COMPILED], env=env, check=True, cwd=tmp_path)
+    command = [sys.executable, "-c", COMPILED, str(capability), str(shared)]
+    subprocess.run(command, env=env, check=True, cwd=tmp_path)
 
 
 def test_where_tf32_is_allowed_skinning_is_exact(monkeypatch):

@@ -229,7 +229,7 @@ def test_the_box_moves_and_grows_with_the_points(seed, scale, shift, sureness):
     x = wanderers(seed)
     moved = torch.cat([scale * x[..., :2] + shift, sureness * x[..., 2:]], -1)
     (features, box, _), (others, other, _) = normalise(x), normalise(moved)
-    assert torch.allclose(other, scale * box + torch.tensor([shift, shift, 0]).double(), rtol=1e-6)
+    assert torch.allclose(other, scale * box + torch.tensor([shift, shift, 0], dtype=torch.float64))
     expected = features.unflatten(-1, (5, 3)) * torch.tensor([1, 1, sureness]).double()
     assert torch.allclose(others.unflatten(-1, (5, 3)), expected, atol=1e-6)
 
