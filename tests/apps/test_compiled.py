@@ -57,7 +57,7 @@ def test_bfloat16_products(trained, how):
 
 
 def test_compiles_whole():
-    model = lively(kinlmr.build("smpl.yaml", **SMALL))
+    model = lively(kinlmr.build("smpl.yaml", iterations=2, **SMALL))
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     x = clip()
     assert_same(compiled(x), model(x), 1e-12)
