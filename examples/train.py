@@ -81,6 +81,11 @@ def score(network: Network, seen: list[clips.Clips], body: kinlmr.Body) -> dict[
     return metrics.evaluate(joints, [c.joints for c in seen])
 
 
+def shown(clip: clips.Clips, confidence: Sequence[float] | None) -> clips.Clips:
+    """A clip with the confidences that the network sees."""
+    return clip._replace(features=kinlmr.keypoints.reported(clip.features, confidence))
+
+
 def schedule(step: int, steps: int, cooldown: int) -> tuple[float, float]:
     """The share of the rates that a step takes, and how much of the averaged weights stays after it."""
     left = min(1.0, (steps - step) / cooldown) if cooldown else 1.0
@@ -233,6 +238,13 @@ def arguments() -> argparse.Namespace:
         choices=NOISES,
         help="of the keypoints: many detectors', a poor one's, a usual one's, or off (%(default)s)",
     )
+    parser.add_argument(
+        "--confidence",
+        nargs=2,
+        type=float,
+        metavar=("A", "B"),
+        help="the network sees A + B c of a confidence c above 0",
+    )
     parser.add_argument("--baseline", action="store_true", help="train a per-frame network of that size instead")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of all that is drawn (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s here")
@@ -242,9 +254,10 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.accumulate < 1 or args.batch < 1 or args.batch % args.accumulate:
         parser.error(f"--batch {args.batch} cannot be divided into --accumulate {args.accumulate} equal parts")
-    if args.start and args.baseline:
+    if args.baseline and (args.start or args.confidence):
         parser.error(
-            "--start is of LMR's weights, and --baseline is another network, which begins from nothing: leave one"
+            "--start and --confidence are LMR's, and --baseline is another network, which begins from nothing and sees "
+            "confidences as they are: leave one"
         )
     return args
 
@@ -276,6 +289,8 @@ def train(args: argparse.Namespace, own: runs.Place) -> int:
 
     torch.manual_seed(args.seed)
     options = {"hidden": args.hidden, "shape_hidden": args.shape_hidden}
+    if args.confidence:
+        options["confidence"] = tuple(args.confidence)
     model = model_of(options)
     pose = clips.sample(source, body, 512, 1, torch.Generator().manual_seed(0)).rotations.mean((0, 1))
     model.start.pose.copy_(model.rotation.from_matrix(kinlmr.rotations.nearest_rotation(pose)))
@@ -296,7 +311,8 @@ def train(args: argparse.Namespace, own: runs.Place) -> int:
     seen = {}
     if own.rank == 0:
         runs.tidied(args.out)
-        seen = {name: watched(validation, body, NOISES[name]) for name in ("usual", "off") if validation}
+        seen = {name: [shown(c, args.confidence) for c in watched(validation, body, NOISES[name])]
+                for name in ("usual", "off") if validation}  # fmt: skip
         minutes, size = len(source.quaternions) / source.fps / 60, sum(p.numel() for p in network.parameters())
         print(f"{minutes:.1f} minutes, {len(source.count)} actions; {size:,} parameters; from step {run.step}")
         print(f"batches of {batch} clips: {args.batch} in each of {own.world} processes", flush=True)
@@ -311,7 +327,7 @@ def train(args: argparse.Namespace, own: runs.Place) -> int:
                 save(lambda: run.save(args.out / "constant.pt"))
             generator = torch.Generator().manual_seed(args.seed * 1_000_003 + run.step)
             clip = clips.sample(source, body, batch, frames, generator, NOISES[args.noise]._replace(clean=CLEAN))
-            run.learn(clip, source, body, steps, cooldown, own, args.accumulate)
+            run.learn(shown(clip, args.confidence), source, body, steps, cooldown, own, args.accumulate)
             if own.rank == 0:
                 progress(run.step, run.loss)
                 if seen and (run.step % VALIDATE == 0 or run.step == steps):

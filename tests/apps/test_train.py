@@ -180,6 +180,28 @@ def test_a_dead_process_ends_the_job_is_named_and_another_number_goes_on(run, ca
         run("--batch", 2, "--validate", "--leave", "someone", "held_01")
 
 
+def test_confidences_are_seen_by_the_models_map(run, monkeypatch):
+    """The same training as on clips whose confidences were mapped before."""
+    run("--out", "mapped", "--steps", 4, "--confidence", 0.7, 0.28)
+    assert kinlmr.load("mapped/model.npz").options.confidence == (0.7, 0.28)
+    sample = clips.sample
+
+    def before(*given):
+        clip = sample(*given)
+        x = clip.features.clone()
+        x[..., 2::3] = torch.where(x[..., 2::3] > 0, 0.7 + 0.28 * x[..., 2::3], 0)
+        return clip._replace(features=x)
+
+    run("--out", "plain", "--steps", 4)
+    monkeypatch.setattr(clips, "sample", before)
+    run("--out", "before", "--steps", 4)
+    plain, mapped, expected = (kinlmr.load(f"{x}/model.npz").state_dict() for x in ("plain", "mapped", "before"))
+    assert all(torch.allclose(value, expected[name], atol=1e-7) for name, value in mapped.items())
+    assert not torch.equal(plain["camera.head.weight"], mapped["camera.head.weight"])
+    with pytest.raises(SystemExit):
+        run("--baseline", "--confidence", 0.7, 0.28)
+
+
 def test_a_run_begins_with_the_mean_of_models_and_checkpoints(run):
     """A model.npz holds a run's averaged weights, as its checkpoint does; --steps 0 leaves the mean as it is."""
     run("--out", "one", "--steps", 4)
