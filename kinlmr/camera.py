@@ -58,19 +58,19 @@ def fit_scale(points: Tensor, image: Tensor, weight: Tensor, camera: Tensor) -> 
     _check(points, "points", 3)
     _check(image, "image", 2)
     _check(camera, "camera", 3)
-    s, t = camera[..., :1].clamp_min(MIN_SCALE), camera[..., 1:]
+    s, t = camera[..., 0].clamp_min(MIN_SCALE), camera[..., 1:]
     if not points.shape[-2]:
-        return s[..., 0], zeros_like(t), t
+        return s, zeros_like(t), t
     flat, weight = points[..., :2], weight[..., None]
     total = weight + PRIOR_WEIGHT
-    before = t[..., None, :] + s[..., None, :] * flat
+    before = t[..., None, :] + s[..., None, None] * flat
     image = before + weight / total * (image - before)
     share = total / total.sum(-2, keepdim=True)
     middle, target = ((share * x).sum(-2) for x in (flat, image))
     flat = flat - middle[..., None, :]
     shared = share * flat
     spread, both = ((shared * x).sum((-2, -1)) for x in (flat, image))
-    return ((both + PRIOR_SPREAD * s[..., 0]) / (spread + PRIOR_SPREAD)).clamp_min(MIN_SCALE), middle, target
+    return ((both + PRIOR_SPREAD * s) / (spread + PRIOR_SPREAD)).clamp_min(MIN_SCALE), middle, target
 
 
 def at_scale(scale: Tensor, middle: Tensor, target: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kinlmr.body import Body, keypoint_sets
-from kinlmr.camera import MIN_SCALE, at_scale, fit, fit_scale, from_root, project
+from kinlmr.camera import MIN_SCALE, at_scale, fit, fit_scale, project
 from kinlmr.files import Array
 from kinlmr.keypoints import Track, check_keypoints, in_box, reported
 from kinlmr.model import LMR, Live
@@ -178,8 +178,7 @@ def _camera(
     """
     mesh = body(rotations, estimate.shape, want=("joints", "keypoints"))
     own = estimate.camera if estimate.camera.shape[-1] == 3 else box.new_tensor(USUAL_CAMERA).expand_as(box)
-    own = torch.cat([own[..., :1].clamp_min(MIN_SCALE), own[..., 1:]], -1)
-    own = from_root(own, mesh.joints[..., body.root, :])
+    own = at_scale(own[..., 0].clamp_min(MIN_SCALE), mesh.joints[..., body.root, :2], own[..., 1:])  # as posed
     image, weight, side = features[..., :2], features[..., 2], box[..., 2]
     off = (project(mesh.keypoints, fit(mesh.keypoints, image, weight, own)) - image).square().sum(-1)
     free, middle, target = fit_scale(mesh.keypoints, image, weight / (1 + off / HALF_DISTANCE**2), own)
