@@ -2,10 +2,11 @@
 
     python benchmarks/body.py [--threads 1] [--device cpu] [--rounds 15] [--json out.json]
 
-All libraries run in one process, one after another in every round; each figure is the median over rounds, each ratio
-the median of that round's smplx time over that round's time. Inputs are axis-angle vectors and shape numbers, as users
-have them. Peak memory is the growth of the process over one call, in its own process (on CUDA, the allocator's).
-On CUDA times are in microseconds; KINLMR_TRITON=0 before the command measures kinlmr without its Triton kernels.
+All libraries run in one process, one after another in every round; each figure is the median over rounds of the
+process's CPU time (on CUDA, of the wall clock), each ratio the median of that round's smplx time over that round's.
+Inputs are axis-angle vectors and shape numbers, as users have them. Peak memory is the growth of the process over one
+call, in its own process (on CUDA, the allocator's). On CUDA times are in microseconds; KINLMR_TRITON=0 before the
+command measures kinlmr without its Triton kernels.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from engine import interleaved, machine, told
 
 import kinlmr
 from kinlmr.body.assembly import assemble
@@ -164,20 +166,10 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     given = inputs(batch, device)
     weights = tuple(torch.randn_like(x) for x in found["kinlmr"][task](*given))
-    sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    times: dict[str, list[float]] = {name: [] for name in found}
-    repeat = max(1, 24 // batch)
-    for round in range(rounds + 2):
-        for name, runs in found.items():
-            sync()
-            began = time.perf_counter()
-            for _ in range(repeat):
-                call(runs[task], given, backward, weights)
-            sync()
-            if round >= 2:  # the first two warm up
-                times[name].append((time.perf_counter() - began) / repeat / batch * 1e3)
-    base = np.array(times.get("smplx", times["kinlmr"]))
-    return {n: {"ms": float(np.median(t)), "ratio": float(np.median(base / np.array(t)))} for n, t in times.items()}
+    jobs = {name: lambda runs=runs: call(runs[task], given, backward, weights) for name, runs in found.items()}
+    base = "smplx" if "smplx" in found else "kinlmr"
+    figures = interleaved(jobs, rounds, max(1, 24 // batch), device, base)
+    return {name: {**one, "ms": one["ms"] / batch} for name, one in figures.items()}
 
 
 def peak_here(name: str, task: str, batch: int, backward: bool, device: str) -> float:
@@ -218,7 +210,7 @@ def peak(name: str, task: str, batch: int, backward: bool, device: str, threads:
 
 
 def cuda_floor(found: dict, device: str) -> None:
-    """On CUDA: what a mesh must move, against what this machine copies; kernels per call; the most meshes a second."""
+    """On CUDA: what a mesh must move, against what this machine copies; kernels per call."""
     x = torch.empty(2**28, device=device)
     torch.cuda.synchronize()
     began = time.perf_counter()
@@ -237,24 +229,6 @@ def cuda_floor(found: dict, device: str) -> None:
                 call(runs["mesh"], given, backward, weights)
             launched = sum(event.device_time_total > 0 for event in profile.events())
             print(f"{name}: {launched} kernels, {'with' if backward else 'without'} backward")
-    run, given = found["kinlmr"]["mesh"], inputs(16384, device)
-    for precision in ("highest", "high"):
-        torch.set_float32_matmul_precision(precision)
-        for _ in range(2):
-            call(run, given, False, ())
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            call(run, given, False, ())
-        times = []
-        for _ in range(20):
-            torch.cuda.synchronize()
-            began = time.perf_counter()
-            graph.replay()
-            torch.cuda.synchronize()
-            times.append(time.perf_counter() - began)
-        rate = len(given[0]) / float(np.median(times)) / 1e6
-        print(f"kinlmr in a CUDA graph, {'float32' if precision == 'highest' else 'TF32'}: {rate:.2f} M meshes/s")
-    torch.set_float32_matmul_precision("highest")
 
 
 def main() -> None:
@@ -272,7 +246,7 @@ def main() -> None:
         return
 
     found = contenders(args.device)
-    print(f"torch {torch.__version__}, {args.device}, {args.threads} thread(s), {args.rounds} rounds")
+    print(f"{machine(args.device)}, {args.rounds} rounds")
     for task in TASKS:
         differences = {name: f"{value:.1e}" for name, value in agree(found, task, args.device).items()}
         print(f"{task}: largest difference from kinlmr, m: {differences}")
@@ -287,7 +261,7 @@ def main() -> None:
                 kind = "forward+backward" if backward else "forward"
                 rows.append({"task": task, "batch": batch, "pass": kind, **figures})
                 cells = " | ".join(f"{value['ms'] * per_ms:.{digits}f}" for value in figures.values())
-                print(f"| {task} | {batch} | {kind} | {cells} | {figures['kinlmr']['ratio']:.2f}x |", flush=True)
+                print(f"| {task} | {batch} | {kind} | {cells} | {told(figures['kinlmr'])} |", flush=True)
     print(f"\n| peak memory, batch 512, MB | {' | '.join(found)} |\n|---|{'---|' * len(found)}")
     for backward in (False, True):
         peaks = {name: peak(name, "mesh", 512, backward, args.device, args.threads) for name in found}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from engine import machine
 
 from kinlmr.files import Array
 from kinlmr.video import movenet
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     args = parser.parse_args()
+    print(machine("cpu"))
     print("| detector | people | seen | threads | CPU ms a frame | wall ms |\n|---|---|---|---|---|---|")
     for fast in (False, True):
         for people in args.people:

@@ -16,7 +16,9 @@ measures kinlmr without its Triton kernels (kinlmr/kernels/halves.py).
 import argparse
 import itertools
 import json
+import math
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -71,7 +73,7 @@ def forward(network: nn.Module, x: Tensor) -> None:
 def frame(network: nn.Module, x: Tensor) -> None:
     """The first of a stream (B, F)."""
     with torch.no_grad():
-        network.step(x) if isinstance(network, kinlmr.LMR) else network(x[:, None])
+        network.step(x) if hasattr(network, "step") else network(x[:, None])
 
 
 def streamer(network: nn.Module) -> Callable[[nn.Module, Tensor], None]:
@@ -89,7 +91,8 @@ def streamer(network: nn.Module) -> Callable[[nn.Module, Tensor], None]:
 def interleaved(
     jobs: dict[str, Callable[[], None]], rounds: int, repeat: int, device: str, base: str = "naive"
 ) -> dict[str, Any]:
-    """Milliseconds of each job, and the ratio of the base's to it: medians over rounds; and the 95th percentile."""
+    """Of each job: milliseconds, and the ratio of the base's to them, medians over rounds; ``late``, the milliseconds'
+    95th percentile, and ``spread``, the ratio's 5th and 95th."""
     sync, clock = _clock(device)
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for round in range(rounds + 1):
@@ -101,9 +104,37 @@ def interleaved(
             sync()
             if round:  # the first warms up
                 times[name].append((clock() - began) / repeat * 1e3)
-    ratio = lambda name: statistics.median(n / t for n, t in zip(times[base], times[name], strict=True))  # noqa: E731
-    late = lambda t: sorted(t)[int(0.95 * (len(t) - 1))]  # noqa: E731
-    return {n: {"ms": statistics.median(t), "ratio": ratio(n), "late": late(t)} for n, t in times.items()}
+    found: dict[str, Any] = {}
+    for name, own in times.items():
+        ratios = sorted(n / t for n, t in zip(times[base], own, strict=True))
+        last = len(own) - 1
+        found[name] = {
+            "ms": statistics.median(own), "late": sorted(own)[int(0.95 * last)], "ratio": statistics.median(ratios),
+            "spread": (ratios[math.floor(0.05 * last)], ratios[math.ceil(0.95 * last)]),
+        }  # fmt: skip
+    return found
+
+
+def told(figure: dict[str, Any]) -> str:
+    """A ratio and its spread in words."""
+    low, high = figure["spread"]
+    return f"{figure['ratio']:.2f}x ({low:.2f} to {high:.2f})"
+
+
+def machine(device: str) -> str:
+    """What the figures are of, in a line."""
+    cpu = Path("/proc/cpuinfo")
+    names = (
+        [line.partition(": ")[2] for line in cpu.read_text().splitlines() if "model name" in line]
+        if cpu.exists()
+        else []
+    )
+    chip = torch.cuda.get_device_name() if device.startswith("cuda") else names[0] if names else platform.processor()
+    load = ", load " + " ".join(f"{x:.1f}" for x in os.getloadavg()) if hasattr(os, "getloadavg") else ""
+    return (
+        f"torch {torch.__version__}, {chip}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s){load}, "
+        f"kinlmr {kinlmr.__version__}"
+    )
 
 
 def _clock(device: str) -> tuple[Callable[[], None], Callable[[], float]]:
@@ -223,7 +254,7 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
 def row(case: str, figures: dict[str, Any], floor: float) -> dict[str, Any]:
     cells = " | ".join(f"{value['ms']:.2f}" for value in figures.values())
     ours = figures["kinlmr"]
-    print(f"| {case} | {cells} | {ours['ratio']:.2f}x | {ours['ms'] / floor:.2f}x |", flush=True)
+    print(f"| {case} | {cells} | {told(ours)} | {ours['ms'] / floor:.2f}x |", flush=True)
     return {"case": case, "floor_ms": floor, **figures}
 
 
@@ -375,7 +406,7 @@ def main() -> None:
         name, batch, frames = args.peak
         print(peak_here(name, args.hidden, args.features, int(batch), int(frames), args.device))
         return
-    print(f"torch {torch.__version__}, {args.device}, {args.threads} thread(s), {args.rounds} rounds")
+    print(f"{machine(args.device)}, {args.rounds} rounds")
     rows = (growth if args.growth else compiled if args.compile else compare)(args)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine import interleaved
+from engine import interleaved, machine
 
 import kinlmr
 
@@ -156,7 +156,7 @@ def main() -> None:
     args = parser.parse_args()
     args.model = args.model or ("tiny" if args.frames else "anny24-coco17")
     torch.set_num_threads(args.threads)
-    print(f"torch {torch.__version__}, {args.device}, {args.threads} thread(s)")
+    print(machine(args.device))
     (memory if args.frames else latency)(args)
 
 

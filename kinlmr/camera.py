@@ -9,7 +9,7 @@ posed. `from_root` makes the second of the first.
 
 from __future__ import annotations
 
-from torch import Tensor, broadcast_shapes, cat, stack
+from torch import Tensor, broadcast_shapes, cat, stack, zeros_like
 from torch.nn.functional import normalize
 
 MIN_SCALE = 0.1  # crop units per metre: the smallest s that `fit` answers
@@ -49,22 +49,34 @@ def fit(points: Tensor, image: Tensor, weight: Tensor, camera: Tensor, scale: Te
     (`PRIOR_WEIGHT`): it decides what too few points leave open, such as the scale of points that coincide, and is the
     answer where none is seen, or K is 0. Where the weight is zero, image may hold anything finite.
     """
+    best, middle, target = fit_scale(points, image, weight, camera)
+    return at_scale(best if scale is None else scale, middle, target)
+
+
+def fit_scale(points: Tensor, image: Tensor, weight: Tensor, camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The scale (...) that `fit` answers, and the weighted means of points and image (..., 2), for `at_scale`."""
+    _check(points, "points", 3)
     _check(image, "image", 2)
-    camera = cat([camera[..., :1].clamp_min(MIN_SCALE), camera[..., 1:]], -1)
+    _check(camera, "camera", 3)
+    s, t = camera[..., 0].clamp_min(MIN_SCALE), camera[..., 1:]
     if not points.shape[-2]:
-        return camera if scale is None else cat([scale[..., None], camera[..., 1:]], -1)
-    weight, before = weight[..., None], project(points, camera)
+        return s, zeros_like(t), t
+    flat, weight = points[..., :2], weight[..., None]
     total = weight + PRIOR_WEIGHT
+    before = t[..., None, :] + s[..., None, None] * flat
     image = before + weight / total * (image - before)
     share = total / total.sum(-2, keepdim=True)
-    flat = points[..., :2]
-    middle, target = ((share * x).sum(-2, keepdim=True) for x in (flat, image))
-    if scale is None:
-        spread = (share * (flat - middle).square()).sum((-2, -1))
-        both = (share * (flat - middle) * (image - target)).sum((-2, -1))
-        scale = ((both + PRIOR_SPREAD * camera[..., 0]) / (spread + PRIOR_SPREAD)).clamp_min(MIN_SCALE)
+    middle, target = ((share * x).sum(-2) for x in (flat, image))
+    flat = flat - middle[..., None, :]
+    shared = share * flat
+    spread, both = ((shared * x).sum((-2, -1)) for x in (flat, image))
+    return ((both + PRIOR_SPREAD * s) / (spread + PRIOR_SPREAD)).clamp_min(MIN_SCALE), middle, target
+
+
+def at_scale(scale: Tensor, middle: Tensor, target: Tensor) -> Tensor:
+    """The camera (..., 3) of a scale (...) that projects one point of the plane (..., 2) onto another (..., 2)."""
     s = scale[..., None]
-    return cat([s, target[..., 0, :] - s * middle[..., 0, :]], -1)
+    return cat([s, target - s * middle], -1)
 
 
 def from_root(camera: Tensor, root: Tensor) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from kinlmr.body import keypoint_sets as keypoint_sets
 from kinlmr.body import read_sets
@@ -59,29 +61,29 @@ class Track(NamedTuple):
     keypoints: Tensor
 
 
-def check_keypoints(keypoints: Tensor) -> None:
-    """Refuse keypoints (..., T, K, 3) that no detector gives in pixels."""
+def check_keypoints(keypoints: Tensor) -> Tensor:
+    """Keypoints (..., T, K, 3), zeros for points not seen; a ValueError for what no detector gives in pixels."""
     if keypoints.ndim < 3 or keypoints.shape[-1] != 3:
         raise ValueError(
             f"keypoints have shape (T, K, 3) or (B, T, K, 3): x, y, confidence; not {tuple(keypoints.shape)}"
         )
-    if torch.compiler.is_compiling():
-        return
-    seen = ~(keypoints[..., 2] <= 0)
-    wrong = ~keypoints.isfinite().all(-1) & seen
-    if wrong.any():
-        *clip, frame, point = index = tuple(wrong.nonzero()[0].tolist())
+    seen = torch.where(keypoints[..., 2:] <= 0, 0, keypoints)  # a NaN is seen
+    if torch.compiler.is_compiling() or not seen.numel():
+        return seen
+    *largest, sure = seen.abs().flatten(0, -2).amax(0).tolist()
+    if not all(map(math.isfinite, (*largest, sure))):
+        *clip, frame, point = index = tuple((~seen.isfinite().all(-1)).nonzero()[0].tolist())
         where = f"frame {frame} of clip {clip[0]}" if clip else f"frame {frame}"
         raise ValueError(
             f"point {point} of {where} is {keypoints[index].tolist()}: not finite, but its confidence is not 0; "
             "set the confidence of points that were not found to 0"
         )
-    positions = keypoints[..., :2][keypoints[..., 2] > 0]
-    if len(positions) > 1 and positions.abs().max() < 2:
+    if max(largest) < 2 and len(positions := seen[..., :2][seen[..., 2] > 0]) > 1:
         raise ValueError(
             f"the keypoints lie between {positions.min():.2f} and {positions.max():.2f}, as if they were normalised to "
             "0..1; kinlmr takes pixels: multiply x by the picture's width and y by its height"
         )
+    return seen
 
 
 def normalise(keypoints: Tensor, track: Track | None = None) -> tuple[Tensor, Tensor, Track]:
@@ -95,11 +97,15 @@ def normalise(keypoints: Tensor, track: Track | None = None) -> tuple[Tensor, Te
     The box moves with the points that this frame shares with the last one, and slowly towards the box around this
     frame's own points: where points vanish, it stays. A person who is somewhere else gets a new one.
     """
-    check_keypoints(keypoints)
-    confidence = keypoints[..., 2:].clamp(0, 1)
-    seen = confidence > 0
-    points = torch.where(seen, keypoints[..., :2], 0)
-    frame = torch.cat([points, torch.where(seen, confidence, 0)], -1)
+    features, box, track = in_box(check_keypoints(keypoints), track)
+    return features.flatten(2), box, track
+
+
+def in_box(keypoints: Tensor, track: Track | None) -> tuple[Tensor, Tensor, Track]:
+    """`normalise` of keypoints as `check_keypoints` gives them; features (B, T, K, 3)."""
+    points, confidence = keypoints.split((2, 1), -1)
+    confidence = confidence.clamp_max(1)
+    frame = torch.cat([points, confidence], -1)
     if track is None:
         track = Track(frame.new_zeros(len(frame), 3), torch.zeros_like(frame[:, 0]))
 
@@ -109,26 +115,26 @@ def normalise(keypoints: Tensor, track: Track | None = None) -> tuple[Tensor, Te
     extent = (high - low).amax(-1, keepdim=True)
     found = extent > 0  # of two sure points at least
     own = torch.cat([(low + high) / 2, BOX_MARGIN * extent], -1)
-    own = torch.where(found, own, 0)
 
     before = torch.cat([track.keypoints[:, None], frame[:, :-1]], 1)
-    shared = frame[..., 2:] * before[..., 2:]
-    shift = (shared * (frame[..., :2] - before[..., :2])).sum(2) / shared.sum(2).clamp_min(1e-9)
+    shared = confidence * before[..., 2:]
+    shift = (shared * (points - before[..., :2])).sum(2) / shared.sum(2).clamp_min(1e-9)
+    shift = pad(shift, (0, 1))  # of the box, whose side stays
 
     box, boxes = track.box, []
     for now, ok, move in zip(own.unbind(1), found.unbind(1), shift.unbind(1), strict=True):
-        moved = torch.cat([box[:, :2] + move, box[:, 2:]], 1)
-        side = moved[:, 2:]
-        away = ((now - moved)[:, :2].abs().amax(1, keepdim=True) > side / 2) | (now[:, 2:] > 2 * side)
-        resize = torch.where(now[:, 2:] > side, BOX_GROW, BOX_SHRINK)
-        rate = torch.cat([torch.full_like(moved[:, :2], BOX_FOLLOW), resize], 1)
-        box = torch.where(ok, torch.where(away, now, moved + rate * (now - moved)), moved)
+        moved = box + move
+        side, (ahead, grown) = box[:, 2:], (now - moved).split((2, 1), 1)
+        away = (2 * ahead.abs().amax(1, keepdim=True) > side) | (grown > side)
+        resize = torch.where(grown > 0, BOX_GROW, BOX_SHRINK)
+        followed = moved + torch.cat([BOX_FOLLOW * ahead, resize * grown], 1)
+        box = torch.where(ok, torch.where(away, now, followed), moved)
         boxes.append(box)
     box = torch.stack(boxes, 1)
-    units = 2 * (points - box[:, :, None, :2]) / box[:, :, None, 2:].clamp_min(1e-9)
-    shown = seen & (box[:, :, None, 2:] > 0)
-    features = torch.where(shown, torch.cat([units.clamp(-4, 4), confidence], -1), 0)
-    return features.flatten(2), box, Track(boxes[-1], frame[:, -1])
+    centre, side = box[:, :, None].split((2, 1), -1)
+    units = (2 * (points - centre) / side.clamp_min(1e-9)).clamp(-4, 4)
+    features = torch.where(confidence * side > 0, torch.cat([units, confidence], -1), 0)
+    return features, box, Track(boxes[-1], frame[:, -1])
 
 
 def reported(features: Tensor, confidence: Sequence[float] | None) -> Tensor:
@@ -139,6 +145,5 @@ def reported(features: Tensor, confidence: Sequence[float] | None) -> Tensor:
     """
     if confidence is None:
         return features
-    x = features.unflatten(-1, (-1, 3))
-    shown = torch.where(x[..., 2:] > 0, confidence[0] + confidence[1] * x[..., 2:], 0)
-    return torch.cat([x[..., :2], shown], -1).flatten(-2)
+    points, seen = features.unflatten(-1, (-1, 3)).split((2, 1), -1)
+    return torch.cat([points, confidence[0] * seen.sign() + confidence[1] * seen], -1).flatten(-2)

@@ -31,10 +31,13 @@ class Start(nn.Module):
     def __init__(self, start: Estimate, learn: bool) -> None:
         super().__init__()
         for name, value in zip(Estimate._fields, start, strict=True):
+            own = value.new_empty(value.shape).copy_(
+                value
+            )  # on the meta device `clone` imports sympy, which takes long
             if learn:
-                self.register_parameter(name, nn.Parameter(value.clone()))
+                self.register_parameter(name, nn.Parameter(own))
             else:
-                self.register_buffer(name, value.clone())
+                self.register_buffer(name, own)
 
 
 class LMR(nn.Module):

@@ -125,14 +125,16 @@ def gram_schmidt(a: Tensor, b: Tensor) -> Tensor:
     """Gram-Schmidt on two columns. a, b (..., 3) -> (..., 3, 3) with columns along a, b less its share of a, and their
     cross product (Zhou et al. 2019, equation 15). Where a is zero, or b is zero or parallel to a, an axis stands in.
     """
-    (a, usable, size_a), (b, _, size_b) = _scaled(a), _scaled(b)
-    x = _direction(a, torch.eye(3, dtype=a.dtype, device=a.device)[0].expand_as(a), usable)
-    rest = b - (x * b).sum(-1, keepdim=True) * x
-    rest = rest - (x * rest).sum(-1, keepdim=True) * x  # nearly parallel: once is not enough
-    apart = rest.detach().norm(dim=-1, keepdim=True)
+    both, usable, size = _scaled(torch.stack((a, b), -2))
+    (a, b), axes = both.unbind(-2), torch.eye(3, dtype=both.dtype, device=both.device)
+    x = _unit(torch.where(usable[..., 0, :], a, axes[0]))
+    rest = _without(b, x)
+    apart = torch.linalg.vector_norm(rest.detach(), dim=-1, keepdim=True)
     parallel = apart <= 16 * torch.finfo(a.dtype).eps
-    short = SHORT / torch.minimum(size_a, size_b).clamp(SHORT, 1.0)  # so that both together do not pass 1 / SHORT
-    y = _direction(_divided(rest, torch.where(parallel, 1.0, apart), short), _perpendicular(x), ~parallel)
+    short = SHORT / size.amin(-2).clamp(SHORT, 1.0)  # so that both together do not pass 1 / SHORT
+    rest = _divided(rest, torch.where(parallel, 1.0, apart), short)
+    rest = torch.where(parallel, axes[x.detach().abs().argmin(-1)], rest)
+    y = _unit(_without(rest, x))  # nearly parallel: once is not enough
     return torch.stack((x, y, torch.linalg.cross(x, y, dim=-1)), -1)
 
 
@@ -149,22 +151,20 @@ def _scaled(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _divided(v: Tensor, length: Tensor, short: Tensor | float) -> Tensor:
     """v / length, with the gradient of v / max(length, short)."""
+    if not torch.is_grad_enabled():
+        return v / length
     fixed = v.detach()
     return fixed / length + (v - fixed) / length.clamp_min(short)
 
 
-def _direction(v: Tensor, otherwise: Tensor, usable: Tensor) -> Tensor:
-    """v (..., 3) at length one where it is usable (..., 1), else what stands in for it."""
-    length = (v * v).sum(-1, keepdim=True)
-    return torch.where(usable, v * torch.where(usable, length, 1.0).rsqrt(), otherwise)
+def _unit(v: Tensor) -> Tensor:
+    """v (..., 3) at length one."""
+    return v * (v * v).sum(-1, keepdim=True).rsqrt()
 
 
-def _perpendicular(x: Tensor) -> Tensor:
-    """Some unit vector at right angles to the unit vector x (..., 3), without a gradient."""
-    x = x.detach()
-    away = torch.nn.functional.one_hot(x.abs().argmin(-1), 3).to(x)
-    y = away - (x * away).sum(-1, keepdim=True) * x
-    return y * (y * y).sum(-1, keepdim=True).rsqrt()
+def _without(v: Tensor, x: Tensor) -> Tensor:
+    """v (..., 3) less its share of the unit vector x (..., 3)."""
+    return v - (x * v).sum(-1, keepdim=True) * x
 
 
 def six_d_to_matrix(x: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """One frame at a time from a snapshot of the weights: everything that stays from frame to frame is laid out once.
 
-What a frame computes is `kinlmr.reference`'s. The nodes of a level that are alike run as one. Weights lie as they are
-multiplied, (in, out). The features' projection is one product for all nodes; the recurrent one, for all iterations. The
-estimate's numbers lie in the order of the groups, so that each group adds to one slice.
+What a frame computes is `kinlmr.reference`'s. The n nodes of a level that are alike run as one; a single one has no
+axis n. Weights lie as they are multiplied, (in, out). The features' projection is one product for all nodes; the
+recurrent one, for all iterations. The estimate's numbers lie in the order of the groups, so that each group adds to one
+slice.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from kinlmr.engine.schedule import Group, Schedule, pack
 
 
 class Product(NamedTuple):
-    """A weight (n, in, out) and its bias (n, 1, out)."""
+    """A weight ([n,] in, out) and its bias ([n,] 1, out)."""
 
     weight: Tensor
     bias: Tensor
@@ -74,13 +75,13 @@ def snapshot(schedule: Schedule, modules: Mapping[str, nn.Module], start: Tensor
         most = max(node.outputs for node in group.nodes)
         picked = [k * most + i for k, node in enumerate(group.nodes) for i in range(node.outputs)]
         batch = len(group.nodes)
-        product = lambda w, n=batch: Product(_laid(w.weight, n), w.bias.detach().clone().view(n, 1, -1))  # noqa: E731
-        products = [product(w) for w in (*packed.recurrent, *packed.inputs, packed.head)]
+        weights = (*packed.recurrent, *packed.inputs, packed.head)
+        products = [Product(_laid(w.weight), w.bias.detach().clone().unsqueeze(-2)) for w in weights]
         layers = len(packed.recurrent)
         units.append(
             Unit(
                 group.cell, batch, index(reads), low, high, index(picked) if len(picked) < batch * most else None,
-                group.nodes[0].restarted, _laid(packed.input[..., schedule.features :], batch), products[:layers],
+                group.nodes[0].restarted, _laid(packed.input[..., schedule.features :]), products[:layers],
                 products[layers:-1], products[-1],
             )
         )  # fmt: skip
@@ -104,22 +105,21 @@ def _reads(group: Group, numbers: list[range], column: dict[int, int], size: int
     return found
 
 
-def _laid(weight: Tensor, nodes: int) -> Tensor:
-    """([n,] out, in) -> (n, in, out), a copy."""
-    return weight.detach().reshape(nodes, *weight.shape[-2:]).mT.clone(memory_format=torch.contiguous_format)
+def _laid(weight: Tensor) -> Tensor:
+    """([n,] out, in) -> ([n,] in, out), a copy."""
+    return weight.detach().mT.clone(memory_format=torch.contiguous_format)
 
 
 def frame(live: Snapshot, phi: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     """A frame (B, F) and the memory (B, V, M) -> the last estimate (B, D), and the memory after."""
-    schedule, rows, wide = live.schedule, len(phi), torch.promote_types(phi.dtype, torch.float32)
-    work = cast(live.start, wide).repeat(rows, 1)
+    schedule, wide = live.schedule, torch.promote_types(phi.dtype, torch.float32)
+    work = cast(live.start, wide).expand(len(phi), -1).clone()
     given = torch.addmm(live.bias, cast(phi, live.bias.dtype), live.features).split(live.gates, 1)
-    given = [x.view(rows, unit.nodes, -1).transpose(0, 1) for x, unit in zip(given, live.units, strict=True)]
+    given = [_by_node(x, unit) for x, unit in zip(given, live.units, strict=True)]
     before = schedule.split_memory(schedule.alike, cast(memory, wide))
-    before = [m.unsqueeze(2) if one else m for m, one in zip(before, _single(live), strict=True)]
     recurrent = [
         [
-            _by(p, h.flatten(1, 2), wide).unflatten(1, h.shape[1:3]).unbind(1)
+            _by(p, h.flatten(-3, -2), wide).unflatten(-2, h.shape[-3:-1]).unbind(-3)
             for p, h in zip(unit.recurrent, m[0], strict=True)
         ]
         for unit, m in zip(live.units, before, strict=True)
@@ -127,8 +127,7 @@ def frame(live: Snapshot, phi: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     memories = [[list(layer.unbind(-3)) for layer in m.unbind(1)] for m in before]  # by unit, layer and iteration
     for v in range(schedule.iterations):
         for i, unit in enumerate(live.units):
-            x = work.index_select(1, unit.reads).view(rows, unit.nodes, -1).transpose(0, 1)
-            y = torch.baddbmm(given[i], cast(x, unit.slots.dtype), unit.slots)
+            y = _add_product(given[i], _by_node(work.index_select(1, unit.reads), unit), unit.slots)
             if unit.cell is None:
                 y = _by(unit.inputs[0], y.relu_(), y.dtype).relu_()
             for layer, states in enumerate(memories[i]):
@@ -138,24 +137,30 @@ def frame(live: Snapshot, phi: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
                 y = states[v][0]
             _add(work, unit, _by(unit.head, y, wide), live.start)
     after = [torch.stack([torch.stack(x, -3) for x in m], 1) if m else b for m, b in zip(memories, before, strict=True)]
-    after = [m.squeeze(2) if one else m for m, one in zip(after, _single(live), strict=True)]
     out = work.index_select(1, live.restore)
     return cast(out, phi.dtype), cast(schedule.concat_memory(schedule.alike, after), phi.dtype)
 
 
-def _single(live: Snapshot) -> list[bool]:
-    """Of each unit, whether its memory is of one node, which has no axis of its own."""
-    return [unit.cell is not None and unit.nodes == 1 for unit in live.units]
+def _by_node(x: Tensor, unit: Unit) -> Tensor:
+    """(B, n X) -> (n, B, X); of a single node as it is."""
+    return x if unit.nodes == 1 else x.view(len(x), unit.nodes, -1).transpose(0, 1)
 
 
 def _by(product: Product, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x (n, rows, in) by a weight -> (n, rows, out)."""
-    return cast(torch.baddbmm(product.bias, cast(x, product.weight.dtype), product.weight), dtype)
+    """x ([n,] rows, in) by a weight -> ([n,] rows, out)."""
+    return cast(_add_product(product.bias, x, product.weight), dtype)
+
+
+def _add_product(added: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """added ([n,] rows or 1, out) + x ([n,] rows, in) by weight ([n,] in, out)."""
+    return (torch.addmm if weight.ndim == 2 else torch.baddbmm)(added, cast(x, weight.dtype), weight)
 
 
 def _add(work: Tensor, unit: Unit, residual: Tensor, start: Tensor) -> None:
-    """Add residuals (n, B, O) to a unit's columns of ``work`` (B, 2 D + 1)."""
-    own, rows = work[:, unit.low : unit.high], residual.transpose(0, 1).reshape(len(work), -1)
+    """Add residuals ([n,] B, O) to a unit's columns of ``work`` (B, 2 D + 1)."""
+    own, rows = work[:, unit.low : unit.high], residual
+    if unit.nodes > 1:
+        rows = rows.transpose(0, 1).reshape(len(work), -1)
     if unit.restarted:
         own.copy_(start[unit.low : unit.high])
     own.add_(rows if unit.picked is None else rows.index_select(1, unit.picked))

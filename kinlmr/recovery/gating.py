@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
+from torch.nn.functional import pad
 
 STRAY_DISTANCE = 15.0  # a stray point's distance from the middle one, in median distances of the points from it
 STRAY_OTHERS = 4  # how many other points must be seen for their bounding box to make a point a stray
@@ -51,7 +53,7 @@ def believed(keypoints: Tensor, seconds: float, gate: Gate) -> tuple[Tensor, Gat
 def _believed(keypoints: Tensor, seconds: float, gate: Gate) -> tuple[Tensor, Gate]:
     """`believed` without stray points: all frames at once if each follows the one before, else one by one."""
     before = torch.cat([gate.seen[:, None], keypoints[:, :-1]], 1)
-    waited = torch.cat([gate.away[:, None], torch.zeros_like(keypoints[:, 1:, 0, 0])], 1) + seconds
+    waited = pad(gate.away[:, None], (0, keypoints.shape[1] - 1)) + seconds
     somebody = (keypoints[..., 2] > 0).any(2)
     follows = _follows(keypoints, before, waited)
     if bool((follows & somebody).all()):
@@ -81,40 +83,38 @@ def _follows(now: Tensor, before: Tensor, seconds: Tensor, moved: bool = False) 
 
     By the points that both have; where there is nothing to compare, they can. moved: wherever in the picture they are.
     """
-    positions, confidence = now[..., :2], now[..., 2]
-    old, weight = before[..., :2], confidence * before[..., 2]
-    size = _spread(old, before[..., 2])[0]
-    radius, middle = _spread(positions, weight)
-    radius_before, middle_before = _spread(old, weight)
+    positions, confidence = now.split((2, 1), -1)
+    old, sure = before.split((2, 1), -1)
+    weight = confidence * sure
+    spreads = _spread(torch.stack([positions, old, old]), torch.stack([weight, weight, sure]))
+    (radius, radius_before, size), (middle, middle_before, _) = (x.unbind() for x in spreads)
     steps = positions - old - (middle - middle_before if moved else 0)
-    near = steps.norm(dim=-1) < ((MOST_STEP + MOST_SPEED * seconds) * size)[..., None]
-    most = (weight * near).sum(-1) >= 0.5 * weight.sum(-1)
+    near = vector_norm(steps, dim=-1) < ((MOST_STEP + MOST_SPEED * seconds) * size)[..., None]
+    most = (weight * near[..., None]).sum((-2, -1)) >= 0.5 * weight.sum((-2, -1))
     limit = MOST_RATIO + MOST_GROWTH * seconds
     alike = (radius <= limit * radius_before) & (radius_before <= limit * radius)
     return (size == 0) | (most & alike)
 
 
 def _spread(positions: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The radius (...) of points (..., K, 2) under weights (..., K), and their middle (..., 1, 2)."""
-    share = (weight / weight.sum(-1, keepdim=True).clamp_min(1e-9))[..., None]
+    """The radius (...) of points (..., K, 2) under weights (..., K, 1), and their middle (..., 1, 2)."""
+    share = weight / weight.sum(-2, keepdim=True).clamp_min(1e-9)
     middle = (share * positions).sum(-2, keepdim=True)
-    return (share * (positions - middle)).norm(dim=-1).sum(-1), middle
+    return vector_norm(share * (positions - middle), dim=-1).sum(-1), middle
 
 
 def _without_strays(keypoints: Tensor) -> Tensor:
     """Zeros for points `STRAY_DISTANCE` from the middle, or further outside the others' bounding box than its side."""
-    seen = keypoints[..., 2:] > 0
-    positions = keypoints[..., :2]
+    positions, confidence = keypoints.split((2, 1), -1)
+    seen = confidence > 0
     some = torch.where(seen, positions, torch.nan)
-    distance = (some - some.nanmedian(-2, keepdim=True).values).norm(dim=-1)
-    stray = distance > STRAY_DISTANCE * distance.nanmedian(-1, keepdim=True).values
+    distance = vector_norm(some - some.nanmedian(-2, keepdim=True).values, dim=-1, keepdim=True)
+    stray = distance > STRAY_DISTANCE * distance.nanmedian(-2, keepdim=True).values
 
-    outside, sides = [], []
-    for sign in (1, -1):
-        first, second = torch.where(seen, sign * positions, -torch.inf).topk(2, -2).values.unsqueeze(-2).unbind(-3)
-        most = torch.where(sign * positions >= first, second, first)  # of the other points
-        outside.append(sign * positions - most)
-        sides.append(most)
-    side = (sides[0] + sides[1]).amax(-1)
-    stray |= (torch.stack(outside).amax((0, -1)) > side) & (seen.sum(-2) > STRAY_OTHERS)
-    return torch.where(stray[..., None], 0, keypoints)
+    ends = torch.where(seen, torch.cat([positions, -positions], -1), -torch.inf)
+    first, second = ends.topk(2, -2).values.split(1, -2)
+    most = torch.where(ends >= first, second, first)  # of the other points
+    side = (most[..., :2] + most[..., 2:]).amax(-1, keepdim=True)
+    outside = (ends - most).amax(-1, keepdim=True) > side
+    stray |= outside & (seen.sum(-2, keepdim=True) > STRAY_OTHERS)
+    return torch.where(stray, 0, keypoints)

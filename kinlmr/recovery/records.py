@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kinlmr.body import Body, keypoint_sets, load_body
+from kinlmr.body import Body, load_body
 from kinlmr.camera import facing, to_translation
 from kinlmr.model import LMR, Live
 from kinlmr.recovery.gating import Gate
@@ -105,9 +105,9 @@ class RecoveryState(NamedTuple):
         """Of so many people, before their first frame: what `recover` takes ``None`` for."""
         rate_of(model)
         pose, zeros = model.start.pose, model.start.pose.new_zeros
-        keypoints = zeros(people, len(keypoint_sets()[model.options["keypoints"]]), 3)
+        keypoints = zeros(people, model.options.features // 3, 3)
         rotations = torch.eye(3).to(pose).repeat(people, len(pose), 1, 1)
-        box, number, shape = zeros(people, 3), zeros(people), zeros(people, model.options["shape"])
+        box, number, shape = zeros(people, 3), zeros(people), zeros(people, model.options.shape)
         phase = torch.ones(people, dtype=torch.float64, device=pose.device)
         return cls(
             model.initial_state(people).memory, box, keypoints, zeros(people, MEDIAN_TICKS), number, rotations, shape,
@@ -136,14 +136,14 @@ def rate_of(model: LMR | Live) -> float:
     """The rate of a model that `recover` can run, in frames a second; TypeError or ValueError for another one."""
     if not isinstance(model, LMR | Live):
         raise TypeError(f"recover takes an LMR, not {type(model).__name__}; of a wrapped one, the model inside")
-    if "keypoints" not in model.options:
+    if (fps := model.options.fps) is None:
         raise ValueError(
             "the model does not say which keypoints it takes; build it with keypoints='coco17' or another set, and "
             "load its weights into it"
         )
-    if model.training and model.options["dropout"]:
+    if model.training and model.options.dropout:
         raise ValueError("the model is in training mode, and drops numbers at random; call model.eval() first")
-    return float(model.options["fps"])
+    return float(fps)
 
 
 @functools.cache

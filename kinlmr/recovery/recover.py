@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from kinlmr.body import Body, keypoint_sets
-from kinlmr.camera import MIN_SCALE, fit, from_root, project
+from kinlmr.camera import MIN_SCALE, at_scale, fit, fit_scale, project
 from kinlmr.files import Array
-from kinlmr.keypoints import Track, check_keypoints, normalise, reported
+from kinlmr.keypoints import Track, check_keypoints, in_box, reported
 from kinlmr.model import LMR, Live
 from kinlmr.recovery.gating import believed
 from kinlmr.recovery.records import Recovery, RecoveryState, body_of, rate_of
@@ -57,7 +57,7 @@ def recover(
     ratio = rate / fps
     x = checked(model, keypoints)
     rows = x if x.ndim == 4 else x[None]
-    body = body_of(model.options["body"], model.options["keypoints"], x.device, x.dtype)
+    body = body_of(model.options.body, model.options.keypoints, x.device, x.dtype)
     _check_body(model, body)
     state = RecoveryState.initial(model, len(rows)) if state is None else state
     _check_state(state, rows)
@@ -83,8 +83,8 @@ def recover(
 
 def _run(model: LMR | Live, body: Body, keypoints: Tensor, state: RecoveryState) -> tuple[Recovery, RecoveryState]:
     """Keypoints (B, T, K, 3) at the model's ticks."""
-    features, box, track = normalise(keypoints, Track(state.box, state.keypoints))
-    estimate, after = model(reported(features, model.options.get("confidence")), state=State(state.memory))
+    features, box, track = in_box(keypoints, Track(state.box, state.keypoints))
+    estimate, after = model(reported(features.flatten(2), model.options.confidence), state=State(state.memory))
     rotations = model.matrices(estimate)
     camera, measured, smoothed = _camera(body, rotations, estimate, features, box, state)
     state = state._replace(
@@ -171,24 +171,22 @@ def _owned(x: Tensor) -> Tensor:
 def _camera(
     body: Body, rotations: Tensor, estimate: Estimate, features: Tensor, box: Tensor, state: RecoveryState
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The camera (B, T, 3), by least squares from the body's keypoints to the image's; measured, pixels_per_metre.
+    """The camera (B, T, 3), by least squares from the body's keypoints to the image's features (B, T, K, 3); measured,
+    pixels_per_metre.
 
     Where they leave it open, the model's own camera decides. A point far from where the body has it counts less.
     """
     mesh = body(rotations, estimate.shape, want=("joints", "keypoints"))
     own = estimate.camera if estimate.camera.shape[-1] == 3 else box.new_tensor(USUAL_CAMERA).expand_as(box)
-    own = torch.cat([own[..., :1].clamp_min(MIN_SCALE), own[..., 1:]], -1)
-    own = from_root(own, mesh.joints[..., body.root, :])
-    image, weight = features.unflatten(-1, (-1, 3)).split((2, 1), -1)
-    weight = weight[..., 0]
-    count = (weight > 0).sum(-1)
+    own = at_scale(own[..., 0].clamp_min(MIN_SCALE), mesh.joints[..., body.root, :2], own[..., 1:])  # as posed
+    image, weight, side = features[..., :2], features[..., 2], box[..., 2]
     off = (project(mesh.keypoints, fit(mesh.keypoints, image, weight, own)) - image).square().sum(-1)
-    weight = weight / (1 + off / HALF_DISTANCE**2)
-    free, side = fit(mesh.keypoints, image, weight, own)[..., 0], box[..., 2]
+    free, middle, target = fit_scale(mesh.keypoints, image, weight / (1 + off / HALF_DISTANCE**2), own)
+    count = (weight > 0).sum(-1)
     told = (count >= SCALE_POINTS) & (free > 1.001 * MIN_SCALE)
     held, measured = _smoothed(free * side / 2, told, count > 0, state)
-    scale = torch.where((side > 0) & (held > 0), 2 * held / side.clamp_min(1e-9), torch.where(told, free, own[..., 0]))
-    return fit(mesh.keypoints, image, weight, own, scale), measured, held[:, -1]
+    scale = torch.where(held * side > 0, 2 * held / side.clamp_min(1e-9), torch.where(told, free, own[..., 0]))
+    return at_scale(scale, middle, target), measured, held[:, -1]
 
 
 def _smoothed(now: Tensor, told: Tensor, seen: Tensor, state: RecoveryState) -> tuple[Tensor, Tensor]:
@@ -197,12 +195,12 @@ def _smoothed(now: Tensor, told: Tensor, seen: Tensor, state: RecoveryState) -> 
     now (B, T), as measured; told (B, T), whether it was; seen (B, T), whether any point was -> and the latest (B, .)
     """
     measured, smoothed, every = state.measured, state.pixels_per_metre, []
-    for one, ok, some in zip(now.unbind(1), told.unbind(1), seen.unbind(1), strict=True):
-        measured = torch.where(ok[:, None], torch.cat([measured[:, 1:], one[:, None]], 1), measured)
+    for one, ok, some in zip(now.split(1, 1), told.split(1, 1), seen.unbind(1), strict=True):
+        measured = torch.where(ok, torch.cat([measured[:, 1:], one], 1), measured)
         middle = torch.where(measured > 0, measured, torch.nan).nanmedian(1).values
         near = (middle < SCALE_JUMP * smoothed) & (smoothed < SCALE_JUMP * middle)
-        step = torch.where(near, smoothed + SCALE_STEP * (middle - smoothed), middle)
-        smoothed = torch.where(some & middle.isfinite(), step, smoothed)
+        step = torch.where(near, smoothed.lerp(middle, SCALE_STEP), middle)
+        smoothed = torch.where(some & (middle > 0), step, smoothed)  # a median of none is NaN
         every.append(smoothed)
     return torch.stack(every, 1), measured
 
@@ -224,23 +222,23 @@ def _checked_rate(fps: Any) -> float:
 
 def checked(model: LMR | Live, keypoints: Tensor | Array) -> Tensor:
     """Keypoints (T, K, 3) or (B, T, K, 3) of the model's set, type and device, zeros for a point not seen."""
-    x, known = torch.as_tensor(keypoints).to(model.start.pose), model.options["keypoints"]
-    check_keypoints(x)
+    known, points = model.options.keypoints, model.options.features // 3
+    x = check_keypoints(torch.as_tensor(keypoints).to(model.start.pose))
     if x.ndim > 4 or not x.shape[-3]:
         raise ValueError(
             f"keypoints have shape (T, K, 3) or (B, T, K, 3) with at least one frame, not {tuple(x.shape)}"
         )
-    sets = {name: len(names) for name, names in keypoint_sets().items()}
-    if (count := x.shape[-2]) != sets[known]:
+    if (count := x.shape[-2]) != points:
+        sets = {name: len(names) for name, names in keypoint_sets().items()}
         alike = [name for name, size in sets.items() if size == count]
         mend = f"kinlmr.keypoints.convert(keypoints, {alike[0]!r}, {known!r}) brings one to the other" if alike else (
             "there are " + ", ".join(f"{name} ({size})" for name, size in sets.items())
         )  # fmt: skip
         raise ValueError(
-            f"the keypoints have {count} points, the model takes {known} with {sets[known]}; sets of {count} points: "
+            f"the keypoints have {count} points, the model takes {known} with {points}; sets of {count} points: "
             f"{', '.join(alike) or 'none'}; {mend}"
         )
-    return torch.where(x[..., 2:] > 0, x, 0)
+    return x
 
 
 def _check_state(state: RecoveryState, rows: Tensor) -> None:
@@ -251,7 +249,7 @@ def _check_state(state: RecoveryState, rows: Tensor) -> None:
 
 
 def _check_body(model: LMR | Live, body: Body) -> None:
-    joints, shape = model.plan.skeleton.joints, model.options["shape"]
+    joints, shape = model.plan.skeleton.joints, model.options.shape
     if body.joints != joints or shape > body.shape_width:
         raise ValueError(
             f"the model poses {len(joints)} joints ({joints[0]}, ...) with {shape} shape numbers, its body "

@@ -31,6 +31,12 @@ def test_skeletons_and_plans_load_without_torch():
     assert done.stdout == "root\n"
 
 
+def test_a_model_loads_without_sympy():
+    """Which torch imports for some operators on the meta device, and which takes longer than all the rest."""
+    code = "import sys, kinlmr; kinlmr.load('anny24-coco17'); print('sympy' in sys.modules)"
+    assert python("-c", code, path=ROOT).stdout == "False\n"
+
+
 def test_skeletons_are_found_in_a_zip(tmp_path):
     archive = tmp_path / "kinlmr.zip"
     with zipfile.ZipFile(archive, "w") as file:
