@@ -22,6 +22,7 @@ SAME, REACH = (
 )  # of a size: nearer on average are the same person; as far from where one is expected it may be one
 TOUCH, APART, JUMP = 0.08, 0.2, 0.15  # of a size: points in one position; in two; a look's and a close look's disagree
 OVER = 0.1  # of the smaller box: two whose boxes have more in common are close
+RATE = 30.0  # what follows counts frames of so many a second, whatever the video's
 FIRST, LOST, CLOSE = 3, 3, 2  # frames between looks: at first, while somebody is away, while two are close
 BEGIN, AWAY, BLIND = 30, 30, 10  # frames: what is first; until who is away is given up; how long a close look is tried
 FULL, HOLD = 30, 1.3  # frames after which a person counts by size alone; how much more who is followed counts
@@ -41,14 +42,16 @@ class Window(NamedTuple):
 
 @dataclass
 class Person:
-    """keypoints (17, 3): as last seen, then moved on; motion (2): pixels a frame; seen, away: frames; size: pixels."""
+    """keypoints (17, 3): as last seen, then moved on; motion (2): pixels a frame; seen, away: frames; size: pixels.
+
+    Frames are those of `RATE`."""
 
     keypoints: Array
     window: Window
     size: float
     motion: Array = field(default_factory=lambda: np.zeros(2))
-    seen: int = 1
-    away: int = 0
+    seen: float = 1
+    away: float = 0
     followed: bool = False
 
     @property
@@ -64,8 +67,8 @@ class Follower:
     close   a frame and a `Window` -> the keypoints (K, 3) of the person in its middle, the first 17 being COCO's
     square  keypoints (17, 3) -> the window that ``close`` wants about them
     people  are followed at most: the largest, once they were seen for a second; one who is followed counts `HOLD` times
-    every   frames from one look to the next, if all is quiet. There are more at first, while nobody or too few of those
-            who were just there are seen, and while two are close together
+    every   frames of `RATE` from one look to the next, if all is quiet. There are more at first, while nobody or too
+            few of those who were just there are seen, and while two are close together
 
     Of two who are close together, a close look takes the limbs of the other, where the look over all keeps them apart:
     what they disagree on is the latter's. Whom two close looks see, is seen by the one who was expected there, and so
@@ -81,20 +84,21 @@ class Follower:
         every: int = 6,
     ) -> None:
         self.look, self.close, self.square, self.people, self.every = look, close, square, people, every
-        self.persons, self.frame, self.looked = list[Person](), 0, -(10**9)
+        self.persons, self.step, self.clock, self.looked = list[Person](), 1.0, 0.0, -1e9
 
-    def __call__(self, frame: NDArray[np.uint8], /) -> Array:
-        """-> the keypoints (P, K, 3) of those who are seen."""
+    def __call__(self, frame: NDArray[np.uint8], /, step: float = 1.0) -> Array:
+        """A frame, and how many frames of `RATE` after the last it comes -> the keypoints (P, K, 3) of those seen."""
+        self.step = step
         for person in self.persons:
-            person.keypoints = moved(person.keypoints, person.motion)
+            person.keypoints = moved(person.keypoints, step * person.motion)
         followed = self.chosen()
         answers = [self.answer(frame, person) for person in followed]
         looks: list[Array | None] = [None] * len(self.persons)
         newcomers = list[Array]()
-        since, due = 0, self.due() or doubtful(followed, answers)
+        since, due = 0.0, self.due() or doubtful(followed, answers)
         if due:
             looks, newcomers = self.matched(self.look(frame))
-            since, self.looked = self.frame - self.looked, self.frame
+            since, self.looked = self.clock - self.looked, self.clock
         seen_by = dict(zip(map(id, self.persons), looks, strict=True))
         rough = [seen_by[id(person)] for person in followed]
         here = [person for person in self.persons if not person.away]
@@ -103,10 +107,10 @@ class Follower:
                 answers[k] = checked(answers[k], rough[k], person.keypoints, due)
         settle(followed, answers, rough)
         for person, answer in zip(followed, answers, strict=True):
-            self.update(person, answer)
+            self.update(person, answer, step)
         for person in self.persons:
             if not any(person is other for other in followed):
-                self.update(person, seen_by[id(person)], since if due else 0)
+                self.update(person, seen_by[id(person)], since if due else 0.0)
         taken = [answer for answer in answers if answer is not None]
         for points in newcomers:
             if all(apart(points, other) > SAME for other in taken):
@@ -114,8 +118,8 @@ class Follower:
                 if len(followed) < self.people and (answer := self.welcome(frame, self.persons[-1], taken)) is not None:
                     followed.append(self.persons[-1])
                     taken.append(answer)
-        self.persons = [p for p in self.persons if p.away <= (AWAY if p.seen > BLIND else FIRST)]
-        self.frame += 1
+        self.persons = [p for p in self.persons if p.away <= max(AWAY if p.seen > BLIND else FIRST, step)]
+        self.clock += step
         count = max(map(len, taken), default=COCO)
         return np.array([widened(one, count) for one in taken], np.float32).reshape(-1, count, 3)
 
@@ -139,9 +143,9 @@ class Follower:
 
     def due(self) -> bool:
         """Whether to look for who is there, in this frame."""
-        since = self.frame - self.looked
+        since = self.clock - self.looked + self.step / 2  # the nearest frame
         here = [person for person in self.persons if not person.away]
-        if not here or self.frame < BEGIN:
+        if not here or self.clock < BEGIN:
             return since >= (1 if not here else min(FIRST, self.every))
         if any(person.away for person in self.persons):
             return since >= min(LOST, self.every)
@@ -178,19 +182,20 @@ class Follower:
         person.size, person.followed = size(person.keypoints), True
         return points
 
-    def update(self, person: Person, answer: Array | None, frames: int = 1) -> None:
-        """A person with what was seen in this frame, in place, and so many frames since the last; 0: nobody looked."""
+    def update(self, person: Person, answer: Array | None, frames: float) -> None:
+        """A person with what was seen in this frame, in place, so many frames after the last; 0: nobody looked."""
         window = person.window
         if answer is None:
-            person.away += frames > 0 or person.away > 0
-            person.motion = 0.9 * person.motion
-            person.window = window._replace(x=window.x + person.motion[0], y=window.y + person.motion[1])
+            person.away += self.step * (frames > 0 or person.away > 0)
+            person.motion = 0.9**self.step * person.motion
+            x, y = self.step * person.motion
+            person.window = window._replace(x=window.x + x, y=window.y + y)
             return
         points = answer[:COCO]
         weight = points[:, 2:] * person.keypoints[:, 2:] + 1e-9
-        rate = max(LEARN, 1 / (person.seen + 1)) / (1 + person.away)
+        rate = max(LEARN, self.step / (person.seen + self.step)) / (self.step + person.away)
         person.motion = person.motion + rate * (weight * (points - person.keypoints)[:, :2]).sum(0) / weight.sum()
-        person.window = steadied(window, self.square(points), person.motion, person.away > 0)
+        person.window = steadied(window, self.square(points), self.step * person.motion, person.away > 0)
         person.keypoints, person.seen, person.away = points, person.seen + frames, 0
         person.size += LEARN * (size(points) - person.size)
 

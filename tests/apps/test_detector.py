@@ -168,9 +168,11 @@ def test_a_window_follows_more_steadily_than_the_points():
 # ------------------------------------------------------------------------------------------------------ rows of a video
 
 
-def rows_of(truth, people):
-    shots = [frames.Shot(t, t / 30, np.zeros((4, 4, 3), np.uint8), None) for t in range(truth.shape[1])]
-    given = iter([now[now[:, 0, 2] > 0] for now in truth.transpose(1, 0, 2, 3)])
+def rows_of(truth, people, kept=None):
+    """The rows (P, T, 17, 3) of a video at 30 frames a second, of which those in ``kept`` (T) came, or all."""
+    kept = np.arange(truth.shape[1]) if kept is None else kept
+    shots = [frames.Shot(t, t / 30, np.zeros((4, 4, 3), np.uint8), None) for t in kept.tolist()]
+    given = iter([now[now[:, 0, 2] > 0] for now in truth[:, kept].transpose(1, 0, 2, 3)])
     shots = detectors.detected(shots, lambda _: next(given), "coco17", 1.0, people, 30.0)
     return np.stack(frames.alike([shot.keypoints for shot in shots]), 1)
 
@@ -191,6 +193,49 @@ def test_bystanders_are_dropped_by_size_and_time_not_by_order():
     assert len(on) == 2
     assert not on[0, 50:].any()
     assert on[1, 76:].all()
+
+
+def some(count, most):
+    """The numbers of frames, up to ``count``, that came where up to ``most - 1`` are dropped between two."""
+    steps = np.random.default_rng(most).integers(1, most + 1, count)
+    return np.cumsum(steps)[np.cumsum(steps) < count]
+
+
+def runs(count, until):
+    """Who begins to run, and is gone after ``until`` frames: (1, T, 17, 3)."""
+    t = np.arange(count)
+    return walks(np.where(t < until, 100 + 0.05 * t**2, -1)[None])
+
+
+@pytest.mark.parametrize("most", [3, 7])
+def test_seconds_are_seconds_however_many_frames_are_dropped(most):
+    """Who is away for 0.7 s keeps the row, for 1.3 s gets another; who runs keeps it; a larger one takes the place."""
+    kept = some(150, most)
+    for away, rows in ((21, 1), (39, 2)):
+        ways = np.full((1, 150), 100)
+        ways[0, 60 : 60 + away] = -1
+        assert len(rows_of(walks(ways), 1, kept)) == rows
+    assert len(rows_of(runs(150, 150), 1, kept)) == 1
+    ways = np.full((2, 150), 100)
+    ways[1, :60], ways[1, 60:] = -1, 400
+    truth = walks(ways)
+    truth[1, :, :, :2] = (truth[1, :, :, :2] - [400, 10]) * 3 + [400, 10]
+    on = rows_of(truth, 1, kept)[1, :, 2].any(-1)
+    assert on[kept >= 60 + 5 * most + 3].all()
+
+
+@pytest.mark.parametrize("most", [1, 3, 7])
+def test_who_runs_is_followed_by_time_and_given_up_after_a_second(most):
+    kept = some(200, most)
+    world = World(runs(200, 150))
+    detect, last, pictures = following.Follower(world.look, world.close, middle, 1), -1, world.frames()
+    for t in kept.tolist():
+        seen, last = len(detect(pictures[t], t - last)), t
+        assert seen == (t < 150)
+        assert bool(detect.persons) == (t - kept[kept < 150][-1] <= following.AWAY)
+    if most > 3:  # by frames they are lost
+        detect = following.Follower(world.look, world.close, middle, 1)
+        assert any(not len(detect(pictures[t])) for t in kept[kept < 150])
 
 
 # -------------------------------------------------------------------------------------------------------------- MoveNet
