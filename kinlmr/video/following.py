@@ -27,7 +27,12 @@ FIRST, LOST, CLOSE = 3, 3, 2  # frames between looks: at first, while somebody i
 BEGIN, AWAY, BLIND = 30, 30, 10  # frames: what is first; until who is away is given up; how long a close look is tried
 FULL, HOLD = 30, 1.3  # frames after which a person counts by size alone; how much more who is followed counts
 LEARN = 0.3  # how much of the way the motion goes to the last frame's
+THICK, GREY = 0.06, 128  # of a size: half a limb's width where it is painted over, and the colour
 HIPS, SHOULDERS, COCO = [11, 12], [5, 6], 17
+# fmt: off
+BONES = np.array([[3, 4], [0, 5], [0, 6], [5, 6], [5, 7], [7, 9], [6, 8], [8, 10], [5, 11], [6, 12], [5, 12], [6, 11],
+                  [11, 12], [11, 13], [13, 15], [12, 14], [14, 16]])  # limbs, trunk and head
+# fmt: on
 Looks = Sequence[tuple[Array, float]]  # keypoints (17, 3) and a score, of each whom a look saw
 
 
@@ -70,8 +75,9 @@ class Follower:
     every   frames of `RATE` from one look to the next, if all is quiet. There are more at first, while nobody or too
             few of those who were just there are seen, and while two are close together
 
-    Of two who are close together, a close look takes the limbs of the other, where the look over all keeps them apart:
-    what they disagree on is the latter's. Whom two close looks see, is seen by the one who was expected there, and so
+    Of two who are close together, a close look takes the limbs of the other: where one lies on the other's, it looks
+    again, with the other painted over. The look over all keeps them apart, if it sees both: what they disagree on is
+    the latter's. Whom two close looks see, is seen by the one who was expected there, and so
     is a point that was expected in two positions; the other one's is the look's, or as expected, and not sure.
     """
 
@@ -103,7 +109,9 @@ class Follower:
         rough = [seen_by[id(person)] for person in followed]
         here = [person for person in self.persons if not person.away]
         for k, person in enumerate(followed):
-            if any(near(person, other) for other in here if other is not person):
+            if others := [other for other in here if other is not person and near(person, other)]:
+                if due and any(seen_by[id(other)] is None for other in others):  # it took two for one
+                    rough[k] = None
                 answers[k] = checked(answers[k], rough[k], person.keypoints, due)
         settle(followed, answers, rough)
         for person, answer in zip(followed, answers, strict=True):
@@ -139,6 +147,13 @@ class Follower:
         if person.away > BLIND or hidden:
             return None
         points = self.close(frame, person.window)
+        others = [other.keypoints for other in self.persons if other is not person and not other.away]
+        others = [other for other in others if touching(points, other)]
+        if others:
+            again = self.close(covered(frame, others), person.window)
+            less = sum(touching(again, other) for other in others) < sum(touching(points, other) for other in others)
+            if less and again[:COCO, 2].mean() >= points[:COCO, 2].mean():
+                points = again
         return points if fits(points, person.keypoints, STAY if person.seen > BLIND else LEAST) else None
 
     def due(self) -> bool:
@@ -321,6 +336,28 @@ def box(points: Array) -> Array:
 def size(points: Array) -> float:
     """The longer side of the box about a person's points."""
     return max(float(np.ptp(box(points[:COCO]), 0).max()), 1e-6)
+
+
+def touching(points: Array, other: Array) -> int:
+    """How many of somebody's points lie on the same ones of another's."""
+    away = np.linalg.norm((points[:COCO] - other[:COCO])[:, :2], axis=1)
+    return int((away < TOUCH * min(size(points), size(other))).sum())
+
+
+def covered(frame: NDArray[np.uint8], people: Sequence[Array]) -> NDArray[np.uint8]:
+    """A frame (H, W, 3) with people (17, 3) painted over, along their limbs."""
+    frame = frame.copy()
+    for points in people:
+        reach = THICK * size(points)
+        for start, end in points[BONES][..., :2]:
+            left, top = np.maximum(np.minimum(start, end) - reach, 0).astype(int)
+            right, bottom = np.maximum(np.maximum(start, end) + reach + 1, 0).astype(int)
+            part = frame[top:bottom, left:right]
+            y, x = np.mgrid[top : top + part.shape[0], left : left + part.shape[1]]
+            along, away = end - start, np.stack([x, y], -1) - start
+            share = (away @ along / max(along @ along, 1e-6)).clip(0, 1)[..., None]
+            part[np.linalg.norm(away - share * along, axis=-1) < reach] = GREY
+    return frame
 
 
 def moved(points: Array, motion: Array) -> Array:

@@ -102,6 +102,53 @@ def test_two_who_cross_stay_two_and_the_law_can_fail(monkeypatch):
     assert any(len(some) < 2 for some, far in zip(places, apart, strict=True) if far)
 
 
+class Hidden(World):
+    """Pictures in which the first hides those behind: near it a look sees the first alone, a close look too, unless
+    most of the first's points are grey."""
+
+    def look(self, frame):
+        people = self.here(frame)
+        far = np.linalg.norm((people - people[0])[:, :, :2].mean(1), axis=1) > self.steals
+        return [(points, 0.5) for points in people[far | (np.arange(len(people)) == 0)]]
+
+    def close(self, frame, window):
+        people = self.here(frame)
+        x, y = people[:, :, :2].round().astype(int).transpose(2, 0, 1)
+        away = np.linalg.norm(people[:, :, :2].mean(1) - [window.x, window.y], axis=1)
+        shown = (frame[y, x, 1] != following.GREY).mean(1) > 0.2
+        return people[np.flatnonzero((away <= away.min() + self.steals) & shown)[0]]
+
+    def frames(self):
+        pictures = np.zeros((self.truth.shape[1], 100, 400, 3), np.uint8)
+        pictures[:, 0, 0, 0] = np.arange(len(pictures))
+        return list(pictures)
+
+
+def test_one_behind_another_is_found_with_the_other_painted_over(monkeypatch):
+    t = np.arange(60)
+    ways = [np.full(60, 100), np.maximum(300 - 5 * t, 120)]
+    assert_everybody_is_seen(Hidden(walks(ways), steals=40))
+    monkeypatch.setattr(following, "covered", lambda frame, people: frame)
+    with pytest.raises(AssertionError):
+        assert_everybody_is_seen(Hidden(walks(ways), steals=40))
+
+
+def test_limbs_are_painted_over_and_nothing_else():
+    points = person(17, (10, 10))
+    frame = np.random.default_rng(0).integers(0, 100, (110, 50, 3)).astype(np.uint8)
+    painted, expected, reach = (
+        following.covered(frame, [points]),
+        frame.copy(),
+        following.THICK * following.size(points),
+    )
+    y, x = np.mgrid[:110, :50]
+    for one, two in points[following.BONES][..., :2]:
+        for share in np.linspace(0, 1, 40):
+            expected[np.hypot(x - one[0] - share * (two - one)[0], y - one[1] - share * (two - one)[1]) < reach] = 128
+    assert (painted != expected).any(-1).mean() < 0.01  # the loop takes steps
+    assert 0.1 < (painted != frame).any(-1).mean() < 0.9
+
+
 def test_a_limb_that_two_close_looks_take_is_whose_it_was():
     one, two = person(17, (100, 10)), person(17, (150, 10))
     stolen = one.copy()
