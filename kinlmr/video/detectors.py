@@ -21,9 +21,10 @@ import kinlmr
 from kinlmr.files import Array
 from kinlmr.video import readers
 from kinlmr.video.crowd import AWAY
-from kinlmr.video.following import LEARN, RATE, Follower, claim, size
+from kinlmr.video.following import RATE, Follower, claim
 from kinlmr.video.frames import NEAR, Shot
 from kinlmr.video.movenet import movenet
+from kinlmr.video.persons import LEARN, size
 from kinlmr.video.topdown import topdown
 
 VERSION, LATEST = sys.version_info[:2], (3, 12)  # Python's; the latest that mediapipe with a model inside is for

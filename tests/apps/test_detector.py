@@ -14,7 +14,7 @@ from people import person
 
 import kinlmr
 from kinlmr import checkpoint
-from kinlmr.video import app, detectors, following, frames, movenet, topdown
+from kinlmr.video import app, detectors, following, frames, movenet, persons, topdown
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "kinlmr/video/data"
@@ -52,7 +52,7 @@ class World:
 
 
 def middle(points):
-    return following.Window(*points[:, :2].mean(0).tolist(), 100.0, 100.0)
+    return persons.Window(*points[:, :2].mean(0).tolist(), 100.0, 100.0)
 
 
 def followed(world, people=4, every=6):
@@ -115,7 +115,7 @@ class Hidden(World):
         people = self.here(frame)
         x, y = people[:, :, :2].round().astype(int).transpose(2, 0, 1)
         away = np.linalg.norm(people[:, :, :2].mean(1) - [window.x, window.y], axis=1)
-        shown = (frame[y, x, 1] != following.GREY).mean(1) > 0.2
+        shown = (frame[y, x, 1] != persons.GREY).mean(1) > 0.2
         return people[np.flatnonzero((away <= away.min() + self.steals) & shown)[0]]
 
     def frames(self):
@@ -137,12 +137,12 @@ def test_limbs_are_painted_over_and_nothing_else():
     points = person(17, (10, 10))
     frame = np.random.default_rng(0).integers(0, 100, (110, 50, 3)).astype(np.uint8)
     painted, expected, reach = (
-        following.covered(frame, [points]),
+        persons.covered(frame, [points]),
         frame.copy(),
-        following.THICK * following.size(points),
+        persons.THICK * persons.size(points),
     )
     y, x = np.mgrid[:110, :50]
-    for one, two in points[following.BONES][..., :2]:
+    for one, two in points[persons.BONES][..., :2]:
         for share in np.linspace(0, 1, 40):
             expected[np.hypot(x - one[0] - share * (two - one)[0], y - one[1] - share * (two - one)[1]) < reach] = 128
     assert (painted != expected).any(-1).mean() < 0.01  # the loop takes steps
@@ -203,13 +203,13 @@ def test_a_window_follows_more_steadily_than_the_points():
     rng = np.random.default_rng(0)
     points = person(17, (100, 100))[None].repeat(60, 0)
     points[:, :, :2] += rng.normal(0, 3, (60, 17, 2))
-    wanted = [following.about_hips(one) for one in points]
+    wanted = [persons.about_hips(one) for one in points]
     window, windows = wanted[0], []
     for want in wanted:
-        windows.append(window := following.steadied(window, want, np.zeros(2), False))
+        windows.append(window := persons.steadied(window, want, np.zeros(2), False))
     shaking = [np.abs(np.diff(np.array(some), 2, axis=0)).mean() for some in (windows, wanted)]
     assert shaking[0] < 0.35 * shaking[1]
-    assert following.steadied(windows[0], wanted[1], np.zeros(2), True) == wanted[1]
+    assert persons.steadied(windows[0], wanted[1], np.zeros(2), True) == wanted[1]
 
 
 # ------------------------------------------------------------------------------------------------------ rows of a video
@@ -342,14 +342,14 @@ def quick():
 
 def test_a_crop_is_the_part_of_the_picture_and_black_beyond():
     picture = np.random.default_rng(0).integers(1, 255, (20, 30, 3)).astype(np.uint8)
-    part, back = movenet.cropped(picture, following.Window(12.0, 9.0, 8.0, 6.0), (6, 8))
+    part, back = movenet.cropped(picture, persons.Window(12.0, 9.0, 8.0, 6.0), (6, 8))
     np.testing.assert_array_equal(part, picture[6:12, 8:16])
     np.testing.assert_array_equal(back, [8, 6, 1, 1])
-    part, back = movenet.cropped(picture, following.Window(0.0, 0.0, 8.0, 8.0), (16, 16))
+    part, back = movenet.cropped(picture, persons.Window(0.0, 0.0, 8.0, 8.0), (16, 16))
     assert not part[:7].any()
     assert part[10:, 10:].all()
     np.testing.assert_array_equal(back, [-4, -4, 0.5, 0.5])
-    assert not movenet.cropped(picture, following.Window(500.0, 500.0, 8.0, 8.0), (4, 4))[0].any()
+    assert not movenet.cropped(picture, persons.Window(500.0, 500.0, 8.0, 8.0), (4, 4))[0].any()
 
 
 def test_the_command_uses_it(tmp_path, capsys):

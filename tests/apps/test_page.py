@@ -23,8 +23,9 @@ import kinlmr
 from kinlmr import export
 from kinlmr.body.points import keypoint_sets, read_sets
 from kinlmr.keypoints import convert, normalise
-from kinlmr.video import following, movenet
-from kinlmr.video.following import Follower, Window, about_hips
+from kinlmr.video import movenet
+from kinlmr.video.following import Follower
+from kinlmr.video.persons import Window, about_hips, covered
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "examples/page"
@@ -258,7 +259,7 @@ def test_limbs_are_painted_over_alike():
     people = [person(17, at) for at in ((-10, -10), (15, 60))]
     code = "console.log(JSON.stringify(Array.from(following.covered(given.frame, given.people).data)))"
     found = node(PAGE, code, {"frame": rgba(frame), "people": [rows(one) for one in people]})
-    np.testing.assert_array_equal(found, rgba(following.covered(frame, people))["data"])
+    np.testing.assert_array_equal(found, rgba(covered(frame, people))["data"])
 
 
 def rgba(picture):
@@ -458,8 +459,8 @@ def test_the_page_recovers_as_python(tmp_path):
     for one in (one for frame in frames for one in frame["people"]):
         people.setdefault(one["number"], []).append(one)
     assert people
-    for person in people.values():
-        assert_recovered(person)
+    for one in people.values():
+        assert_recovered(one)
     motion = kinlmr.motion.read_bvh(tmp_path / "person1.bvh")
     assert len(motion.translation) == len(frames)
     assert motion.axis_angle.isfinite().all()
