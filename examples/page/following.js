@@ -3,7 +3,11 @@
 
 const SURE = 0.4, NEW = 0.15, LEAST = 0.4, STAY = 0.3, SAME = 0.2, REACH = 0.4, TOUCH = 0.08, APART = 0.2, JUMP = 0.15;
 const OVER = 0.1, FIRST = 3, LOST = 3, CLOSE = 2, BEGIN = 30, AWAY = 30, BLIND = 10, FULL = 30, HOLD = 1.3, LEARN = 0.3;
+const THICK = 0.06, GREY = 128;
 const HIPS = [11, 12], SHOULDERS = [5, 6];
+// prettier-ignore
+const BONES = [[3, 4], [0, 5], [0, 6], [5, 6], [5, 7], [7, 9], [6, 8], [8, 10], [5, 11], [6, 12], [5, 12], [6, 11],
+  [11, 12], [11, 13], [13, 15], [12, 14], [14, 16]];
 
 const sum = (numbers) => numbers.reduce((total, x) => total + x, 0);
 const distance = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]);
@@ -34,8 +38,9 @@ export class Follower {
     const seenBy = new Map(this.persons.map((person, k) => [person, looks[k]]));
     const rough = followed.map((person) => seenBy.get(person)), here = this.persons.filter(({ away }) => !away);
     followed.forEach((person, k) => {
-      if (here.some((other) => other !== person && near(person, other)))
-        answers[k] = checked(answers[k], rough[k], person.keypoints, due);
+      const others = here.filter((other) => other !== person && near(person, other));
+      if (due && others.some((other) => !seenBy.get(other))) rough[k] = null; // it took two for one
+      if (others.length) answers[k] = checked(answers[k], rough[k], person.keypoints, due);
     });
     settle(followed, answers, rough);
     followed.forEach((person, k) => update(person, answers[k], true));
@@ -66,7 +71,14 @@ export class Follower {
   async answer(frame, person) {
     const covers = (other) => other !== person && !other.away && apart(other.keypoints, person.keypoints) < SAME;
     if (person.away > BLIND || (person.away && this.persons.some(covers))) return null;
-    const points = await this.close(frame, person.window);
+    let points = await this.close(frame, person.window);
+    const there = this.persons.filter((other) => other !== person && !other.away).map(({ keypoints }) => keypoints);
+    const others = there.filter((other) => touching(points, other));
+    if (others.length) {
+      const again = await this.close(covered(frame, others), person.window);
+      const less = sum(others.map((other) => touching(again, other) - touching(points, other))) < 0;
+      if (less && sureness(again) >= sureness(points)) points = again;
+    }
     return fits(points, person.keypoints, person.seen > BLIND ? STAY : LEAST) ? points : null;
   }
 
@@ -224,6 +236,33 @@ function box(points) {
 function size(points) {
   const [low, high] = box(points);
   return Math.max(high[0] - low[0], high[1] - low[1], 1e-6);
+}
+
+/** How many of somebody's points lie on the same ones of another's. */
+function touching(points, other) {
+  const reach = TOUCH * Math.min(size(points), size(other));
+  return points.filter((p, k) => distance(p, other[k]) < reach).length;
+}
+
+/** A frame { width, height, data } with people painted over, along their limbs. */
+export function covered({ width, height, data }, people) {
+  data = data.slice();
+  for (const points of people) {
+    const reach = THICK * size(points);
+    for (const [start, end] of BONES.map(([a, b]) => [points[a], points[b]])) {
+      const [left, top] = [0, 1].map((k) => Math.floor(Math.max(Math.min(start[k], end[k]) - reach, 0)));
+      const [right, bottom] = [width, height].map((most, k) => Math.min(Math.max(start[k], end[k]) + reach + 1, most));
+      const along = [end[0] - start[0], end[1] - start[1]], length = Math.max(along[0] ** 2 + along[1] ** 2, 1e-6);
+      for (let y = top; y < Math.floor(bottom); y++) {
+        for (let x = left; x < Math.floor(right); x++) {
+          const share = ((x - start[0]) * along[0] + (y - start[1]) * along[1]) / length, on = Math.min(Math.max(share, 0), 1);
+          if (Math.hypot(x - start[0] - on * along[0], y - start[1] - on * along[1]) < reach)
+            data.fill(GREY, 4 * (y * width + x), 4 * (y * width + x) + 3);
+        }
+      }
+    }
+  }
+  return { width, height, data };
 }
 
 const moved = (points, motion) => points.map(([x, y, sure]) => [x + motion[0], y + motion[1], sure]);

@@ -10,6 +10,7 @@ import importlib
 import itertools
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 import kinlmr
 from kinlmr.files import Array
 from kinlmr.video import readers
-from kinlmr.video.following import LEARN, claim, size
-from kinlmr.video.frames import Shot
+from kinlmr.video.crowd import AWAY
+from kinlmr.video.following import RATE, Follower, claim
+from kinlmr.video.frames import NEAR, Shot
 from kinlmr.video.movenet import movenet
+from kinlmr.video.persons import LEARN, size
 from kinlmr.video.topdown import topdown
 
 VERSION, LATEST = sys.version_info[:2], (3, 12)  # Python's; the latest that mediapipe with a model inside is for
@@ -149,12 +152,18 @@ def detected(
     The row of one (K, 3) is 0. Of several, `kinlmr.track` says who is who: whoever was seen in `readers.LEAST` frames
     in succession gets the next row, so P grows. Of more than ``people`` the large are taken, and of two of a size who
     was there before (`claim`): the decision of a frame, which later ones do not change. Who is away for less than a
-    second keeps the place. Confidences above 1 are divided by the largest so far. fps: the shots' own rate.
+    second keeps the place. Confidences above 1 are divided by the largest so far. Speeds and seconds go by the shots'
+    times, as some of a camera's are left out; fps is the rate that they have in the file.
     """
     nobody = np.zeros((0, len(kinlmr.keypoints.keypoint_sets()[target]), 3), np.float32)
-    tracks, streak, known, largest, places = None, dict[int, int](), dict[int, int](), 1.0, Places(people, fps)
+    tracks, streak, known, largest, places = None, dict[int, int](), dict[int, int](), 1.0, Places(people)
+    times, passed = deque[float](), 1 / fps
     for shot in shots:
-        found = np.asarray(detect(shot.picture), np.float32)
+        before, passed = passed, max(shot.time - times[-1], 1e-3) if times else passed
+        while times and shot.time - times[0] > AWAY + NEAR / fps:
+            times.popleft()
+        timed = (RATE * passed,) if isinstance(detect, Follower) else ()
+        found = np.asarray(detect(shot.picture, *timed), np.float32)
         if found.size and (found.ndim not in (2, 3) or found.shape[-1] != 3):
             raise ValueError(
                 f"the detector gave an array of shape {found.shape}; expected are (P, K, 3) of P people, or (K, 3) of "
@@ -165,37 +174,41 @@ def detected(
         largest = max(largest, float(readers.check_confidence(points[..., 2])))
         points = points * np.array([1 / scale, 1 / scale, 1 / largest], np.float32)
         if points.ndim == 3:
-            owners, tracks = kinlmr.track(points, tracks, round(fps))
+            if tracks is not None:
+                tracks = tracks._replace(velocity=tracks.velocity * (passed / before))
+            owners, tracks = kinlmr.track(points, tracks, len(times))
             here = {row: one for row, one in zip(owners.tolist(), points, strict=True) if row >= 0}
             streak = {row: streak.get(row, 0) + 1 for row in here}
             firm = {row: one for row, one in here.items() if row in known or streak[row] >= readers.LEAST}
-            chosen = places.take(firm, set(tracks.row.tolist()))
+            chosen = places.take(firm, set(tracks.row.tolist()), min(passed, AWAY))
             taken = {known.setdefault(row, len(known)): here[row] for row in sorted(chosen)}
             points = np.zeros((len(known), *points.shape[1:]), np.float32)
             for row, one in taken.items():
                 points[row] = one
         else:
             points = points[None]
+        times.append(shot.time)
         yield shot._replace(keypoints=points)
 
 
 class Places:
     """So many ``people`` at most of those whom a detector sees: who has the largest claims, by row."""
 
-    def __init__(self, people: int, fps: float) -> None:
-        self.people, self.fps = people, fps
-        self.sizes, self.seen, self.held = dict[int, float](), dict[int, int](), set[int]()
+    def __init__(self, people: int) -> None:
+        self.people = people
+        self.sizes, self.seen, self.held = dict[int, float](), dict[int, float](), set[int]()
 
-    def take(self, here: dict[int, Array], tracked: set[int]) -> set[int]:
-        """Which of the rows that are here, as keypoints (K, 3), are taken; ``tracked``: those not gone for good."""
+    def take(self, here: dict[int, Array], tracked: set[int], passed: float) -> set[int]:
+        """Which of the rows that are here, as keypoints (K, 3), are taken.
+
+        tracked: the rows that are not gone for good. passed: seconds since the frame before.
+        """
         self.held &= tracked
         for row in {*here, *self.held}:
-            self.seen[row] = self.seen.get(row, 0) + 1
+            self.seen[row] = self.seen.get(row, 0) + passed
         for row, points in here.items():
             self.sizes[row] = (1 - LEARN) * self.sizes.get(row, size(points)) + LEARN * size(points)
-        claims = {
-            row: claim(self.sizes[row], self.seen[row] / self.fps, row in self.held) for row in {*here, *self.held}
-        }
+        claims = {row: claim(self.sizes[row], self.seen[row], row in self.held) for row in {*here, *self.held}}
         self.held = set(sorted(claims, key=lambda row: (-claims[row], row))[: self.people])
         return self.held & set(here)
 

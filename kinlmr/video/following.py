@@ -7,48 +7,52 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinlmr.files import Array
+from kinlmr.video.persons import (
+    COCO,
+    LEARN,
+    TOUCH,
+    Window,
+    apart,
+    box,
+    covered,
+    moved,
+    size,
+    steadied,
+    touching,
+)
 
-SURE = 0.4  # the confidence of a point that counts for sizes and windows
 NEW, LEAST, STAY = 0.15, 0.4, 0.3  # of a look's newcomer, the score; of a close look's, of one followed, the confidence
 SAME, REACH = (
     0.2,
     0.4,
 )  # of a size: nearer on average are the same person; as far from where one is expected it may be one
-TOUCH, APART, JUMP = 0.08, 0.2, 0.15  # of a size: points in one position; in two; a look's and a close look's disagree
+APART, JUMP = 0.2, 0.15  # of a size: points in two positions; a look's and a close look's disagree
 OVER = 0.1  # of the smaller box: two whose boxes have more in common are close
+RATE = 30.0  # what follows counts frames of so many a second, whatever the video's
 FIRST, LOST, CLOSE = 3, 3, 2  # frames between looks: at first, while somebody is away, while two are close
 BEGIN, AWAY, BLIND = 30, 30, 10  # frames: what is first; until who is away is given up; how long a close look is tried
 FULL, HOLD = 30, 1.3  # frames after which a person counts by size alone; how much more who is followed counts
-LEARN = 0.3  # how much of the way the motion goes to the last frame's
-HIPS, SHOULDERS, COCO = [11, 12], [5, 6], 17
 Looks = Sequence[tuple[Array, float]]  # keypoints (17, 3) and a score, of each whom a look saw
-
-
-class Window(NamedTuple):
-    """The part of a picture that a close look sees: its centre, width and height in pixels."""
-
-    x: float
-    y: float
-    width: float
-    height: float
 
 
 @dataclass
 class Person:
-    """keypoints (17, 3): as last seen, then moved on; motion (2): pixels a frame; seen, away: frames; size: pixels."""
+    """keypoints (17, 3): as last seen, then moved on; motion (2): pixels a frame; seen, away: frames; size: pixels.
+
+    Frames are those of `RATE`.
+    """
 
     keypoints: Array
     window: Window
     size: float
     motion: Array = field(default_factory=lambda: np.zeros(2))
-    seen: int = 1
-    away: int = 0
+    seen: float = 1
+    away: float = 0
     followed: bool = False
 
     @property
@@ -64,11 +68,12 @@ class Follower:
     close   a frame and a `Window` -> the keypoints (K, 3) of the person in its middle, the first 17 being COCO's
     square  keypoints (17, 3) -> the window that ``close`` wants about them
     people  are followed at most: the largest, once they were seen for a second; one who is followed counts `HOLD` times
-    every   frames from one look to the next, if all is quiet. There are more at first, while nobody or too few of those
-            who were just there are seen, and while two are close together
+    every   frames of `RATE` from one look to the next, if all is quiet. There are more at first, while nobody or too
+            few of those who were just there are seen, and while two are close together
 
-    Of two who are close together, a close look takes the limbs of the other, where the look over all keeps them apart:
-    what they disagree on is the latter's. Whom two close looks see, is seen by the one who was expected there, and so
+    Of two who are close together, a close look takes the limbs of the other: where one lies on the other's, it looks
+    again, with the other painted over. The look over all keeps them apart, if it sees both: what they disagree on is
+    the latter's. Whom two close looks see, is seen by the one who was expected there, and so
     is a point that was expected in two positions; the other one's is the look's, or as expected, and not sure.
     """
 
@@ -81,32 +86,35 @@ class Follower:
         every: int = 6,
     ) -> None:
         self.look, self.close, self.square, self.people, self.every = look, close, square, people, every
-        self.persons, self.frame, self.looked = list[Person](), 0, -(10**9)
+        self.persons, self.step, self.clock, self.looked = list[Person](), 1.0, 0.0, -1e9
 
-    def __call__(self, frame: NDArray[np.uint8], /) -> Array:
-        """-> the keypoints (P, K, 3) of those who are seen."""
+    def __call__(self, frame: NDArray[np.uint8], /, step: float = 1.0) -> Array:
+        """A frame, and how many frames of `RATE` after the last it comes -> the keypoints (P, K, 3) of those seen."""
+        self.step = step
         for person in self.persons:
-            person.keypoints = moved(person.keypoints, person.motion)
+            person.keypoints = moved(person.keypoints, step * person.motion)
         followed = self.chosen()
         answers = [self.answer(frame, person) for person in followed]
         looks: list[Array | None] = [None] * len(self.persons)
         newcomers = list[Array]()
-        since, due = 0, self.due() or doubtful(followed, answers)
+        since, due = 0.0, self.due() or doubtful(followed, answers)
         if due:
             looks, newcomers = self.matched(self.look(frame))
-            since, self.looked = self.frame - self.looked, self.frame
+            since, self.looked = self.clock - self.looked, self.clock
         seen_by = dict(zip(map(id, self.persons), looks, strict=True))
         rough = [seen_by[id(person)] for person in followed]
         here = [person for person in self.persons if not person.away]
         for k, person in enumerate(followed):
-            if any(near(person, other) for other in here if other is not person):
+            if others := [other for other in here if other is not person and near(person, other)]:
+                if due and any(seen_by[id(other)] is None for other in others):  # it took two for one
+                    rough[k] = None
                 answers[k] = checked(answers[k], rough[k], person.keypoints, due)
         settle(followed, answers, rough)
         for person, answer in zip(followed, answers, strict=True):
-            self.update(person, answer)
+            self.update(person, answer, step)
         for person in self.persons:
             if not any(person is other for other in followed):
-                self.update(person, seen_by[id(person)], since if due else 0)
+                self.update(person, seen_by[id(person)], since if due else 0.0)
         taken = [answer for answer in answers if answer is not None]
         for points in newcomers:
             if all(apart(points, other) > SAME for other in taken):
@@ -114,8 +122,8 @@ class Follower:
                 if len(followed) < self.people and (answer := self.welcome(frame, self.persons[-1], taken)) is not None:
                     followed.append(self.persons[-1])
                     taken.append(answer)
-        self.persons = [p for p in self.persons if p.away <= (AWAY if p.seen > BLIND else FIRST)]
-        self.frame += 1
+        self.persons = [p for p in self.persons if p.away <= max(AWAY if p.seen > BLIND else FIRST, step)]
+        self.clock += step
         count = max(map(len, taken), default=COCO)
         return np.array([widened(one, count) for one in taken], np.float32).reshape(-1, count, 3)
 
@@ -135,13 +143,20 @@ class Follower:
         if person.away > BLIND or hidden:
             return None
         points = self.close(frame, person.window)
+        others = [other.keypoints for other in self.persons if other is not person and not other.away]
+        others = [other for other in others if touching(points, other)]
+        if others:
+            again = self.close(covered(frame, others), person.window)
+            less = sum(touching(again, other) for other in others) < sum(touching(points, other) for other in others)
+            if less and again[:COCO, 2].mean() >= points[:COCO, 2].mean():
+                points = again
         return points if fits(points, person.keypoints, STAY if person.seen > BLIND else LEAST) else None
 
     def due(self) -> bool:
         """Whether to look for who is there, in this frame."""
-        since = self.frame - self.looked
+        since = self.clock - self.looked + self.step / 2  # the nearest frame
         here = [person for person in self.persons if not person.away]
-        if not here or self.frame < BEGIN:
+        if not here or self.clock < BEGIN:
             return since >= (1 if not here else min(FIRST, self.every))
         if any(person.away for person in self.persons):
             return since >= min(LOST, self.every)
@@ -178,19 +193,20 @@ class Follower:
         person.size, person.followed = size(person.keypoints), True
         return points
 
-    def update(self, person: Person, answer: Array | None, frames: int = 1) -> None:
-        """A person with what was seen in this frame, in place, and so many frames since the last; 0: nobody looked."""
+    def update(self, person: Person, answer: Array | None, frames: float) -> None:
+        """A person with what was seen in this frame, in place, so many frames after the last; 0: nobody looked."""
         window = person.window
         if answer is None:
-            person.away += frames > 0 or person.away > 0
-            person.motion = 0.9 * person.motion
-            person.window = window._replace(x=window.x + person.motion[0], y=window.y + person.motion[1])
+            person.away += self.step * (frames > 0 or person.away > 0)
+            person.motion = 0.9**self.step * person.motion
+            x, y = self.step * person.motion
+            person.window = window._replace(x=window.x + x, y=window.y + y)
             return
         points = answer[:COCO]
         weight = points[:, 2:] * person.keypoints[:, 2:] + 1e-9
-        rate = max(LEARN, 1 / (person.seen + 1)) / (1 + person.away)
+        rate = max(LEARN, self.step / (person.seen + self.step)) / (self.step + person.away)
         person.motion = person.motion + rate * (weight * (points - person.keypoints)[:, :2]).sum(0) / weight.sum()
-        person.window = steadied(window, self.square(points), person.motion, person.away > 0)
+        person.window = steadied(window, self.square(points), self.step * person.motion, person.away > 0)
         person.keypoints, person.seen, person.away = points, person.seen + frames, 0
         person.size += LEARN * (size(points) - person.size)
 
@@ -293,53 +309,3 @@ def near(one: Person, other: Person) -> bool:
     (low, high), (lower, higher) = box(one.keypoints), box(other.keypoints)
     common = (np.minimum(high, higher) - np.maximum(low, lower)).clip(0)
     return bool(common.prod() > OVER * min((high - low).prod(), (higher - lower).prod()))
-
-
-# ------------------------------------------------------------------------------------------------------------- geometry
-
-
-def apart(one: Array, other: Array) -> float:
-    """The mean distance of points (17, 3), in units of the smaller person's size; points count by both confidences."""
-    one, other = one[:COCO], other[:COCO]
-    weight = one[:, 2] * other[:, 2] + 1e-6
-    distance = np.linalg.norm((one - other)[:, :2], axis=1)
-    return float((weight * distance).sum() / weight.sum() / min(size(one), size(other)))
-
-
-def box(points: Array) -> Array:
-    """The corners (2, 2) about the points that are sure; about all, if these are few."""
-    sure = points[:, 2] > SURE
-    places = points[sure if sure.sum() > 3 else slice(None), :2]
-    return np.stack([places.min(0), places.max(0)])
-
-
-def size(points: Array) -> float:
-    """The longer side of the box about a person's points."""
-    return max(float(np.ptp(box(points[:COCO]), 0).max()), 1e-6)
-
-
-def moved(points: Array, motion: Array) -> Array:
-    return points + np.append(motion, 0)
-
-
-def about_hips(points: Array) -> Window:
-    """MoveNet's square: about the hips, 1.9 trunks or 1.2 bodies to each side."""
-    sure = points[:, 2] > SURE
-    if not (sure[HIPS].any() and sure[SHOULDERS].any()):
-        sure = np.ones(COCO, bool)
-    centre = points[HIPS][sure[HIPS], :2].mean(0)
-    reach = np.abs(points[:, :2] - centre).max(1)
-    trunk = [k for k in SHOULDERS + HIPS if sure[k]]
-    side = 2 * max(1.9 * reach[trunk].max(), 1.2 * reach[sure].max(), 4.0)
-    return Window(float(centre[0]), float(centre[1]), side, side)
-
-
-def steadied(before: Window, wanted: Window, motion: Array, fresh: bool) -> Window:
-    """A window that follows: it moves with the person, grows soon and shrinks late. ``fresh``: of one who was away."""
-    if fresh:
-        return wanted
-    grow = 0.3 if wanted.width > before.width else 0.1
-    x, y = before.x + motion[0], before.y + motion[1]
-    x, y = x + LEARN * (wanted.x - x), y + LEARN * (wanted.y - y)
-    width, height = (was + grow * (want - was) for was, want in zip(before[2:], wanted[2:], strict=True))
-    return Window(float(x), float(y), width, height)

@@ -1,4 +1,4 @@
-"""Videos in and out: pictures with their times, turned as the file says; frames at a constant rate.
+"""Videos in and out: pictures with their times, turned as the file says, HDR made ordinary; frames at a constant rate.
 
 `open_video` and `Writer` need PyAV, which the extra ``video`` brings.
 """
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kinlmr.files import Array, beside
+from kinlmr.video.hdr import ordinary
 
 Size = tuple[float, float]  # width, height
 CUT = 10.0  # seconds: a longer gap between two frames is a broken clock, not a pause
@@ -191,7 +192,7 @@ def _read(
                     if turns % 2:
                         square, stored = square[::-1], stored[::-1]
                 picture = frame.reformat(*sides, format="rgb24").to_ndarray()
-                picture = np.ascontiguousarray(np.rot90(picture, turns))
+                picture = np.ascontiguousarray(np.rot90(ordinary(picture, stream.codec_context.color_trc), turns))
                 yield Shot(number + broken, clock, picture, np.zeros((0, 0, 3), np.float32)), square, stored
                 number, last = number + 1, clock
     except (fault, OSError) as error:

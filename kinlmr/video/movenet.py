@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from kinlmr.files import Array
-from kinlmr.video.following import Follower, Looks, Window, about_hips
+from kinlmr.video.following import Follower, Looks
+from kinlmr.video.persons import Window, about_hips
 
 OLDEST = (1, 20)  # of onnxruntime
 SIDES = {"thunder": 256, "lightning": 192}

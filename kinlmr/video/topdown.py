@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinlmr.files import Array
-from kinlmr.video.following import COCO, Follower, Window, box
+from kinlmr.video.following import Follower
 from kinlmr.video.movenet import EVERY, LOOK, cropped, multipose, session
+from kinlmr.video.persons import COCO, Window, box
 
 MEAN, SPREAD = (
     np.array([123.675, 116.28, 103.53]),

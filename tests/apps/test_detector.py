@@ -14,7 +14,7 @@ from people import person
 
 import kinlmr
 from kinlmr import checkpoint
-from kinlmr.video import app, detectors, following, frames, movenet, topdown
+from kinlmr.video import app, detectors, following, frames, movenet, persons, topdown
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "kinlmr/video/data"
@@ -52,7 +52,7 @@ class World:
 
 
 def middle(points):
-    return following.Window(*points[:, :2].mean(0).tolist(), 100.0, 100.0)
+    return persons.Window(*points[:, :2].mean(0).tolist(), 100.0, 100.0)
 
 
 def followed(world, people=4, every=6):
@@ -100,6 +100,53 @@ def test_two_who_cross_stay_two_and_the_law_can_fail(monkeypatch):
     monkeypatch.setattr(following, "checked", lambda answer, *_: answer)
     places = [{tuple(np.round(points[0, :2])) for points in answer} for answer in followed(world)]
     assert any(len(some) < 2 for some, far in zip(places, apart, strict=True) if far)
+
+
+class Hidden(World):
+    """Pictures in which the first hides those behind: near it a look sees the first alone, a close look too, unless
+    most of the first's points are grey."""
+
+    def look(self, frame):
+        people = self.here(frame)
+        far = np.linalg.norm((people - people[0])[:, :, :2].mean(1), axis=1) > self.steals
+        return [(points, 0.5) for points in people[far | (np.arange(len(people)) == 0)]]
+
+    def close(self, frame, window):
+        people = self.here(frame)
+        x, y = people[:, :, :2].round().astype(int).transpose(2, 0, 1)
+        away = np.linalg.norm(people[:, :, :2].mean(1) - [window.x, window.y], axis=1)
+        shown = (frame[y, x, 1] != persons.GREY).mean(1) > 0.2
+        return people[np.flatnonzero((away <= away.min() + self.steals) & shown)[0]]
+
+    def frames(self):
+        pictures = np.zeros((self.truth.shape[1], 100, 400, 3), np.uint8)
+        pictures[:, 0, 0, 0] = np.arange(len(pictures))
+        return list(pictures)
+
+
+def test_one_behind_another_is_found_with_the_other_painted_over(monkeypatch):
+    t = np.arange(60)
+    ways = [np.full(60, 100), np.maximum(300 - 5 * t, 120)]
+    assert_everybody_is_seen(Hidden(walks(ways), steals=40))
+    monkeypatch.setattr(following, "covered", lambda frame, people: frame)
+    with pytest.raises(AssertionError):
+        assert_everybody_is_seen(Hidden(walks(ways), steals=40))
+
+
+def test_limbs_are_painted_over_and_nothing_else():
+    points = person(17, (10, 10))
+    frame = np.random.default_rng(0).integers(0, 100, (110, 50, 3)).astype(np.uint8)
+    painted, expected, reach = (
+        persons.covered(frame, [points]),
+        frame.copy(),
+        persons.THICK * persons.size(points),
+    )
+    y, x = np.mgrid[:110, :50]
+    for one, two in points[persons.BONES][..., :2]:
+        for share in np.linspace(0, 1, 40):
+            expected[np.hypot(x - one[0] - share * (two - one)[0], y - one[1] - share * (two - one)[1]) < reach] = 128
+    assert (painted != expected).any(-1).mean() < 0.01  # the loop takes steps
+    assert 0.1 < (painted != frame).any(-1).mean() < 0.9
 
 
 def test_a_limb_that_two_close_looks_take_is_whose_it_was():
@@ -156,21 +203,23 @@ def test_a_window_follows_more_steadily_than_the_points():
     rng = np.random.default_rng(0)
     points = person(17, (100, 100))[None].repeat(60, 0)
     points[:, :, :2] += rng.normal(0, 3, (60, 17, 2))
-    wanted = [following.about_hips(one) for one in points]
+    wanted = [persons.about_hips(one) for one in points]
     window, windows = wanted[0], []
     for want in wanted:
-        windows.append(window := following.steadied(window, want, np.zeros(2), False))
+        windows.append(window := persons.steadied(window, want, np.zeros(2), False))
     shaking = [np.abs(np.diff(np.array(some), 2, axis=0)).mean() for some in (windows, wanted)]
     assert shaking[0] < 0.35 * shaking[1]
-    assert following.steadied(windows[0], wanted[1], np.zeros(2), True) == wanted[1]
+    assert persons.steadied(windows[0], wanted[1], np.zeros(2), True) == wanted[1]
 
 
 # ------------------------------------------------------------------------------------------------------ rows of a video
 
 
-def rows_of(truth, people):
-    shots = [frames.Shot(t, t / 30, np.zeros((4, 4, 3), np.uint8), None) for t in range(truth.shape[1])]
-    given = iter([now[now[:, 0, 2] > 0] for now in truth.transpose(1, 0, 2, 3)])
+def rows_of(truth, people, kept=None):
+    """The rows (P, T, 17, 3) of a video at 30 frames a second, of which those in ``kept`` (T) came, or all."""
+    kept = np.arange(truth.shape[1]) if kept is None else kept
+    shots = [frames.Shot(t, t / 30, np.zeros((4, 4, 3), np.uint8), None) for t in kept.tolist()]
+    given = iter([now[now[:, 0, 2] > 0] for now in truth[:, kept].transpose(1, 0, 2, 3)])
     shots = detectors.detected(shots, lambda _: next(given), "coco17", 1.0, people, 30.0)
     return np.stack(frames.alike([shot.keypoints for shot in shots]), 1)
 
@@ -191,6 +240,49 @@ def test_bystanders_are_dropped_by_size_and_time_not_by_order():
     assert len(on) == 2
     assert not on[0, 50:].any()
     assert on[1, 76:].all()
+
+
+def some(count, most):
+    """The numbers of frames, up to ``count``, that came where up to ``most - 1`` are dropped between two."""
+    steps = np.random.default_rng(most).integers(1, most + 1, count)
+    return np.cumsum(steps)[np.cumsum(steps) < count]
+
+
+def runs(count, until):
+    """Who begins to run, and is gone after ``until`` frames: (1, T, 17, 3)."""
+    t = np.arange(count)
+    return walks(np.where(t < until, 100 + 0.05 * t**2, -1)[None])
+
+
+@pytest.mark.parametrize("most", [3, 7])
+def test_seconds_are_seconds_however_many_frames_are_dropped(most):
+    """Who is away for 0.7 s keeps the row, for 1.3 s gets another; who runs keeps it; a larger one takes the place."""
+    kept = some(150, most)
+    for away, rows in ((21, 1), (39, 2)):
+        ways = np.full((1, 150), 100)
+        ways[0, 60 : 60 + away] = -1
+        assert len(rows_of(walks(ways), 1, kept)) == rows
+    assert len(rows_of(runs(150, 150), 1, kept)) == 1
+    ways = np.full((2, 150), 100)
+    ways[1, :60], ways[1, 60:] = -1, 400
+    truth = walks(ways)
+    truth[1, :, :, :2] = (truth[1, :, :, :2] - [400, 10]) * 3 + [400, 10]
+    on = rows_of(truth, 1, kept)[1, :, 2].any(-1)
+    assert on[kept >= 60 + 5 * most + 3].all()
+
+
+@pytest.mark.parametrize("most", [1, 3, 7])
+def test_who_runs_is_followed_by_time_and_given_up_after_a_second(most):
+    kept = some(200, most)
+    world = World(runs(200, 150))
+    detect, last, pictures = following.Follower(world.look, world.close, middle, 1), -1, world.frames()
+    for t in kept.tolist():
+        seen, last = len(detect(pictures[t], t - last)), t
+        assert seen == (t < 150)
+        assert bool(detect.persons) == (t - kept[kept < 150][-1] <= following.AWAY)
+    if most > 3:  # by frames they are lost
+        detect = following.Follower(world.look, world.close, middle, 1)
+        assert any(not len(detect(pictures[t])) for t in kept[kept < 150])
 
 
 # -------------------------------------------------------------------------------------------------------------- MoveNet
@@ -250,14 +342,14 @@ def quick():
 
 def test_a_crop_is_the_part_of_the_picture_and_black_beyond():
     picture = np.random.default_rng(0).integers(1, 255, (20, 30, 3)).astype(np.uint8)
-    part, back = movenet.cropped(picture, following.Window(12.0, 9.0, 8.0, 6.0), (6, 8))
+    part, back = movenet.cropped(picture, persons.Window(12.0, 9.0, 8.0, 6.0), (6, 8))
     np.testing.assert_array_equal(part, picture[6:12, 8:16])
     np.testing.assert_array_equal(back, [8, 6, 1, 1])
-    part, back = movenet.cropped(picture, following.Window(0.0, 0.0, 8.0, 8.0), (16, 16))
+    part, back = movenet.cropped(picture, persons.Window(0.0, 0.0, 8.0, 8.0), (16, 16))
     assert not part[:7].any()
     assert part[10:, 10:].all()
     np.testing.assert_array_equal(back, [-4, -4, 0.5, 0.5])
-    assert not movenet.cropped(picture, following.Window(500.0, 500.0, 8.0, 8.0), (4, 4))[0].any()
+    assert not movenet.cropped(picture, persons.Window(500.0, 500.0, 8.0, 8.0), (4, 4))[0].any()
 
 
 def test_the_command_uses_it(tmp_path, capsys):

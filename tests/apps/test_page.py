@@ -17,13 +17,15 @@ import numpy as np
 import pytest
 import torch
 from models import lively
+from people import person
 
 import kinlmr
 from kinlmr import export
 from kinlmr.body.points import keypoint_sets, read_sets
 from kinlmr.keypoints import convert, normalise
 from kinlmr.video import movenet
-from kinlmr.video.following import Follower, Window, about_hips
+from kinlmr.video.following import Follower
+from kinlmr.video.persons import Window, about_hips, covered
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "examples/page"
@@ -229,7 +231,7 @@ def assert_following(folder):
     };
     const follower = new following.Follower(look, close, 2);
     for (let t = 0; t < given.frames; t++) {
-      const found = await follower.detect(null);
+      const found = await follower.detect({ width: 4, height: 4, data: new Uint8Array(64) });
       all.push({ keypoints: found.map(({ keypoints }) => keypoints), ids: found.map(({ person }) => person.id) });
     }
     console.log(JSON.stringify({ far, all, asked: k }))"""
@@ -250,6 +252,14 @@ def test_people_are_followed_as_in_python():
 def test_another_pace_would_be_seen(tmp_path):
     with pytest.raises(AssertionError):
         assert_following(broken(tmp_path, "following.js", "LEARN = 0.3", "LEARN = 0.31"))
+
+
+def test_limbs_are_painted_over_alike():
+    frame = np.random.default_rng(0).integers(0, 100, (110, 50, 3)).astype(np.uint8)
+    people = [person(17, at) for at in ((-10, -10), (15, 60))]
+    code = "console.log(JSON.stringify(Array.from(following.covered(given.frame, given.people).data)))"
+    found = node(PAGE, code, {"frame": rgba(frame), "people": [rows(one) for one in people]})
+    np.testing.assert_array_equal(found, rgba(covered(frame, people))["data"])
 
 
 def rgba(picture):
@@ -446,11 +456,11 @@ def test_the_page_recovers_as_python(tmp_path):
     subprocess.run(command, check=True)
     frames = json.loads((tmp_path / "numbers.json").read_text())
     people = {}
-    for person in (person for frame in frames for person in frame["people"]):
-        people.setdefault(person["number"], []).append(person)
+    for one in (one for frame in frames for one in frame["people"]):
+        people.setdefault(one["number"], []).append(one)
     assert people
-    for person in people.values():
-        assert_recovered(person)
+    for one in people.values():
+        assert_recovered(one)
     motion = kinlmr.motion.read_bvh(tmp_path / "person1.bvh")
     assert len(motion.translation) == len(frames)
     assert motion.axis_angle.isfinite().all()

@@ -25,7 +25,7 @@ from people import assert_same_people, clip, person
 import kinlmr
 from kinlmr.keypoints import convert
 from kinlmr.motion import load_motion
-from kinlmr.video import app, crowd, detectors, frames, pictures, process, readers, results, stage
+from kinlmr.video import app, crowd, detectors, frames, hdr, pictures, process, readers, results, stage
 
 av = pytest.importorskip("av")
 ROOT = Path(__file__).parents[2]
@@ -96,21 +96,23 @@ def video_file(path, count=12):
     return path
 
 
-def test_a_rotated_phone_video_comes_upright(tmp_path):
+@pytest.mark.parametrize(("quarters", "matrix"), [(1, (0, 1, -1, 0)), (2, (-1, 0, 0, -1)), (3, (0, -1, 1, 0))])
+def test_a_rotated_phone_video_comes_upright(tmp_path, quarters, matrix):
     path = video_file(tmp_path / "a.mp4")
     plain = frames.open_video(path, None, 1280)
     assert (plain.size, plain.source_size, plain.fps) == ((64, 48), (64, 48), 30)
-    assert len(list(plain.shots)) == 12
+    stored = [shot.picture for shot in plain.shots]
+    assert len(stored) == 12
     data = bytearray(path.read_bytes())
     at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix (ISO 14496-12, 8.3.2)
-    turn = np.array([0, 0x10000, 0, -0x10000, 0, 0, 48 << 16, 0, 0x40000000], ">i4")  # 90 degrees clockwise
-    data[at : at + 36] = turn.tobytes()
+    a, b, c, d = (0x10000 * one for one in matrix)
+    data[at : at + 36] = np.array([a, b, 0, c, d, 0, 48 << 16, 0, 0x40000000], ">i4").tobytes()  # turns clockwise
     path.write_bytes(data)
     turned = frames.open_video(path, None, 1280)
     picture = next(turned.shots).picture
-    assert (turned.size, turned.source_size) == ((48, 64), (48, 64))
-    assert picture[:24, 32:].mean() > 200  # the white quarter is at the upper right
-    assert picture[40:, :].mean() < 50
+    assert (turned.size, turned.source_size) == (((48, 64), (48, 64)) if quarters % 2 else ((64, 48), (64, 48)))
+    np.testing.assert_array_equal(picture, np.rot90(stored[0], -quarters))
+    assert (picture != stored[0].reshape(picture.shape)).any()
 
 
 def test_a_broken_file_is_used_as_far_as_it_goes_or_refused(tmp_path, caplog):
@@ -270,6 +272,59 @@ def test_any_kind_of_pixel_becomes_rgb(tmp_path, codec, kind, ending):
     assert [one.shape for one in read] == [(48, 64, 3)] * 3
     assert read[0].dtype == np.uint8
     assert np.abs(read[0].astype(int) - picture).max() < 12
+
+
+def encoded(light, transfer):
+    """PQ's or HLG's value of RGB light (..., 3) of a display, in nits of BT.2020 (BT.2100, tables 4 and 5)."""
+    if transfer == hdr.PQ:
+        power = (light / 10000) ** 0.1593017578125
+        return ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+    shown = light / 1000
+    scene = shown * np.maximum(shown @ hdr.LUMINANCE, 1e-9)[..., None] ** (1 / 1.2 - 1)
+    high = 0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-9)) + 0.55991073
+    return np.where(scene <= 1 / 12, np.sqrt(3 * scene), high)
+
+
+def hdr_file(path, value, transfer):
+    """A video of 10 bits with one colour, of values (3) from 0 to 1, by BT.2020."""
+    red, _, blue = value
+    grey = float(value @ hdr.LUMINANCE)
+    stored = [64 + 876 * grey, 512 + 896 * (blue - grey) / 1.8814, 512 + 896 * (red - grey) / 1.4746]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv444p10le"
+        context = stream.codec_context
+        context.colorspace, context.color_trc, context.color_primaries, context.color_range = 9, transfer, 9, 1
+        frame = av.VideoFrame(16, 16, "yuv444p10le")
+        for plane, one in zip(frame.planes, stored, strict=True):
+            plane.update(np.full(plane.buffer_size // 2, round(one), np.uint16).tobytes())
+        frame.colorspace, frame.color_range = 9, 1
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("transfer", [hdr.PQ, hdr.HLG])
+@pytest.mark.parametrize("color", [(0.5, 0.5, 0.5), (0.5, 0.2, 0.1), (0.05, 0.4, 0.3), (0.01, 0.02, 0.5)])
+def test_hdr_of_ordinary_light_becomes_the_ordinary_picture(tmp_path, transfer, color):
+    """Light of BT.709's colours, 1 for white paper of 203 nits, comes back as sRGB's values; the law can fail."""
+    light = np.linalg.inv(hdr.COLORS.astype(float)) @ color * 203
+    expected = 255 * (1.055 * np.array(color) ** (1 / 2.4) - 0.055)
+    for told in (transfer, 1):
+        path = hdr_file(tmp_path / f"{told}.mkv", encoded(light, transfer), told)
+        error = np.abs(next(frames.open_video(path).shots).picture[8, 8] - expected)
+        assert (error.max() < 8) == (told == transfer)
+
+
+@pytest.mark.parametrize("transfer", [hdr.PQ, hdr.HLG])
+def test_more_light_is_never_darker_and_the_brightest_is_white(transfer):
+    grey = np.arange(256, dtype=np.uint8)[:, None, None].repeat(3, 2)
+    seen = hdr.ordinary(grey, transfer)[:, 0].astype(int)
+    assert (np.ptp(seen, axis=1) <= 1).all()
+    assert (np.diff(seen[:, 1]) >= 0).all()
+    assert (seen[0] == 0).all()
+    assert (seen[-1] == 255).all()
+    assert (hdr.ordinary(grey, 1) == grey).all()
 
 
 def test_a_frame_of_another_size_is_made_as_large_as_the_first(tmp_path):
