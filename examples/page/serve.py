@@ -26,8 +26,9 @@ import torch
 import kinlmr
 from kinlmr.files import arrays as files
 from kinlmr.video import stage
-from kinlmr.world import floor, lock, path, pose, standing
+from kinlmr.world import floor, lock, pose, standing
 from kinlmr.world import network as feet
+from kinlmr.world import path as way
 
 HERE = Path(__file__).parent
 MODULES = HERE / "node_modules"
@@ -106,7 +107,7 @@ def constants(module: ModuleType) -> dict[str, Any]:
 
 def world(name: str) -> dict[str, Any]:
     """What world.js and the side view need: constants, the network of contacts and up, the body's legs."""
-    whole, modules = kinlmr.load_body(name), (standing, feet, pose, path, floor, lock, stage)
+    whole, modules = kinlmr.load_body(name), (standing, feet, pose, way, floor, lock, stage)
     stand = standing.stand_of(whole)
     weights = feet.shipped(torch.device("cpu"), torch.float64).state_dict()
     return {
