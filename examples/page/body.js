@@ -2,7 +2,7 @@
 
 /** Row-major 3 x 3 times 3 x 3, and times a vector. */
 export const times = (a, b) => a.map((_, i) => [0, 1, 2].reduce((t, k) => t + a[i - (i % 3) + k] * b[3 * k + (i % 3)], 0));
-const turn = (a, [x, y, z]) => [0, 3, 6].map((i) => a[i] * x + a[i + 1] * y + a[i + 2] * z);
+export const turn = (a, [x, y, z]) => [0, 3, 6].map((i) => a[i] * x + a[i + 1] * y + a[i + 2] * z);
 
 /** Planar numbers (3 N) at rest: template plus shape directions times shape. */
 export function shaped({ template, basis }, shape) {
@@ -11,14 +11,18 @@ export function shaped({ template, basis }, shape) {
   return rest;
 }
 
+/** Joints of the T-pose, rows [x, y, z]. */
+export function atRest(body, shape) {
+  const flat = shaped(body.joints, shape), count = body.parents.length;
+  return body.parents.map((_, j) => [flat[j], flat[count + j], flat[2 * count + j]]);
+}
+
 /**
  * rotations (9 J), each relative to its joint's parent, shape (S) -> rows [x, y, z] in metres of joints and, if wanted,
  * of keypoints; vertices as flat x, y, z. Parents stand before their children.
  */
 export function pose(body, rotations, shape, want) {
-  const { parents } = body, count = parents.length;
-  const flat = shaped(body.joints, shape);
-  const rest = parents.map((_, j) => [flat[j], flat[count + j], flat[2 * count + j]]);
+  const { parents } = body, rest = atRest(body, shape);
   const turns = [], joints = [], shifts = [];
   parents.forEach((parent, j) => {
     const own = Array.from(rotations.slice(9 * j, 9 * j + 9));

@@ -1,4 +1,4 @@
-// Shaded bodies, triangle by triangle, nearest first by a depth for each pixel.
+// Shaded bodies, triangle by triangle, nearest first by a depth for each pixel; the world from the side.
 
 export const COLORS = [[117, 161, 232], [232, 142, 104], [116, 184, 128], [188, 142, 210], [222, 190, 100]];
 const LAMP = [-0.41, -0.69, -0.6]; // where the light is, in the camera's frame
@@ -9,15 +9,65 @@ export function overVideo(vertices, [s, tx, ty], [cx, cy, side], zoom) {
   return vertices.map((x, i) => half * s * x + move[i % 3]);
 }
 
-/** The same from the side: the pelvis (row [x, y, z]) at x and halfway down a canvas that is so high. */
-export function fromTheSide(vertices, pelvis, x, height, pixelsPerMetre) {
-  const out = new Float64Array(vertices.length);
-  for (let i = 0; i < out.length; i += 3) {
-    out[i] = x + pixelsPerMetre * (vertices[i + 2] - pelvis[2]);
-    out[i + 1] = height / 2 + pixelsPerMetre * (vertices[i + 1] - pelvis[1]);
-    out[i + 2] = -pixelsPerMetre * vertices[i];
+/** The world from the side, as `kinlmr VIDEO` draws it (kinlmr.video.stage): it grows to hold whoever was in it. */
+export class Stage {
+  /** constants: kinlmr.video.stage's, as serve.py writes them. */
+  constructor(constants) {
+    const nothing = () => [Infinity, Infinity, -Infinity, -Infinity]; // left, top, right, bottom
+    Object.assign(this, { constants, picture: nothing(), ground: nothing() });
   }
-  return out;
+
+  /** World positions, y up, -> to the right and down in the picture, and away, in metres. */
+  seen([x, y, z]) {
+    const { TURN, TILT } = this.constants, near = z * Math.cos(TURN) - x * Math.sin(TURN);
+    const [down, away] = [near * Math.sin(TILT) - y * Math.cos(TILT), -near * Math.cos(TILT) - y * Math.sin(TILT)];
+    return [x * Math.cos(TURN) + z * Math.sin(TURN), down, away];
+  }
+
+  hold([x, y, z]) {
+    const { REACH: [side, below, above], STEP } = this.constants, right = this.seen([x, y, z])[0];
+    const [high, low] = [this.seen([x, y, z])[1], this.seen([x, 0, z])[1]].sort((a, b) => a - b);
+    const grown = (box, sides) => sides.map((v, k) => {
+      return k < 2 ? Math.min(box[k], Math.floor(v / STEP) * STEP) : Math.max(box[k], Math.ceil(v / STEP) * STEP);
+    });
+    this.picture = grown(this.picture, [right - side, high - above, right + side, low + 0.3 * below]);
+    this.ground = grown(this.ground, [x, z, x, z]);
+  }
+
+  /** A function from the world to pixels of a canvas; who does not fit into it is followed. */
+  lens(roots, { width, height }) {
+    const [left, top, right, bottom] = this.picture, extent = [right - left, bottom - top], sides = [width, height];
+    const scale = Math.max(Math.min(...sides.map((x, k) => x / extent[k])), height / this.constants.LARGEST);
+    const places = roots.map((root) => this.seen(root)), middle = [(left + right) / 2, (top + bottom) / 2].map((x, k) => {
+      const rest = Math.max(extent[k] - sides[k] / scale, 0) / 2;
+      const now = places.length ? places.reduce((total, p) => total + p[k], 0) / places.length : x;
+      return Math.min(Math.max(now, x - rest), x + rest);
+    });
+    return (point) => {
+      const [x, y, z] = this.seen(point);
+      return [scale * (x - middle[0]) + width / 2, scale * (y - middle[1]) + height / 2, scale * z];
+    };
+  }
+
+  /** The floor, a line a metre, and paths: { rows of world positions, the last where somebody is, color }. */
+  floor(context, placed, paths) {
+    const edge = this.constants.CARPET[0], [x0, z0, x1, z1] = this.ground.map((v, k) => (k < 2 ? v - edge : v + edge));
+    const line = (color, width, ...points) => {
+      Object.assign(context, { strokeStyle: color, lineWidth: width });
+      context.beginPath();
+      points.forEach((point) => context.lineTo(...placed(point).slice(0, 2)));
+      context.stroke();
+    };
+    line("#e5e5e8", 1, [x0, 0, z0], [x1, 0, z0], [x1, 0, z1], [x0, 0, z1]);
+    context.fillStyle = "#e5e5e8";
+    context.fill();
+    for (let x = Math.ceil(x0); x <= x1; x++) line("#c4c6cc", 1, [x, 0, z0], [x, 0, z1]);
+    for (let z = Math.ceil(z0); z <= z1; z++) line("#c4c6cc", 1, [x0, 0, z], [x1, 0, z]);
+    for (const { rows, color } of paths) {
+      line(`rgb(${color})`, 3, ...rows.map(([x, , z]) => [x, 0, z]));
+      line(`rgb(${color} / 40%)`, 1.5, rows.at(-1), [rows.at(-1)[0], 0, rows.at(-1)[2]]); // how high somebody is
+    }
+  }
 }
 
 /** Paint a closed mesh over a picture (ImageData): vertices flat x, y in pixels and z away from the viewer. */

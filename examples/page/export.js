@@ -1,34 +1,30 @@
-// What was seen, as files for other tools: GLB and BVH as kinlmr.export writes them, y up, in metres.
+// Who stands in the world (world.js), as files for other tools: GLB and BVH as kinlmr.export writes them, y up, in metres.
 //
 // A take is somebody on the clock's ticks: { start, fps, rotations: of each tick (9 J), root: rows [x, y, z] of the root
 // joint, shape (S) }.
 
-import { shaped, times } from "./body.js";
-import { logarithm, rotation, transposed } from "./kinlmr.js";
+import { atRest, shaped, times } from "./body.js";
+import { logarithm, quaternion, rotation, transposed } from "./kinlmr.js";
 
 const COLORS = [[0.36, 0.52, 0.86], [0.9, 0.5, 0.36], [0.42, 0.7, 0.46], [0.72, 0.52, 0.8], [0.86, 0.72, 0.34]];
-const UP = [1, 0, 0, 0, -1, 0, 0, 0, -1]; // from the camera's frame, y down and z forward
 
-/** frames: { time, rotations, translation, shape } of one person in the camera's frame, in seconds -> a take. */
+/** frames: { time, rotations, translation, shape } of one person in the world, in seconds -> a take of the last shape. */
 export function take(body, frames, fps) {
   const top = body.parents.indexOf(-1), start = Math.ceil(frames[0].time * fps - 1e-3);
   const ticks = Math.max(Math.floor(frames.at(-1).time * fps + 1e-3) - start + 1, 1);
-  const made = { start, fps, rotations: [], root: [], shape: [] };
+  const made = { start, fps, rotations: [], root: [], shape: frames.at(-1).shape };
   const placed = frames.map(({ translation, shape }) => {
     const rest = atRest(body, shape)[top];
-    return translation.map((x, axis) => (x + rest[axis]) * UP[4 * axis]);
+    return translation.map((x, axis) => x + rest[axis]);
   });
   for (let tick = 0, k = 0; tick < ticks; tick++) {
     const time = (start + tick) / fps;
     while (k + 2 < frames.length && frames[k + 1].time <= time) k++;
     const l = Math.min(k + 1, frames.length - 1), one = frames[k], two = frames[l];
     const share = two === one ? 0 : Math.min(Math.max((time - one.time) / (two.time - one.time), 0), 1);
-    const turned = between(one.rotations, two.rotations, share);
-    turned.splice(9 * top, 9, ...times(UP, turned.slice(9 * top, 9 * top + 9)));
-    made.rotations.push(turned);
+    made.rotations.push(between(one.rotations, two.rotations, share));
     made.root.push(placed[k].map((x, axis) => x + share * (placed[l][axis] - x)));
   }
-  made.shape = Array.from(frames[0].shape, (_, s) => frames.reduce((total, { shape }) => total + shape[s], 0) / frames.length);
   return made;
 }
 
@@ -40,12 +36,6 @@ function between(one, two, share) {
     out.push(...(share === 0 ? a : times(a, rotation(logarithm(times(transposed(a), b)).map((x) => share * x)))));
   }
   return out;
-}
-
-/** Joints of the T-pose, rows [x, y, z]. */
-function atRest(body, shape) {
-  const flat = shaped(body.joints, shape), count = body.parents.length;
-  return body.parents.map((_, j) => [flat[j], flat[count + j], flat[2 * count + j]]);
 }
 
 const minus = (a, b) => a.map((x, k) => x - b[k]);
@@ -176,8 +166,7 @@ function addPerson(content, pieces, body, { start, fps, rotations, root, shape }
 function quaternions(rotations) {
   let last = [0, 0, 0, 1];
   return rotations.flatMap((m) => {
-    const v = logarithm(m), angle = Math.hypot(...v), s = angle > 0 ? Math.sin(angle / 2) / angle : 0;
-    const q = [...v.map((x) => s * x), Math.cos(angle / 2)], sign = q.reduce((t, x, k) => t + x * last[k], 0) < 0 ? -1 : 1;
+    const [w, ...axis] = quaternion(m), q = [...axis, w], sign = q.reduce((t, x, k) => t + x * last[k], 0) < 0 ? -1 : 1;
     return (last = q.map((x) => sign * x));
   });
 }

@@ -138,12 +138,13 @@ export function fit(points, image, camera, scale) {
 }
 
 /**
- * A frame's keypoints, which come `ticks` of the model's clock after the last frame's -> { seen, state }.
+ * A frame's keypoints, which come `ticks` of the model's clock after the last frame's -> { seen, ticks, state }.
  *
  * model: { body, step, memory: how many numbers, fps, confidence }, where step(features, memory) promises { rotations
  * (9 J), shape (S), camera (3), memory }. state: of the call before, null at first. seen: { rotations, shape, camera,
  * box }. As in kinlmr.recover, keypoints are interpolated at the ticks since the last frame; a frame between two ticks
- * gets an estimate of its own, which the model forgets.
+ * gets an estimate of its own, which the model forgets. ticks: what was seen at each of them, and its keypoints as
+ * `points`; the last one is `state.phase` ticks before the frame.
  */
 export async function recover(model, frame, ticks, state) {
   const same = Math.abs(1 / ticks - 1) <= SAME_RATE, ratio = state === null || same ? 1 : ticks;
@@ -152,14 +153,16 @@ export async function recover(model, frame, ticks, state) {
   const { points, gate } = believed(frame, ticks / model.fps, last.gate);
   const before = last.gate === null ? points : last.gate.away > 0 ? points.map(() => [0, 0, 0]) : last.gate.seen;
   let phase = last.phase + ratio, now = last, answer = null;
+  const ticked = [];
   const passed = Math.floor(phase + ON_TICK);
   for (let tick = 1; tick <= passed; tick++) {
     const share = clamp((tick - last.phase) / ratio, 0, 1);
     ({ seen: answer, state: now } = await run(model, between(before, points, share), now));
+    ticked.push({ ...answer, points: now.track.points });
   }
   phase -= passed;
   if (answer === null || phase > ON_TICK) answer = await look(model, points, 1 - phase, now);
-  return { seen: answer, state: { ...now, gate, phase } };
+  return { seen: answer, ticks: ticked, state: { ...now, gate, phase } };
 }
 
 async function run(model, points, state) {
@@ -193,8 +196,8 @@ const inPixels = ([s, x, y], [cx, cy, side]) => [(s * side) / 2, (x * side) / 2 
 
 export const transposed = (a) => [0, 3, 6, 1, 4, 7, 2, 5, 8].map((i) => a[i]);
 
-/** The axis times the angle of a rotation, row-major, by its quaternion. */
-export function logarithm(r) {
+/** The unit quaternion [w, x, y, z], w >= 0, of a rotation, row-major. */
+export function quaternion(r) {
   const [a, b, c, d, e, f, g, h, i] = r;
   const squares = [1 + a + e + i, 1 + a - e - i, 1 - a + e - i, 1 - a - e + i];
   const largest = squares.indexOf(Math.max(...squares));
@@ -204,8 +207,13 @@ export function logarithm(r) {
     [c - g, b + d, squares[2], f + h],
     [d - b, c + g, f + h, squares[3]],
   ][largest];
-  const sign = q[0] < 0 ? -1 : 1, axis = q.slice(1).map((x) => sign * x), length = Math.hypot(...axis);
-  const angle = 2 * Math.atan2(length, sign * q[0]);
+  const length = (q[0] < 0 ? -1 : 1) * Math.hypot(...q);
+  return q.map((x) => x / length);
+}
+
+/** The axis times the angle of a rotation, row-major, by its quaternion. */
+export function logarithm(r) {
+  const [w, ...axis] = quaternion(r), length = Math.hypot(...axis), angle = 2 * Math.atan2(length, w);
   return axis.map((x) => (length > 0 ? (x / length) * angle : 0));
 }
 

@@ -1,25 +1,27 @@
-// The page: pictures of a webcam or a file -> keypoints (movenet.js) -> bodies (kinlmr.js) -> canvas, GLB, BVH.
+// The page: pictures of a webcam or a file -> keypoints (movenet.js) -> bodies (kinlmr.js) on a floor (world.js) -> canvas,
+// GLB, BVH.
 
 import { bvh, glb, take } from "./export.js";
-import { convert, inCamera, recover } from "./kinlmr.js";
+import { convert, recover } from "./kinlmr.js";
 import { pose } from "./body.js";
-import { COLORS, fromTheSide, overVideo, paint } from "./draw.js";
+import { COLORS, overVideo, paint, Stage } from "./draw.js";
 import { movenet } from "./movenet.js";
 import { fileFrames, webcamFrames } from "./sources.js";
+import { toWorld } from "./world.js";
 
 const PEOPLE = 4; // at most
 const MOST = 8; // steps to catch up with a late frame
 const FIRM = 0.12; // seconds in succession that make somebody a person
 const NOBODY = Array.from({ length: 17 }, () => [0, 0, 0]);
 const SHOWN = 0.3, PATIENCE = 1; // seconds without keypoints: how long a body is drawn, and followed
-const KEPT = 600; // seconds that are kept for the files
+const KEPT = 600, PATH = 10; // seconds that are kept for the files, and that the side view shows of the way
 const LARGEST = 1280, OPACITY = 0.85; // of pictures, the longer side in pixels
 
 const $ = (id) => document.getElementById(id);
 const video = $("video"), front = $("front"), side = $("side");
 const picture = document.createElement("canvas"), overlay = document.createElement("canvas");
 let running = null; // { stopped } of the source that is shown
-let recorded = []; // of each person { number, last, frames: [{ time, rotations, translation, shape }] }
+let recorded = []; // of each person { number, last, frames: [{ time, rotations, translation, root, shape }] }
 
 function say(text, wrong = false) {
   $("status").textContent = text;
@@ -60,9 +62,9 @@ function looking({ ort, card }, name) {
 }
 
 async function load() {
-  const [facts, body, network, runtime] = await Promise.all([
-    fetched("model.json").then((answer) => answer.json()),
-    fetched("body.json").then((answer) => answer.json()),
+  const json = (name) => fetched(name).then((answer) => answer.json());
+  const [facts, body, world, network, runtime] = await Promise.all([
+    json("model.json"), json("body.json"), json("world.json"),
     fetched("step.onnx").then((answer) => answer.arrayBuffer()),
     findRuntime(),
   ]);
@@ -76,7 +78,7 @@ async function load() {
   };
   const memory = facts.memory.reduce((a, b) => a * b);
   const networks = Object.fromEntries(["multipose", "thunder", "lightning"].map((name) => [name, looking(runtime, name)]));
-  const model = { body, step, memory, fps: facts.fps, confidence: facts.confidence };
+  const model = { body, world, step, memory, fps: facts.fps, confidence: facts.confidence };
   return { facts, networks, model, card: runtime.card, threads: ort.env.wasm.numThreads };
 }
 
@@ -85,6 +87,7 @@ async function load() {
 /** Pictures of a source until it ends or another is started. */
 async function show({ facts, networks, model }, frames, run) {
   const detector = movenet(networks, PEOPLE, $("fast").checked), people = new Map();
+  const stage = new Stage(model.world.constants.stage);
   let before = null, count = 0, begun = null;
   recorded = [];
   for await (const { time, label } of frames) {
@@ -94,16 +97,17 @@ async function show({ facts, networks, model }, frames, run) {
     before = time;
     const view = look(), found = await detector.detect(view.pixels), t1 = performance.now();
     follow(people, found, time, passed);
-    for (const person of people.values()) await move(person, model, facts, view, time, passed);
+    for (const person of people.values()) await move(person, model, facts, time, passed);
+    stand([...people.values()].filter(({ ticks }) => ticks), model, facts, view, time);
     const t2 = performance.now(), here = [...people.values()].filter(({ number }) => number !== null);
-    draw(model.body, here, view);
+    draw(model.body, here, view, stage);
     const t3 = performance.now(), ms = (a, b) => `${Math.round(b - a)} ms`;
     count += 1;
     say(
       `${label}, people: ${here.length}; ${((1000 * count) / (t3 - begun)).toFixed(1)} frames a second ` +
         `(keypoints ${ms(t0, t1)}, bodies ${ms(t1, t2)}, drawing ${ms(t2, t3)})`,
     );
-    const told = here.map(({ number, points, seen }) => ({ number, points, seen }));
+    const told = here.map(({ number, points, seen, frames }) => ({ number, points, seen, world: frames.at(-1) }));
     document.dispatchEvent(new CustomEvent("recovered", { detail: { time, people: told } }));
     await new Promise((done) => setTimeout(done)); // lets the browser show it
   }
@@ -133,48 +137,79 @@ function follow(people, found, time, passed) {
       people.set(person.id, { number: null, since: time, state: null, seen: null, found: keypoints, away: 0 });
 }
 
-/** The body of a person in this frame, remembered for the files. */
-async function move(person, model, facts, { size }, time, passed) {
+/** The body of a person in this frame, and at the clock's ticks since the last one. */
+async function move(person, model, facts, time, passed) {
   if (person.number === null) {
     if (time - person.since < FIRM) return;
-    Object.assign(person, { number: recorded.length, frames: [] });
+    Object.assign(person, { number: recorded.length, frames: [], world: null });
     recorded.push(person);
   }
   const ticks = Math.min(passed * facts.fps, MOST);
   person.points = convert(person.found, facts.detected, facts.wanted);
-  const { seen, state } = await recover(model, person.points, ticks, person.state);
-  Object.assign(person, { seen, state });
-  if (!(seen.box[2] > 0)) return;
-  const { rotations, translation } = inCamera(model.body, seen, size, Math.hypot(...size));
-  person.inCamera = { rotations, translation };
+  const found = await recover(model, person.points, ticks, person.state);
+  Object.assign(person, { seen: found.seen, state: found.state, ticks: found.ticks.filter(({ box }) => box[2] > 0) });
   if (person.away === 0) person.last = time;
-  person.frames.push({ time, rotations: Float32Array.from(rotations), translation, shape: Array.from(seen.shape) });
-  while (person.frames[0].time < time - KEPT) person.frames.shift();
 }
 
-function draw(body, people, { zoom }) {
-  const context = front.getContext("2d"), over = overlay.getContext("2d"), beside = side.getContext("2d");
+/** People on one floor, tick by tick, remembered for the files. */
+function stand(people, { body, world, fps }, facts, { size }, time) {
+  for (let k = 0; people.some(({ ticks }) => k < ticks.length); k++) {
+    const here = people.filter(({ ticks, world }) => k < ticks.length || world);
+    const rows = here.map(({ ticks, world: state }) => {
+      const seen = ticks[k] ?? null;
+      return { state, seen, points: seen && convert(seen.points, facts.wanted, facts.detected) };
+    });
+    const found = toWorld({ body, world, fps }, rows, size, Math.hypot(...size));
+    found.forEach(({ state, rotations, translation, root, shape }, i) => {
+      const { ticks, frames, state: { phase } } = here[i];
+      here[i].world = state;
+      if (!rows[i].seen) return;
+      const moment = time - (phase + ticks.length - 1 - k) / fps;
+      frames.push({ time: moment, rotations: Float32Array.from(rotations), translation, root, shape });
+      while (frames[0].time < time - KEPT) frames.shift();
+    });
+  }
+}
+
+function draw(body, people, { zoom }, stage) {
+  const context = front.getContext("2d"), over = overlay.getContext("2d");
   context.drawImage(picture, 0, 0, front.width, front.height);
   const shown = people.filter(({ seen, away }) => seen?.box[2] > 0 && away <= SHOWN);
-  const [layer, profile] = [over.createImageData(front.width, front.height), beside.createImageData(side.width, side.height)];
-  const width = side.width / Math.max(shown.length, 1), pixelsPerMetre = Math.min(side.height / 2.4, width / 1.1);
-  const nearest = (one, two) => two.inCamera.translation[2] - one.inCamera.translation[2]; // is painted last
-  for (const { seen, inCamera: turned, number } of [...shown].sort(nearest)) {
-    const color = COLORS[number % COLORS.length];
-    const { vertices } = pose(body, seen.rotations, seen.shape, { vertices: true });
-    paint(layer, overVideo(vertices, seen.camera, seen.box, zoom), body.mesh.faces, color);
-    const { joints, vertices: all } = pose(body, turned.rotations, seen.shape, { vertices: true });
-    const x = width * (shown.findIndex((one) => one.seen === seen) + 0.5), root = joints[body.parents.indexOf(-1)];
-    paint(profile, fromTheSide(all, root, x, side.height, pixelsPerMetre), body.mesh.faces, color);
+  const layer = over.createImageData(front.width, front.height), colorOf = ({ number }) => COLORS[number % COLORS.length];
+  const nearest = (one, two) => one.seen.camera[0] * one.seen.box[2] - two.seen.camera[0] * two.seen.box[2]; // is painted last
+  for (const person of [...shown].sort(nearest)) {
+    const { rotations, shape, camera, box } = person.seen, { vertices } = pose(body, rotations, shape, { vertices: true });
+    paint(layer, overVideo(vertices, camera, box, zoom), body.mesh.faces, colorOf(person));
   }
   over.putImageData(layer, 0, 0);
-  beside.putImageData(profile, 0, 0);
+  drawWorld(body, shown.filter(({ frames }) => frames.length), colorOf, stage);
   context.globalAlpha = OPACITY;
   context.drawImage(overlay, 0, 0);
   context.globalAlpha = 1;
   context.fillStyle = "#e8593c"; // the keypoints that were found
   for (const { points } of shown)
     for (const [u, v, sure] of points) if (sure > 0.3) context.fillRect(zoom * u - 2, zoom * v - 2, 4, 4);
+}
+
+/** People on their floor, from the side, with the ways that they took. */
+function drawWorld(body, people, colorOf, stage) {
+  for (const { frames } of people) stage.hold(frames.at(-1).root);
+  if (!Number.isFinite(stage.ground[0])) return;
+  const context = side.getContext("2d", { willReadFrequently: true }), now = ({ frames }) => frames.at(-1);
+  const placed = stage.lens(people.map((person) => now(person).root), side), depth = (person) => placed(now(person).root)[2];
+  const paths = people.map((person) => {
+    const lately = person.frames.filter(({ time }) => time > now(person).time - PATH);
+    return { rows: lately.map(({ root }) => root), color: colorOf(person) };
+  });
+  stage.floor(context, placed, paths);
+  const picture = context.getImageData(0, 0, side.width, side.height);
+  for (const person of [...people].sort((one, two) => depth(two) - depth(one))) {
+    const { rotations, shape, translation } = now(person), { vertices } = pose(body, rotations, shape, { vertices: true });
+    const flat = new Float64Array(vertices.length);
+    for (let i = 0; i < flat.length; i += 3) flat.set(placed(translation.map((x, k) => x + vertices[i + k])), i);
+    paint(picture, flat, body.mesh.faces, colorOf(person));
+  }
+  context.putImageData(picture, 0, 0);
 }
 
 // ----------------------------------------------------------------------------------------------------------- the buttons

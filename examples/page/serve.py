@@ -17,17 +17,23 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import onnxruntime
+import torch
 
 import kinlmr
 from kinlmr.files import arrays as files
+from kinlmr.video import stage
+from kinlmr.world import floor, lock, pose, standing
+from kinlmr.world import network as feet
+from kinlmr.world import path as way
 
 HERE = Path(__file__).parent
 MODULES = HERE / "node_modules"
 WEIGHTS = HERE.parents[1] / "kinlmr/weights"
-SCRIPTS = ("page", "sources", "movenet", "following", "kinlmr", "body", "draw", "export")
+SCRIPTS = ("page", "sources", "movenet", "following", "kinlmr", "body", "world", "draw", "export")
 COPIED = {  # of npm's onnxruntime-web: WebGPU's and the processor's
     "ort.webgpu.min.mjs": "ort.webgpu.min.mjs",
     "ort-wasm-simd-threaded.asyncify.mjs": "wasm/ort-wasm-simd-threaded.asyncify.mjs",
@@ -92,6 +98,27 @@ def body(name: str, keypoints: str, mesh: str) -> dict[str, Any]:
     }
 
 
+def constants(module: ModuleType) -> dict[str, Any]:
+    """A module's own numbers by their names, pairs of numbers as lists, a NamedTuple as an object."""
+    kinds = int, float, tuple
+    named = {name: value for name, value in vars(module).items() if name.isupper() and isinstance(value, kinds)}
+    return {name: value._asdict() if hasattr(value, "_asdict") else value for name, value in named.items()}
+
+
+def world(name: str) -> dict[str, Any]:
+    """What world.js and the side view need: constants, the network of contacts and up, the body's legs."""
+    whole, modules = kinlmr.load_body(name), (standing, feet, pose, way, floor, lock, stage)
+    stand = standing.stand_of(whole)
+    weights = feet.shipped(torch.device("cpu"), torch.float64).state_dict()
+    return {
+        "constants": {module.__name__.split(".")[-1]: constants(module) for module in modules},
+        "network": {key: value.tolist() for key, value in weights.items()},
+        "legs": stand.legs.joints,
+        "joints": stand.joints,
+        "sole": stand.sole.tolist(),
+    }
+
+
 # ---------------------------------------------------------------------------------------------------------- the folder
 
 
@@ -108,8 +135,9 @@ def make(model: str, mesh: str, out: Path) -> None:
     sets = json.loads((resources.files("kinlmr") / "bodies/keypoints.json").read_text("utf-8"))["sets"]
     told |= {"detected": sets["coco17"], "wanted": sets[told["keypoints"]]}
     files.write_atomic(out / "model.json", json.dumps(told).encode())
-    text = json.dumps(body(told["body"], told["keypoints"], mesh), separators=(",", ":"))
-    files.write_atomic(out / "body.json", text.encode())
+    parts = {"body": body(told["body"], told["keypoints"], mesh), "world": world(told["body"])}
+    for part, content in parts.items():
+        files.write_atomic(out / f"{part}.json", json.dumps(content, separators=(",", ":")).encode())
     for name, place in COPIED.items():
         shutil.copyfile(runtime / name, out / place)
     pages = [HERE / "index.html", *(HERE / f"{name}.js" for name in SCRIPTS)]

@@ -100,7 +100,7 @@ async function moves(page, frames, least) {
   before.forEach((picture, k) => assert.notEqual(picture, after[k], "the picture stands still"));
   const rows = await page.evaluate(() => window.seen), found = rows.flatMap(({ people }) => people);
   assert.ok(rows.filter(({ people }) => people.length).length > 0.5 * rows.length, "a body in too few frames");
-  assert.ok(found.every(({ seen }) => Object.values(seen).flat().every(Number.isFinite)));
+  assert.ok(found.every(({ seen, world }) => Object.values({ ...seen, ...world }).flat().every(Number.isFinite)));
   const first = found.filter(({ number }) => number === found[0].number);
   const spread = found[0].seen.rotations.map((_, i) => {
     const values = first.map(({ seen }) => seen.rotations[i]);

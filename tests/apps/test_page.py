@@ -3,6 +3,7 @@
 In a browser, which takes minutes: KINLMR_BROWSER=1, after `npm ci` in examples/page, with Chromium installed.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -42,7 +43,7 @@ def node(folder, code, given):
         pytest.skip("no node")
     head = "".join(
         f"import * as {'files' if name == 'export' else name} from {json.dumps((folder / f'{name}.js').as_uri())};\n"
-        for name in ("kinlmr", "body", "following", "movenet", "export")
+        for name in ("kinlmr", "body", "world", "following", "movenet", "export")
     )
     head += "import { readFileSync } from 'node:fs'; const given = JSON.parse(readFileSync(0, 'utf8'));\n"
     command = ["node", "--input-type=module", "-e", head + code]
@@ -178,6 +179,60 @@ def test_vertices_are_the_same():
     np.testing.assert_allclose(found["joints"], mesh.joints, atol=2e-5)
     np.testing.assert_allclose(found["points"], mesh.keypoints, atol=2e-5)
     np.testing.assert_allclose(found["vertices"], mesh.vertices.flatten(), atol=2e-5)
+
+
+@functools.cache
+def recovered(frames):
+    """The demo's keypoints (2, T, 17, 3), of which the first person comes late, and what Python recovers of them."""
+    keypoints = np.load(ROOT / "kinlmr/video/data/demo.npz")["keypoints"][:, 50 : 50 + frames].copy()
+    keypoints[1, 30:33] = 0
+    recovery, _ = kinlmr.recover(kinlmr.load("anny24-coco17"), keypoints, 30)
+    return keypoints.astype(np.float64), kinlmr.Recovery(*(x.double() for x in recovery))
+
+
+def assert_stands(folder, fps, frames):
+    """Both people of the demo stand where Python has them, in float64, to a tenth of a millimetre."""
+    keypoints, recovery = recovered(frames)
+    body, state = kinlmr.load_body("anny24").to("cpu", torch.float64), kinlmr.WorldState.initial(2)
+    state = state._make(x.double() if x.is_floating_point() else x for x in state)
+    expected, _ = kinlmr.to_world(recovery, fps, (640, 360), 734.0, body=body, keypoints=keypoints, state=state)
+    code = """const model = { body: given.body, world: given.world, fps: given.fps }, state = [null, null], all = [];
+    for (let t = 0; t < given.frames; t++) {
+      const seen = [0, 1].map((k) => {
+        const now = {};
+        for (const name in given.seen) now[name] = given.seen[name][k][t];
+        return now;
+      });
+      const here = [0, 1].filter((k) => seen[k].box[2] > 0);
+      const people = here.map((k) => ({ state: state[k], seen: seen[k], points: given.keypoints[k][t] }));
+      const found = world.toWorld(model, people, [640, 360], 734), row = [null, null];
+      here.forEach((k, i) => {
+        state[k] = found[i].state;
+        row[k] = { ...found[i], state: null };
+      });
+      all.push(row);
+    }
+    console.log(JSON.stringify(all))"""
+    flat = {name: rows(value.flatten(2)) for name, value in recovery._asdict().items()}
+    given = {"body": serve.body("anny24", "coco17", MESH), "world": serve.world("anny24"), "fps": fps, "frames": frames}
+    found = node(folder, code, given | {"seen": flat, "keypoints": keypoints.tolist()})
+    people = expected.translation.isfinite().all(-1)
+    assert people.sum(1).tolist() == [frames - 6, frames]
+    for k, t in people.nonzero().tolist():
+        for name, wanted in expected._asdict().items():
+            np.testing.assert_allclose(
+                found[t][k][name], wanted[k, t].flatten(), atol=1e-4, err_msg=f"{name}, person {k}, frame {t}"
+            )
+
+
+@pytest.mark.parametrize(("fps", "frames"), [(30, 60), (60, 20)])
+def test_people_stand_as_in_python(fps, frames):
+    assert_stands(PAGE, fps, frames)
+
+
+def test_another_softness_would_be_seen(tmp_path):
+    with pytest.raises(AssertionError, match="person 0, frame"):
+        assert_stands(broken(tmp_path, "world.js", "far * a * b", "0.9 * far * a * b"), 30, 8)
 
 
 # --------------------------------------------------------------------------------------------------------- the detector
@@ -352,6 +407,7 @@ def taken(frames=7, seed=0):
 
 def written(tmp_path, start):
     body, rotations, shape, translation = taken()
+    rotations, translation = export.upright(body.to("cpu", torch.float64), rotations, shape, translation)
     frames = [
         {"time": (start + k) / 30, "rotations": rows(one.flatten()), "translation": rows(place), "shape": rows(shape)}
         for k, (one, place) in enumerate(zip(rotations, translation, strict=True))
@@ -363,7 +419,6 @@ def written(tmp_path, start):
     console.log(JSON.stringify([one.start, one.rotations.length]))"""
     given = {"body": serve.body(MESH, "coco17", MESH), "frames": frames, "out": str(tmp_path)}
     assert node(PAGE, code, given) == [start, len(frames)]
-    rotations, translation = export.upright(body.to("cpu", torch.float64), rotations, shape, translation)
     export.save_bvh(tmp_path / "python.bvh", body, rotations, shape, translation, start=start)
     both = [rotations] * 2, [shape] * 2, [translation] * 2
     export.save_glb(tmp_path / "python.glb", body, *both, start=[start, 0])
@@ -456,11 +511,13 @@ def test_the_page_recovers_as_python(tmp_path):
     subprocess.run(command, check=True)
     frames = json.loads((tmp_path / "numbers.json").read_text())
     people = {}
-    for one in (one for frame in frames for one in frame["people"]):
-        people.setdefault(one["number"], []).append(one)
+    for t, frame in enumerate(frames):
+        for person in frame["people"]:
+            people.setdefault(person["number"], {})[t] = person
     assert people
-    for one in people.values():
-        assert_recovered(one)
+    for person in people.values():
+        assert_recovered(list(person.values()))
+    assert_settled(list(people.values()), len(frames))
     motion = kinlmr.motion.read_bvh(tmp_path / "person1.bvh")
     assert len(motion.translation) == len(frames)
     assert motion.axis_angle.isfinite().all()
@@ -474,3 +531,21 @@ def assert_recovered(person):
     for name, atol in {"rotations": 1e-3, "shape": 1e-3, "camera": 1e-3, "box": 1e-2}.items():
         found = np.array([one["seen"][name] for one in person])
         np.testing.assert_allclose(found, getattr(recovery, name).flatten(1), atol=atol, err_msg=name)
+
+
+def assert_settled(people, frames):
+    """Where the page has people, frame by frame of those who stay to the end, is where Python has them."""
+    here = [[t in person for t in range(frames)] for person in people]
+    last = min([t for row in here for t in range(1, frames) if row[t - 1] and not row[t]], default=frames)
+    keypoints = torch.zeros(len(people), last, 17, 3)
+    for k, person in enumerate(people):
+        for t in range(last):
+            keypoints[k, t] = torch.tensor(person[t]["points"]) if here[k][t] else 0
+    recovery, _ = kinlmr.recover(kinlmr.load("anny24-coco17"), keypoints, 30)
+    size, state = (640, 360), kinlmr.WorldState.initial(len(people))
+    world, _ = kinlmr.to_world(recovery, 30, size, float(np.hypot(*size)), keypoints=keypoints, state=state)
+    for k, t in np.argwhere([row[:last] for row in here]).tolist():
+        found = people[k][t]["world"]
+        for name in ("rotations", "translation", "shape"):
+            wanted = getattr(world, name)[k, t].flatten()
+            np.testing.assert_allclose(found[name], wanted, atol=5e-3, err_msg=f"{name}, person {k}, frame {t}")

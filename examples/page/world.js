@@ -1,0 +1,332 @@
+// kinlmr.to_world, live and for a camera at rest: bodies in the camera's frame stand in the world, y up, the floor at 0, in
+// metres. The same numbers as kinlmr.world, which says why things are as they are; the functions have its files' order and
+// names. Its constants and its network come from serve.py: model.world is { constants: of each of its files, network: the
+// weights, legs: hip, knee, ankle and foot of the left and the right leg, joints: those that the network sees, sole: the
+// heights of left ankle and foot, right ankle and foot over it }.
+
+import { atRest, pose, times, turn } from "./body.js";
+import { inCamera, quaternion, transposed } from "./kinlmr.js";
+
+const sum = (numbers) => numbers.reduce((total, x) => total + x, 0);
+const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
+const sigmoid = (x) => 1 / (1 + Math.exp(-x));
+const dot = (a, b) => a.reduce((total, x, k) => total + x * b[k], 0);
+const plus = (a, b, share = 1) => a.map((x, k) => x + share * b[k]);
+const minus = (a, b) => plus(a, b, -1);
+const scaled = (a, share) => a.map((x) => share * x);
+const length = (a) => Math.hypot(...a);
+const unit = (a) => scaled(a, 1 / Math.max(length(a), 1e-12));
+const cross = ([a, b, c], [x, y, z]) => [b * z - c * y, c * x - a * z, a * y - b * x];
+const matrixOf = (rotations, j) => Array.from(rotations.slice(9 * j, 9 * j + 9));
+const zeros = (...size) => Array.from({ length: size[0] }, () => (size.length > 1 ? zeros(...size.slice(1)) : 0));
+
+// ------------------------------------------------------------------------------------------------------- who stands where
+
+/**
+ * The next tick of the model's clock -> of each person { rotations, translation, root: of that joint, shape, contact (4),
+ * up, state }; of those who have no tick now { state }.
+ *
+ * people: [{ state: of the tick before, null at first, seen: { rotations, shape, camera, box } of this tick or null, points:
+ * its keypoints, rows of coco17 }]. They stand on one floor. size, focal: of the camera, as of inCamera.
+ */
+export function toWorld(model, people, size, focal) {
+  const rows = people.map((person) => {
+    const last = person.state ?? initial(model);
+    return person.seen ? own(model, last, person, size, focal) : { state: last, up: [0, 0, 0], feet: [], stands: [] };
+  });
+  const evidence = rows.length ? refine(model, rows) : [];
+  return rows.map((row, k) => {
+    const state = { ...row.state, evidence: evidence[k] };
+    return people[k].seen ? standing(model, { ...row, state }) : { state };
+  });
+}
+
+function initial({ body, world: { network, constants } }) {
+  const { NUMBERS, TAUS } = constants.network, three = zeros(3);
+  return {
+    means: { mean: zeros(TAUS.length, NUMBERS), since: Array(NUMBERS).fill(Infinity) },
+    ticks: { memory: zeros(network["gru.weight_hh_l0"][0].length), answer: zeros(9), age: 1000 },
+    pose: null, filter: null, stood: zeros(4), aloft: Infinity, held: null, shapes: null, frames: 0,
+    evidence: { ups: three, feet: three, soles: 0, weight: 0, up: constants.floor.DEFAULT_UP, origin: three, told: 0 },
+  };
+}
+
+/** What a person shows alone: the pose smoothed, the path in the camera's axes, contacts, up. */
+function own({ body, fps, world }, last, { seen, points }, size, focal) {
+  const { standing: weights, path } = world.constants, top = body.parents.indexOf(-1);
+  const { rotations, translation } = inCamera(body, seen, size, focal), frames = last.frames + 1;
+  const shapes = last.shapes === null ? Array.from(seen.shape) : plus(last.shapes, seen.shape);
+  const shape = scaled(shapes, 1 / frames), rest = atRest(body, shape)[top], place = plus(translation, rest);
+  const about = (turns) => {
+    const { joints } = pose(body, turns, shape, {});
+    return joints.map((x) => minus(x, joints[top]));
+  };
+  const rays = raysOf(points, size, focal, world.constants.network), raw = about(rotations);
+  const signals = { joints: world.joints.map((j) => raw[j]), place, root: matrixOf(rotations, top), rays };
+  const { x, means } = features(signals, 1 / fps, last.means, world.constants.network);
+  const ticks = run(world.network, x, fps, last.ticks, world.constants.network);
+  const contact = ticks.answer.slice(0, 4).map(sigmoid), up = ticks.answer.slice(4, 7);
+  const followed = follow(rotations, fps, last.pose, world.constants.pose);
+  const joints = about(followed.rotations), feet = world.legs.flatMap((leg) => leg.slice(2).map((j) => joints[j]));
+  const noticed = points.some((p) => p[2] > 0), upward = unit(plus(last.evidence.ups, up));
+  const { terms, aloft } = termsOf({ place, noticed, feet, contact, up: upward }, ticks.answer, fps, last, weights);
+  const filter = forward(terms, 1 / fps, last.filter, path);
+  const state = {
+    ...last, means, ticks, pose: followed.state, filter: { left: filter.left, feet }, stood: contact, aloft, shapes, frames,
+  };
+  const root = filter.position, placed = feet.map((x) => plus(x, root));
+  return { state, rotations: followed.rotations, root, joints, shape, rest, up, feet: placed, stands: contact };
+}
+
+/** A person in the world that all agreed on, whose standing feet stay. */
+function standing({ body, fps, world }, { state, rotations, root, joints, shape, rest, stands }) {
+  const { up, origin } = state.evidence, level = worldOf(up), top = body.parents.indexOf(-1), turned = [...rotations];
+  turned.splice(9 * top, 9, ...times(level, matrixOf(rotations, top)));
+  root = plus(turn(level, root), origin);
+  joints = joints.map((x) => turn(level, x));
+  const feet = world.legs.flatMap((leg) => leg.slice(2).map((j) => plus(joints[j], root)));
+  const { lock } = world.constants, held = hold(feet, stands, fps, state.held, lock);
+  world.legs.forEach((leg, side) => bend(turned, joints, leg, top, held.offset.slice(2 * side, 2 * side + 2), lock));
+  return { rotations: turned, translation: minus(root, rest), root, shape, contact: stands, up, state: { ...state, held } };
+}
+
+/** The system of the path in this frame. */
+function termsOf({ place, noticed, feet, contact, up }, answer, fps, last, constants) {
+  const { RATE, LIVE, ALONG, ACROSS, GRAVITY, LONGEST_FLIGHT, UNSEEN } = constants, frame = fps / RATE, ray = unit(place);
+  const [along, across] = [ALONG, ACROSS].map((bounds, k) => clamp(LIVE.trust * Math.exp(answer[7 + k]), ...bounds));
+  const share = (noticed ? 1 : UNSEEN) / frame, far = along ** -2 - across ** -2;
+  const certainty = ray.map((a, i) => ray.map((b, j) => share * ((i === j ? across ** -2 : 0) + far * a * b)));
+  const still = contact.map((x, k) => (Math.min(x, last.stood[k]) * frame) / LIVE.still ** 2);
+  const calm = frame ** 3 / LIVE.calm ** 2;
+  const flies = Math.max(1 - 2 * Math.max(...last.stood), 0), aloft = flies > 0 ? last.aloft + 1 / fps : 0;
+  const gravity = scaled(up, aloft < LONGEST_FLIGHT ? (-GRAVITY / fps ** 2) * flies : 0);
+  return { terms: { place, certainty, feet, still, calm, gravity }, aloft };
+}
+
+// ------------------------------------------------------------------------------------------------------------ the network
+
+/** The directions of the network's keypoints, of depth 1, and how sure they are. */
+function raysOf(points, [width, height], focal, { KEYPOINTS }) {
+  return KEYPOINTS.map((k) => {
+    const [x, y, sure] = points[k];
+    return { at: sure > 0 ? [(x - width / 2) / focal, (y - height / 2) / focal, 1] : [0, 0, 1], sure: clamp(sure, 0, 1) };
+  });
+}
+
+function features({ joints, place, root, rays }, seconds, last, constants) {
+  const { FASTEST, TICK } = constants, limited = (x) => clamp(x, -FASTEST, FASTEST);
+  const numbers = [...joints.flat(), ...place, ...rays.flatMap(({ at }) => at)], body = 3 * joints.length + 3;
+  const known = numbers.map((_, i) => i < body || rays[Math.floor((i - body) / 3)].sure > 0);
+  const { found, means } = velocities(numbers, known, seconds, last, constants);
+  const away = Math.max(place[2], 0);
+  const image = found.flatMap((all) => all.slice(body).filter((_, i) => i % 3 < 2).map((x) => limited(away * x)));
+  const x = [
+    ...joints.flat(), ...found.flatMap((all) => all.slice(0, body).map(limited)), ...image,
+    ...rays.map(({ sure }) => sure), ...root, ...unit(place), Math.log(seconds * TICK),
+  ];
+  return { x, means };
+}
+
+/** Velocities of numbers by each of the running means; zero where they are not known. */
+function velocities(x, known, seconds, last, { TAUS, FORGET }) {
+  const since = last.since.map((s) => s + seconds), fresh = since.map((s) => s > FORGET), mean = [], found = [];
+  TAUS.forEach((tau, k) => {
+    const elapsed = since.map((s, i) => (fresh[i] ? seconds : s)), share = elapsed.map((s) => -Math.expm1(-s / tau));
+    const away = x.map((now, i) => (fresh[i] || !known[i] ? 0 : now - last.mean[k][i]));
+    found.push(away.map((a, i) => (a * share[i]) / elapsed[i]));
+    mean.push(x.map((now, i) => (fresh[i] && known[i] ? now : last.mean[k][i] + share[i] * away[i])));
+  });
+  return { found, means: { mean, since: since.map((s, i) => (known[i] ? 0 : s)) } };
+}
+
+/** The network's answer, every so many frames: contacts (4), up (3), how far off the place is (2). */
+function run(network, x, fps, { memory, answer, age }, { TICK, LIMIT }) {
+  if (age + 1 < Math.max(1, Math.round(fps / TICK))) return { memory, answer, age: age + 1 };
+  const normal = x.map((v, i) => clamp((v - network.mean[i]) * network.scale[i], -LIMIT, LIMIT)), width = memory.length;
+  const by = (weight, bias, vector) => network[weight].map((row, k) => dot(row, vector) + network[bias][k]);
+  const into = by("gru.weight_ih_l0", "gru.bias_ih_l0", normal), back = by("gru.weight_hh_l0", "gru.bias_hh_l0", memory);
+  const after = memory.map((h, k) => {
+    const reset = sigmoid(into[k] + back[k]), keep = sigmoid(into[width + k] + back[width + k]);
+    return (1 - keep) * Math.tanh(into[2 * width + k] + reset * back[2 * width + k]) + keep * h;
+  });
+  const said = by("head.weight", "head.bias", after), root = x.slice(-13, -4); // its own axes say up, too
+  const up = plus(said.slice(4, 7), turn(root, said.slice(7, 10)));
+  return { memory: after, answer: [...said.slice(0, 4), ...up, ...said.slice(10)], age: 0 };
+}
+
+// --------------------------------------------------------------------------------------------------- the pose, the path
+
+/** Rotations smoothed by a one-euro filter: the faster a joint rotates, the less. */
+function follow(rotations, fps, last, { SLOW, QUICK }) {
+  const smooth = (hertz) => 1 / (1 + fps / (2 * Math.PI * hertz)), joints = [...Array(rotations.length / 9).keys()];
+  const state = joints.map((j) => {
+    const now = quaternion(matrixOf(rotations, j));
+    if (last === null) return { mean: now, speed: 0 };
+    const { mean, speed } = last[j], away = minus(scaled(now, dot(now, mean) < 0 ? -1 : 1), mean);
+    const faster = speed + smooth(1) * (2 * length(away) * fps - speed);
+    return { mean: unit(plus(mean, away, smooth(SLOW + QUICK * faster))), speed: faster };
+  });
+  return { rotations: state.flatMap(({ mean }) => matrix(mean)), state };
+}
+
+/** The rotation of a unit quaternion, row-major. */
+function matrix([w, x, y, z]) {
+  return [
+    1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w), 2 * (x * y + z * w), 1 - 2 * (x * x + z * z),
+    2 * (y * z - x * w), 2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y),
+  ];
+}
+
+/**
+ * One more frame of the path's filter. The sum of squares is a matrix over (p_{t-2}, p_{t-1}, 1, p_t); `left` is what is
+ * left of it without p_{t-2}, over (p_{t-1}, p_t, 1).
+ */
+function forward({ place, certainty, feet, still, calm, gravity }, seconds, last, { FASTEST, FAINT }) {
+  const at = [0, 3, 7], one = 6, difference = [1, -2, 1], form = zeros(10, 10), axes = [0, 1, 2];
+  const total = last ? sum(still) : 0;
+  const moved = axes.map((a) => (last ? sum(still.map((c, f) => c * (last.feet[f][a] - feet[f][a]))) : 0));
+  const known = certainty.map((row) => dot(row, place));
+  for (const a of axes) {
+    for (const i of axes) {
+      for (const j of axes) {
+        const step = i > 0 && j > 0 ? (i === j ? total : -total) : 0;
+        form[at[i] + a][at[j] + a] += calm * difference[i] * difference[j] + step;
+      }
+      const right = calm * difference[i] * gravity[a] + [0, -moved[a], known[a] + moved[a]][i];
+      form[at[i] + a][one] = form[one][at[i] + a] = right;
+    }
+    for (const b of axes) form[7 + a][7 + b] += certainty[a][b];
+  }
+  const speed = 1 / (FASTEST * seconds) ** 2; // what is known before somebody is seen
+  const first = (i, j) => (i === 6 || j === 6 || i % 3 !== j % 3 ? 0 : i === j ? speed + FAINT : -speed);
+  for (let i = 0; i < 7; i++) for (let j = 0; j < 7; j++) form[i][j] += last ? last.left[i][j] : first(i, j);
+  const gone = solve(form.slice(0, 3).map((row) => row.slice(0, 3)), form.slice(0, 3).map((row) => row.slice(3)));
+  const order = [0, 1, 2, 4, 5, 6, 3]; // of what is left: the constant last
+  const left = order.map((i) => order.map((j) => form[3 + i][3 + j] - sum(axes.map((k) => form[3 + i][k] * gone[k][j]))));
+  const information = left.slice(0, 6).map((row, i) => row.slice(0, 6).map((x, j) => x + (i === j ? FAINT : 0)));
+  return { left, position: solve(information, left.slice(0, 6).map((row) => [row[6]])).slice(3).flat() };
+}
+
+/** X of A X = B, rows of numbers. */
+function solve(a, b) {
+  const rows = a.map((row, i) => [...row, ...b[i]]), count = rows.length;
+  for (let k = 0; k < count; k++) {
+    const best = rows.reduce((m, row, i) => (i > m && Math.abs(row[k]) > Math.abs(rows[m][k]) ? i : m), k);
+    [rows[k], rows[best]] = [rows[best], rows[k]];
+    rows[k] = scaled(rows[k], 1 / rows[k][k]);
+    rows.forEach((row, i) => i !== k && (rows[i] = plus(row, rows[k], -row[k])));
+  }
+  return rows.map((row) => row.slice(count));
+}
+
+// ----------------------------------------------------------------------------------------------------- up and the floor
+
+/** The rotation from the camera's axes, in which gravity is along -up, to the world's. */
+function worldOf(up) {
+  const y = unit(up), x = unit(plus([1, 0, 0], y, -y[0]));
+  return [...x, ...y, ...cross(x, y)];
+}
+
+/** The evidence of everybody after this frame, with the common up and origin: what all tell, nearer by a little. */
+function refine({ fps, world: { sole, constants } }, rows) {
+  const all = rows.map((row) => gathered(row, sole, constants.floor));
+  return eased(all, rows, fps, constants.floor);
+}
+
+/** A person's evidence with one more frame's. A foot well over the floor is on another; one well below it counts more. */
+function gathered({ state: { evidence: last }, up, feet, stands }, sole, { SURE, SAME_FLOOR }) {
+  if (!feet.length) return last;
+  const heights = feet.map((x, f) => dot(x, unit(last.up)) - sole[f]), lowest = Math.min(...heights);
+  const level = (dot(last.feet, last.up) - last.soles) / Math.max(last.weight, 1e-6);
+  const weights = heights.map((height, f) => {
+    const over = last.weight > 0 ? height - level : 0, believed = over > SAME_FLOOR ? 0 : over < -SAME_FLOOR ? 10 : 1;
+    return (stands[f] > SURE ? stands[f] * believed : 0) + (height === lowest ? 1e-3 : 0);
+  });
+  return {
+    ...last, ups: plus(last.ups, up), feet: weights.reduce((total, w, f) => plus(total, feet[f], w), last.feet),
+    soles: last.soles + dot(weights, sole), weight: last.weight + sum(weights),
+  };
+}
+
+/** The common up, turned about the feet that stand, and the floor: so that no standing foot moves by more than 1 mm. */
+function eased(all, rows, fps, { EASED, FASTEST }) {
+  const total = (name) => all.map((one) => one[name]).reduce((a, b) => (a.length ? plus(a, b) : a + b));
+  const told = total("told"), ups = total("ups"), goal = unit(length(ups) > 0 ? ups : all[0].up);
+  const mean = (name) => all.reduce((a, one) => plus(a, one[name], one.told / Math.max(told, 1e-9)), [0, 0, 0]);
+  const feet = rows.flatMap(({ feet, stands }) => feet.map((x, f) => ({ x, stands: stands[f] > 0.1 ? stands[f] : 0 })));
+  let up = told > 0 ? unit(mean("up")) : goal, origin = mean("origin");
+  if (told > 0 && feet.length) {
+    const weights = feet.map(({ stands }) => stands + 1e-6), weight = Math.max(sum(weights), 1e-9);
+    const pivot = scaled(feet.reduce((a, { x }, f) => plus(a, x, weights[f]), [0, 0, 0]), 1 / weight);
+    const lever = Math.max(0.2, ...feet.filter(({ stands }) => stands).map(({ x }) => length(minus(x, pivot))));
+    const angle = Math.acos(clamp(dot(up, goal), -1, 1)), most = Math.min(EASED / lever, FASTEST / fps);
+    const turned = unit(plus(up, minus(goal, up), Math.min(most / Math.max(angle, 1e-6), 1)));
+    origin = plus(origin, minus(turn(worldOf(up), pivot), turn(worldOf(turned), pivot)));
+    up = turned;
+  }
+  const level = (dot(total("feet"), up) - total("soles")) / Math.max(total("weight"), 1e-9), rise = -level - origin[1];
+  origin = plus(origin, [0, told > 0 ? clamp(rise, -EASED, EASED) : rise, 0]);
+  return all.map((one, k) => ({ ...one, up, origin, told: one.told + (rows[k].feet.length ? 1 : 0) }));
+}
+
+// ------------------------------------------------------------------------------------------------------ feet that stay
+
+/** How far ankles and feet (4) are moved: a standing foot's offset undoes what it moves; another loses its own. */
+function hold(points, contact, fps, last, { RELEASE, LOOSE, FIRM, FARTHEST }) {
+  const keep = Math.exp(-1 / (RELEASE * fps));
+  const offset = points.map((x, f) => {
+    const share = clamp((contact[f] - LOOSE) / (FIRM - LOOSE), 0, 1), stands = share * share * (3 - 2 * share);
+    const moved = last ? plus(last.offset[f], minus(x, last.feet[f]), -stands) : [0, 0, 0];
+    const kept = scaled(moved, keep + stands * (1 - keep));
+    return scaled(kept, FARTHEST / Math.max(length(kept), FARTHEST));
+  });
+  return { feet: points, offset };
+}
+
+/** A leg bent, in place, so that its ankle and foot are moved by the two offsets, as far as it reaches. */
+function bend(rotations, joints, [hip, knee, ankle, foot], top, [first, second], constants) {
+  if (![...first, ...second].some((x) => x !== 0)) return;
+  const [a, k, n, f] = [hip, knee, ankle, foot].map((j) => joints[j]), root = matrixOf(rotations, top);
+  const thigh = times(root, matrixOf(rotations, hip)), shank = times(thigh, matrixOf(rotations, knee));
+  const sole = times(shank, matrixOf(rotations, ankle)), normal = normalOf(a, k, n, [thigh[2], thigh[5], thigh[8]], constants);
+  const { turned, newKnee, newAnkle } = reach(a, k, n, plus(n, first), normal, constants), newNormal = turn(turned, normal);
+  const from = (bone, to) => times(frame(to, newNormal), transposed(frame(bone, normal)));
+  const newThigh = times(from(minus(k, a), minus(newKnee, a)), thigh);
+  const newShank = times(from(minus(n, k), minus(newAnkle, newKnee)), shank);
+  const newSole = times(onto(minus(f, n), minus(plus(f, second), newAnkle)), sole);
+  rotations.splice(9 * hip, 9, ...times(transposed(root), newThigh));
+  rotations.splice(9 * knee, 9, ...times(transposed(newThigh), newShank));
+  rotations.splice(9 * ankle, 9, ...times(transposed(newShank), newSole));
+}
+
+/** The normal of the plane in which a leg bends; of a straight one, the thigh's `forward` says it. */
+function normalOf(hip, knee, ankle, ahead, { BENT }) {
+  const line = unit(minus(ankle, hip)), across = (x) => plus(x, line, -dot(x, line)), side = across(minus(knee, hip));
+  const share = Math.min(length(side) / BENT, 1);
+  return unit(cross(plus(scaled(unit(side), share), unit(across(ahead)), 1 - share), line));
+}
+
+/** The rotation of the line from hip to ankle onto that to the goal; the new knee and ankle. */
+function reach(hip, knee, ankle, goal, normal, { REACH, SHORTEST }) {
+  const far = (one, two) => length(minus(two, one)), upper = far(hip, knee), lower = far(knee, ankle);
+  const before = far(hip, ankle), wanted = far(hip, goal);
+  const most = Math.max(REACH * (upper + lower), before), least = Math.min(Math.abs(upper - lower) + SHORTEST, before);
+  const distance = clamp(wanted, least, most), toward = unit(minus(goal, hip));
+  const turned = onto(minus(ankle, hip), toward), pole = cross(toward, turn(turned, normal));
+  const along = (upper ** 2 - lower ** 2 + distance ** 2) / (2 * distance);
+  const off = Math.sqrt(Math.max(upper ** 2 - along ** 2, 0));
+  return { turned, newKnee: plus(plus(hip, toward, along), pole, off), newAnkle: plus(hip, toward, distance) };
+}
+
+/** Axes in columns, the first along a bone, the last nearest to a normal. */
+function frame(bone, normal) {
+  const x = unit(bone), z = unit(plus(normal, x, -dot(normal, x)));
+  return transposed([...x, ...cross(z, x), ...z]);
+}
+
+/** The smallest rotation that turns one vector onto another. */
+function onto(one, two) {
+  const a = unit(one), b = unit(two), [x, y, z] = cross(a, b), skew = [0, -z, y, z, 0, -x, -y, x, 0];
+  const share = 1 / Math.max(1 + dot(a, b), 1e-6), square = times(skew, skew);
+  return skew.map((v, i) => (i % 4 === 0 ? 1 : 0) + v + share * square[i]);
+}
