@@ -12,7 +12,9 @@ as in training. Their T-pose by the last frame's shape is compared with the true
 
 With --world it says how motion stands in the world (`kinlmr.to_world`): the recordings, with their paths, are seen by
 cameras at rest that look down, up or roll; true feet stand where they are slower than 0.3 m/s. What `kinlmr.recover`
-says alone is scored, and what stands on the floor of it: without keypoints and with, whole and live.
+says alone is scored, and what stands on the floor of it: without keypoints and with, whole and live. Every camera is
+scored with the first rate and noise, the others with the first camera. Last comes how well contacts are found, of
+ankles and toes, and how far knees are bent to hold them.
 
 With --video the checkpoint is compared with what a detector of keypoints says in 3D of real videos (`kinlmr.recover` at
 the file's rate): PA-MPJPE over shoulders, elbows, wrists, hips, knees and ankles. That is agreement between the two,
@@ -238,7 +240,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--detector", nargs="+", default=["slow", "off", "limbs"], help="noises of --world (slow off limbs)"
     )
-    parser.add_argument("--fps", type=float, default=30, help="frames a second of --world (%(default)s)")
+    parser.add_argument("--fps", type=float, nargs="+", default=[30.0], help="rates of --world (30)")
+    parser.add_argument("--circling", action="store_true", help="in --world, on bent paths too: 35 degrees a second")
+    parser.add_argument("--memory", action="store_true", help="in --world, the bytes of a frame and person too")
     parser.add_argument("--thin", type=int, default=1, metavar="N", help="every Nth piece of --world")
     parser.add_argument("--similarity", action="store_true", help="W- and WA-MPJPE with a scale, as WHAM's and GVHMR's")
     parser.add_argument("--against", help="a second checkpoint, or examples/train.py's baseline.pt")

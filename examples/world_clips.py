@@ -1,5 +1,6 @@
 """Recordings with their paths, seen by cameras at rest: for `train_world.py` and `evaluate.py --world`."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import kinlmr
 from kinlmr import motion
 from kinlmr.camera import perspective
 from kinlmr.motion import clips
-from kinlmr.rotations import axis_angle_to_matrix
+from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
 SIZE, FOCAL = (1280.0, 720.0), 1200.0  # pixels
 STILL = 0.3  # m/s: a joint that is slower stands
@@ -20,8 +21,9 @@ NEAR = 3.0, 6.0  # metres from the camera to where a path comes nearest
 # What a detector adds: "slow" is the prototype's, white and slow noise of 0.7 % of the extent, 2 % of points not found.
 NOISES = {"slow": None, "off": clips.OFF, "limbs": clips.USUAL._replace(jitter=0.007, drift=0.01), "wide": clips.WIDE}
 # Where cameras look, degrees: down from the level (low, high) uniformly, and a normal roll.
-CAMERAS = {"down 1 to 15": (1.0, 15.5, 1.7), "level": (0.0, 0.0, 0.0), "up 20": (-20.0, -20.0, 0.0),
+CAMERAS = {"down 1 to 15": (1.0, 15.5, 1.7), "level": (0.0, 0.0, 0.0), "up 40": (-40.0, -40.0, 0.0),
            "down 40": (40.0, 40.0, 0.0), "rolled 10": (5.0, 5.0, 10.0), "any": (-42.0, 42.0, 6.0)}  # fmt: skip
+CIRCLE = 35.0  # degrees a second: what a bent path turns
 
 
 class Seen(NamedTuple):
@@ -77,6 +79,24 @@ def _disturbed(
     confidence = 0.6 + 0.4 * torch.rand(*image.shape[:2], generator=generator)
     confidence[torch.rand(*confidence.shape, generator=generator) < 0.02] = 0
     return torch.cat([image, confidence[..., None]], -1)
+
+
+def circling(piece: motion.Motion, body: kinlmr.Body) -> motion.Motion:
+    """The piece on a path bent by CIRCLE: from frame to frame all of it turns about the foot that stands."""
+    joints = body(axis_angle_to_matrix(piece.axis_angle).float()).joints
+    joints = joints - joints[:, [body.root]] + piece.translation.float()[:, None]
+    chosen = joints[:, feet(body.joints)]
+    speed = (chosen[1:] - chosen[:-1]).norm(dim=-1) * piece.fps
+    share = torch.softmax(-torch.cat([speed, speed[-1:]]) / STILL, 1)
+    pivots = (share[..., None] * chosen).sum(1).double()
+    angles = torch.arange(len(piece)) * math.radians(CIRCLE) / piece.fps
+    turns = axis_angle_to_matrix(angles[:, None] * torch.tensor([0.0, 1.0, 0.0])).double()
+    ahead = ((turns[:-1] - turns[1:]) @ pivots[:-1, :, None])[..., 0].cumsum(0)
+    path = (turns @ piece.translation.double()[..., None])[..., 0]
+    path[1:] += ahead
+    turned = piece.axis_angle.clone()
+    turned[:, body.root] = matrix_to_axis_angle(turns @ axis_angle_to_matrix(turned[:, body.root]).double()).to(turned)
+    return dataclasses.replace(piece, axis_angle=turned, translation=path.to(piece.translation))
 
 
 def feet(joints: Sequence[str]) -> list[int]:

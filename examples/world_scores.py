@@ -2,6 +2,8 @@
 
 import argparse
 import math
+import multiprocessing
+import resource
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,28 +15,44 @@ import torch
 from networks import Network
 from scores import HIPS, LIMBS, enough, fitted, smoothed, table, window
 from torch import Tensor
-from world_clips import CAMERAS, FOCAL, NOISES, SIZE, STILL, Seen, feet, observe, standing, treadmill
+from world_clips import CAMERAS, FOCAL, NOISES, SIZE, STILL, Seen, circling, feet, observe, standing, treadmill
 
 import kinlmr
 from kinlmr import files, metrics, motion
 from kinlmr.motion import clips
-from kinlmr.world import floor, sole_heights
+from kinlmr.world import floor, knee_change, pose, sole_heights
 
 COLUMNS = {
     "w": "W-MPJPE100, mm", "wa": "WA-MPJPE100", "rte": "RTE, %", "slide": "foot slide, mm/frame", "jitter": "jitter",
     "up": "up, degrees", "floor": "floor, mm",
 }  # fmt: skip
+STANDING = {
+    "ankle precision": "ankles: precision, %", "ankle recall": "recall", "toe precision": "toes: precision, %",
+    "toe recall": "recall", "knee": "knee by the lock, degrees", "knee at most": "at most",
+}  # fmt: skip
+PARTS = "ankle", "toe"
+COUNTED = ["frames", *(f"{part} {what}" for part in PARTS for what in ("hits", "said", "true"))]
 VIEWS = tuple(view for view in CAMERAS if view != "any")
 METHODS = ("recover", "to_world", "to_world, keypoints", "live", "live, keypoints")
-LONGEST, SHORTEST = 20.0, 3.4  # seconds of a clip
+LONGEST, SHORTEST, TOGETHER = 20.0, 3.4, 16  # seconds of a clip; clips recovered at once
+FEWER, MORE = 1000, 3000  # frames whose memory is compared
 Row = dict[str, float]
+Pair = tuple[kinlmr.Recovery, kinlmr.Recovery]
 
 
-def recovered(model: kinlmr.LMR, keypoints: Tensor, fps: float) -> tuple[kinlmr.Recovery, kinlmr.Recovery]:
-    """By what was seen so far, and of the whole clip."""
-    live, _ = kinlmr.recover(model, keypoints, fps)
-    clip = getattr(kinlmr, "recover_clip", None)
-    return live, live if clip is None else clip(model, keypoints, fps)
+@torch.no_grad()
+def recovered(model: kinlmr.LMR, clips: list[Tensor], fps: float) -> Iterator[Pair]:
+    """Of keypoints (T, 17, 3), by what was seen so far, and of the whole clip. Clips of about one length are recovered
+    together."""
+    order, found = sorted(range(len(clips)), key=lambda i: len(clips[i])), dict[int, Pair]()
+    for start in range(0, len(order), TOGETHER):
+        some = order[start : start + TOGETHER]
+        keypoints = torch.nn.utils.rnn.pad_sequence([clips[i] for i in some], batch_first=True)
+        both = kinlmr.recover(model, keypoints, fps)[0], kinlmr.recover_clip(model, keypoints, fps)
+        for row, i in enumerate(some):
+            live, whole = (kinlmr.Recovery(*(x[row, : len(clips[i])] for x in one)) for one in both)
+            found[i] = live, whole
+    return (found[i] for i in range(len(clips)))
 
 
 def level_camera(body: kinlmr.Body, recovery: kinlmr.Recovery) -> kinlmr.World:
@@ -49,21 +67,35 @@ def level_camera(body: kinlmr.Body, recovery: kinlmr.Recovery) -> kinlmr.World:
 
 
 def worlds(
-    model: kinlmr.LMR, body: kinlmr.Body, seen: Seen, methods: tuple[str, ...]
-) -> Iterator[tuple[str, kinlmr.World]]:
-    live, whole = recovered(model, seen.keypoints, seen.fps)
-    for method in methods:
+    body: kinlmr.Body, seen: Seen, live: kinlmr.Recovery, whole: kinlmr.Recovery
+) -> Iterator[tuple[str, kinlmr.World, Tensor]]:
+    """Each method of METHODS, its world, and its rotations before standing feet were locked."""
+    start = kinlmr.WorldState.initial(1)
+    for method in METHODS:
         keypoints = seen.keypoints if "keypoints" in method else None
         if method == "recover":
-            yield method, level_camera(body, live)
+            yield method, level_camera(body, live), live.rotations
         elif "live" in method:
             one = kinlmr.Recovery(*(x[None] for x in live))
-            some = None if keypoints is None else keypoints[None]
-            state = kinlmr.WorldState.initial(1)
-            world, _ = kinlmr.to_world(one, seen.fps, SIZE, FOCAL, body=body, keypoints=some, state=state)
-            yield method, kinlmr.World(*(x[0] for x in world))
+            given = None if keypoints is None else keypoints[None]
+            world, _ = kinlmr.to_world(one, seen.fps, SIZE, FOCAL, body=body, keypoints=given, state=start)
+            loose, _ = pose.followed(one.rotations, one.box[..., 2] > 0, seen.fps, start.parts().pose)
+            yield method, kinlmr.World(*(x[0] for x in world)), loose[0]
         else:
-            yield method, kinlmr.to_world(whole, seen.fps, SIZE, FOCAL, body=body, keypoints=keypoints)
+            loose = pose.smoothed(whole.rotations[None], whole.box[None, :, 2] > 0, seen.fps)
+            yield method, kinlmr.to_world(whole, seen.fps, SIZE, FOCAL, body=body, keypoints=keypoints), loose[0]
+
+
+def stood(body: kinlmr.Body, world: kinlmr.World, seen: Seen, loose: Tensor) -> Row:
+    """Of ankles and toes, how often both say that one stands, the world does and the truth does; and how far the lock
+    bends knees, degrees. loose (T, J, 3, 3): rotations before it."""
+    stands, said = standing(seen.joints, body.joints, seen.fps), world.contact > 0.5
+    found: Row = {}
+    for i, part in enumerate(PARTS):
+        for what, x in ("hits", stands & said), ("said", said), ("true", stands):
+            found[f"{part} {what}"] = float(x[..., i].sum())
+    found["knee"], found["knee at most"] = knee_change(body, loose, world.rotations)
+    return found
 
 
 def score(body: kinlmr.Body, world: kinlmr.World, seen: Seen, similarity: bool) -> Row:
@@ -98,17 +130,18 @@ def score(body: kinlmr.Body, world: kinlmr.World, seen: Seen, similarity: bool) 
 
 
 def score_world(
-    model: kinlmr.LMR, pieces: list[motion.Motion], body: kinlmr.Body, view: str, noise: str, similarity: bool,
-    methods: tuple[str, ...] = METHODS,
-) -> dict[str, Row]:  # fmt: skip
+    model: kinlmr.LMR, pieces: list[motion.Motion], body: kinlmr.Body, view: str, noise: str, similarity: bool
+) -> dict[str, Row]:
     """The figures of each method over all pieces seen by one kind of camera: means over frames, of up the median."""
     rows: dict[str, list[Row]] = {}
-    for number, piece in enumerate(pieces):
-        seen = observe(piece, body, view, noise, number)
+    clips = [observe(piece, body, view, noise, number) for number, piece in enumerate(pieces)]
+    answers = recovered(model, [seen.keypoints for seen in clips], clips[0].fps)
+    for number, (seen, pair) in enumerate(zip(clips, answers, strict=True)):
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            for method, world in worlds(model, body, seen, methods):
-                rows.setdefault(method, []).append(score(body, world, seen, similarity))
+            for method, world, loose in worlds(body, seen, *pair):
+                row = score(body, world, seen, similarity) | stood(body, world, seen, loose)
+                rows.setdefault(method, []).append(row)
         print(f"{view}, {noise}: {number + 1} of {len(pieces)}", file=sys.stderr, end="\r", flush=True)
     return {method: mean(own) for method, own in rows.items()}
 
@@ -119,10 +152,15 @@ def mean(rows: list[Row]) -> Row:
         pairs = [(row[name], row["frames"]) for row in rows if math.isfinite(row[name])]
         if name == "up":
             found[name] = float(torch.tensor([x for x, _ in pairs]).median())
-        elif name == "frames":
+        elif name == "knee at most":
+            found[name] = max(x for x, _ in pairs)
+        elif name in COUNTED:
             found[name] = sum(row[name] for row in rows)
         else:
             found[name] = sum(x * n for x, n in pairs) / max(sum(n for _, n in pairs), 1)
+    for part in PARTS:
+        for name, of in ("precision", "said"), ("recall", "true"):
+            found[f"{part} {name}"] = 100 * found[f"{part} hits"] / max(found[f"{part} {of}"], 1)
     return found
 
 
@@ -133,29 +171,83 @@ def world_pieces(recordings: list[motion.Motion], body: kinlmr.Body, fps: float,
     return [piece for piece in found if not treadmill(piece, body)][::thin]
 
 
+Setting = tuple[float, bool, str, str]
+
+
+def settings(args: argparse.Namespace) -> list[Setting]:
+    """Rate, whether paths are bent, noise and camera: the first of each, by every camera; and the first camera's, at
+    every rate, straight and bent, with every noise."""
+    views, paths = args.world or VIEWS, (False, True)[: 1 + args.circling]
+    cameras = [(args.fps[0], False, args.detector[0], view) for view in views]
+    others = [(fps, bent, noise, views[0]) for fps in args.fps for bent in paths for noise in args.detector]
+    return list(dict.fromkeys(cameras + others))
+
+
 def world_tables(
-    networks: dict[str, Network], pieces: list[motion.Motion], body: kinlmr.Body, args: argparse.Namespace
+    networks: dict[str, Network], recordings: list[motion.Motion], body: kinlmr.Body, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Every model's figures by camera, noise and method, printed as tables as they come."""
+    """Every model's figures by setting and method, printed as tables as they come."""
     if unknown := set(args.detector) - set(NOISES):
         raise SystemExit(f"--detector {', '.join(unknown)}: there are {', '.join(NOISES)}")
-    pieces = world_pieces(pieces, body, args.fps, args.thin)
-    found: dict[str, Any] = {}
-    if not pieces:
+    pieces = {fps: world_pieces(recordings, body, fps, args.thin) for fps in args.fps}
+    if not all(pieces.values()):
         raise SystemExit(f"--world takes pieces of {SHORTEST:g} seconds, and there is none")
+    first = pieces[args.fps[0]]
+    minutes = sum(map(len, first)) / args.fps[0] / 60
     fit = "similarities" if args.similarity else "rigid motions"
-    minutes = sum(map(len, pieces)) / args.fps / 60
-    print(f"{minutes:.1f} minutes, {len(pieces)} pieces at {args.fps:g} frames a second, {fit}\n")
+    print(f"{minutes:.1f} minutes, {len(first)} pieces, {fit}\n")
+    found: dict[str, Any] = {}
     for who, model in networks.items():
         if not isinstance(model, kinlmr.LMR):
             continue
-        for noise in args.detector:
-            for view in args.world or VIEWS:
-                rows = score_world(model, pieces, body, view, noise, args.similarity)
-                found.setdefault(who, {}).setdefault(noise, {})[view] = rows
-                shown = {name: [row[key] for key in COLUMNS] for name, row in rows.items()}
-                print(table(f"{who}, camera {view}, noise {noise}", list(COLUMNS.values()), shown) + "\n", flush=True)
+        standing_rows: dict[str, list[float]] = {}
+        for fps, bent, noise, view in settings(args):
+            some = [circling(piece, body) for piece in pieces[fps]] if bent else pieces[fps]
+            rows = score_world(model, some, body, view, noise, args.similarity)
+            title = f"camera {view}, noise {noise}, {fps:g} fps" + ", circling" * bent
+            found.setdefault(who, {})[title] = rows
+            shown = {name: [row[key] for key in COLUMNS] for name, row in rows.items()}
+            print(table(f"{who}, {title}", list(COLUMNS.values()), shown) + "\n", flush=True)
+            for name in (name for name in METHODS if "keypoints" in name):
+                standing_rows[f"{title}: {name}"] = [rows[name][key] for key in STANDING]
+        print(table(f"{who}, what stands", list(STANDING.values()), standing_rows) + "\n", flush=True)
+    if args.memory:
+        found["memory"] = memory(args.model)
     return found
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+
+
+def memory(name: str) -> dict[str, int]:
+    """Bytes of one person, printed: what a frame of a whole clip takes at most in `recover_clip` and `to_world`, what
+    is kept of it, and what is remembered live."""
+    context, peaks = multiprocessing.get_context("spawn"), []
+    for frames in (FEWER, MORE):
+        with context.Pool(1) as pool:
+            peaks.append(pool.apply(peak, (name, frames)))
+    (low, _), (high, kept) = peaks
+    state = sum(x.numel() * x.element_size() for x in kinlmr.WorldState.initial(1))
+    found = {"at most": (high - low) // (MORE - FEWER), "kept": kept // MORE, "live": state}
+    print(f"memory, bytes of one person: {found['at most']} a frame at most, {found['kept']} of its keypoints, "
+          f"Recovery and World; live {found['live']} in all\n")  # fmt: skip
+    return found
+
+
+def peak(name: str, frames: int) -> tuple[int, int]:
+    """The most bytes that this process had once somebody in so many frames stood, and those of input and answers."""
+    model = kinlmr.load(name)
+    body = kinlmr.load_body("anny24", keypoints="coco17")
+    points = body(model.rotation.to_matrix(model.start.pose), want=("keypoints",)).keypoints
+    pixels = points * torch.tensor([1.0, -1.0, 1.0]) * FOCAL / 4 + torch.tensor([*SIZE, 0.0]) / 2
+    pixels[..., 2] = 1
+    keypoints = pixels + torch.randn(frames, 17, 1, generator=torch.Generator().manual_seed(0)) * pixels.new_tensor(
+        [1, 1, 0]
+    )
+    recovery = kinlmr.recover_clip(model, keypoints, 30)
+    world = kinlmr.to_world(recovery, 30, SIZE, FOCAL, body=body, keypoints=keypoints)
+    kept = sum(x.untyped_storage().nbytes() for x in (keypoints, *recovery, *world))
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, kept
 
 
 # ------------------------------------------------------------------------------------------------------- real: AIST++
@@ -192,7 +284,7 @@ def score_aist(model: kinlmr.LMR, folder: Path, names: list[str], fps: float) ->
             size, focal = (1920.0, 1080.0), float(matrix[view, 0, 0])
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
-                live, whole = recovered(model, keypoints, clip.fps / step)
+                live, whole = next(recovered(model, [keypoints], clip.fps / step))
                 world = kinlmr.to_world(whole, clip.fps / step, size, focal, body=body, keypoints=keypoints)
                 rotations, translation = live.in_camera(size, focal, body)
                 points = [

@@ -3,6 +3,7 @@ origin."""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -12,9 +13,13 @@ from torch.nn.functional import normalize, pad
 SAME_FLOOR = 0.15  # metres: stretches of standing whose heights differ less are on one floor
 LOW = 0.05  # of the time that somebody stands, the share of the lowest stretches that may be outliers
 ROUGH, DOUBT = 0.3, 0.06  # metres of a foot's place, radians of the network's up: what they are off
-SURE = 0.5  # a foot stands whose probability is above
+SURE, FREE = 0.5, 0.1  # a foot stands whose probability is above; it certainly does not, where it is below
+FAINT = 1e-3  # what the lowest foot of somebody who does not stand counts
 EASED = 0.0005  # metres: what a refined up and a refined floor each move a standing foot by in a frame, at most
-FASTEST = 0.2  # radians a second: how fast up is refined
+FASTEST, CALM = 0.2, 3.0  # radians a second: how fast up is refined; seconds in which most of what is wrong is mended
+RISE = 1.0  # m/s: how fast somebody who does not stand comes nearer to where the floor is found, if that is far
+SUNK, RISEN = 0.1, 20.0  # seconds of standing lower, and higher, than before until most of the old floor is forgotten
+ENOUGH = 0.3  # seconds that a foot has stood until its floor may be the lowest
 DEFAULT_UP = 0.0, -1.0, 0.0  # of a level camera
 
 
@@ -71,9 +76,9 @@ def levelled(up: Tensor, feet: Tensor, sole: Tensor, contact: Tensor, fps: float
 
 class Evidence(NamedTuple):
     """What B people tell of up and floor, and the world that was answered last: up_sum (B, 3), the sum of their ups;
-    feet_sum (B, 3), sole_sum (B), weight (B): of standing feet in the camera's axes, the sum of their positions, of
-    their heights over the sole, and of their weights; up (B, 3), origin (B, 3) and told (B): the answer, and for how
-    many frames there has been one."""
+    feet_sum (B, 3), sole_sum (B), weight (B): of feet on the lowest floor that each stood on, in the camera's axes, the
+    sum of their positions, of their heights over the sole, and of their weights; up (B, 3), origin (B, 3) and told (B):
+    the answer, and for how many frames there has been one."""
 
     up_sum: Tensor
     feet_sum: Tensor
@@ -95,41 +100,62 @@ def unknown(people: int, like: Tensor) -> Evidence:
 def refine(
     up: Tensor, feet: Tensor, sole: Tensor, contact: Tensor, seen: Tensor, fps: float, evidence: Evidence
 ) -> tuple[Tensor, Tensor, Evidence]:
-    """The common world of B people after each of T frames: up (T, 3) in the camera's axes, and the origin (T, 3):
-    ``to_world(up) @ x + origin`` is there. It is the mean over the rows by what each has seen; it moves no standing
-    foot by more than 1 mm a frame.
+    """The common world of B people after each of T frames: up (T, 3) in the camera's axes, and the origin (B, T, 3):
+    ``to_world(up) @ x + origin`` is there. Up is the mean over the rows by what each has seen; the floor is that of
+    those who stand lowest. No standing foot is moved by more than 1 mm a frame: who comes later and stands lower stands
+    on it at once, and those who were told another floor rise over it, each for themselves, faster while they fly.
 
     up (B, T, 3), of the network; feet (B, T, 4, 3) in the camera's axes and their heights over the sole (4); contact
     (B, T, 4), seen (B, T).
     """
-    found = []
+    ups, origins = [], []
     frames = zip(up.unbind(1), feet.unbind(1), contact.unbind(1), seen.unbind(1), strict=True)
     for one, foot, stands, now in frames:
         stands = stands * now[:, None]
-        evidence = _gathered(evidence, torch.where(now[:, None], one, 0), foot, sole, stands, now)
+        evidence = _gathered(evidence, torch.where(now[:, None], one, 0), foot, sole, stands, now, fps)
         evidence = _eased(evidence, foot, stands, now, fps)
-        found.append(torch.cat([evidence.up[0], evidence.origin[0]]) if len(foot) else foot.new_zeros(6))
-    both = torch.stack(found)
-    return both[:, :3], both[:, 3:], evidence
+        ups.append(evidence.up[0] if len(foot) else foot.new_zeros(3))
+        origins.append(evidence.origin)
+    return torch.stack(ups), torch.stack(origins, 1), evidence
 
 
-def _gathered(evidence: Evidence, up: Tensor, feet: Tensor, sole: Tensor, stands: Tensor, now: Tensor) -> Evidence:
-    """The evidence with one more frame's. A foot well over the floor is on another; one well below it counts more."""
+def _gathered(
+    evidence: Evidence, up: Tensor, feet: Tensor, sole: Tensor, stands: Tensor, now: Tensor, fps: float
+) -> Evidence:
+    """The evidence with one more frame's. A foot well over the floor is on another; who stands well below it forgets
+    the higher one, and who stays well over it in the end the lower one."""
     height = (feet * normalize(evidence.up, dim=-1)[:, None]).sum(-1) - sole
-    level = ((evidence.feet_sum * evidence.up).sum(-1) - evidence.sole_sum) / evidence.weight.clamp_min(1e-6)
-    over = torch.where((evidence.weight > 0)[:, None], height - level[:, None], 0)
-    weight = torch.where(stands > SURE, stands, 0) * torch.where(
-        over > SAME_FLOOR, 0, torch.where(over < -SAME_FLOOR, 10, 1)
-    )
-    weight = torch.where(now[:, None], weight + 1e-3 * (height == height.amin(1, keepdim=True)), 0)
+    over = torch.where((evidence.weight > 0)[:, None], height - _levels(evidence, evidence.up)[:, None], 0)
+    sure = (stands > SURE) & now[:, None]
+    weight = torch.where(sure & (over <= SAME_FLOOR), stands, 0)
+    weight = weight + torch.where(now[:, None] & (height == height.amin(1, keepdim=True)), FAINT, 0)
+    keep = torch.where((sure & (over > SAME_FLOOR)).any(1), math.exp(-1 / (RISEN * fps)), 1.0)
+    keep = torch.where((sure & (over < -SAME_FLOOR)).any(1), math.exp(-1 / (SUNK * fps)), keep)
     return evidence._replace(
-        up_sum=evidence.up_sum + up, feet_sum=evidence.feet_sum + (weight[..., None] * feet).sum(1),
-        sole_sum=evidence.sole_sum + (weight * sole).sum(1), weight=evidence.weight + weight.sum(1),
+        up_sum=evidence.up_sum + up, feet_sum=keep[:, None] * evidence.feet_sum + (weight[..., None] * feet).sum(1),
+        sole_sum=keep * evidence.sole_sum + (weight * sole).sum(1), weight=keep * evidence.weight + weight.sum(1),
     )  # fmt: skip
 
 
+def _levels(evidence: Evidence, up: Tensor) -> Tensor:
+    """The height (B) of each one's floor along up (3) or (B, 3), before the origin is added."""
+    return ((evidence.feet_sum * up).sum(-1) - evidence.sole_sum) / evidence.weight.clamp_min(1e-6)
+
+
+def _floors(evidence: Evidence, up: Tensor, fps: float) -> Tensor:
+    """The height of the floor of those who stand lowest, along up (3), the mean by what each saw of it; of one who has
+    just come to a lower one, that (B)."""
+    weight, level = evidence.weight, _levels(evidence, up)
+    known = weight >= weight.max().clamp(max=ENOUGH * fps)
+    low = torch.where(known, level, torch.inf).min()
+    near = weight * (known & (level < low + SAME_FLOOR))
+    common = (near * level).sum() / near.sum().clamp_min(1e-9)
+    return torch.where((weight > 0) & (level < common - SAME_FLOOR), level, common)
+
+
 def _eased(evidence: Evidence, feet: Tensor, stands: Tensor, now: Tensor, fps: float) -> Evidence:
-    """The answer of one more frame: up, turned about the feet that stand, and the floor, nearer to what all say."""
+    """The answer of one more frame: up, turned about the feet that stand, and each one's floor, nearer to what all
+    say."""
     if not len(feet) or not bool(now.any() | (evidence.told > 0).any()):
         return evidence
     told = evidence.told.sum()
@@ -137,20 +163,25 @@ def _eased(evidence: Evidence, feet: Tensor, stands: Tensor, now: Tensor, fps: f
     goal = normalize(torch.where(goal.norm() > 0, goal, evidence.up[0]), dim=0)
     share = (evidence.told / told.clamp_min(1e-9))[:, None]
     up = normalize((share * evidence.up).sum(0), dim=0) if told > 0 else goal
-    origin = (share * evidence.origin).sum(0)
-    weight = (stands > 0.1) * stands + 1e-6 * now[:, None]
+    origin = evidence.origin
+    across = (share * origin).sum(0)
+    weight = (stands > FREE) * stands + 1e-6 * now[:, None]
     pivot = (weight[..., None] * torch.where(now[:, None, None], feet, 0)).sum((0, 1)) / weight.sum().clamp_min(1e-9)
+    shift = torch.zeros_like(pivot)
     if told > 0 and bool(now.any()):
-        lever = ((feet - pivot).norm(dim=-1) * (stands > 0.1)).amax().clamp_min(0.2)
+        lever = ((feet - pivot).norm(dim=-1) * (stands > FREE)).amax().clamp_min(0.2)
         angle = torch.acos((up * goal).sum().clamp(-1, 1))
-        most = torch.minimum(EASED / lever, lever.new_tensor(FASTEST / fps))
+        most = torch.minimum(EASED / lever, lever.new_tensor(FASTEST / fps)).minimum(angle / (CALM * fps))
         turned = normalize(up + (most / angle.clamp_min(1e-6)).clamp(max=1) * (goal - up), dim=0)
-        origin = origin + (to_world(up) - to_world(turned)) @ pivot
+        shift = (to_world(up) - to_world(turned)) @ pivot
         up = turned
-    level = ((evidence.feet_sum.sum(0) * up).sum() - evidence.sole_sum.sum()) / evidence.weight.sum().clamp_min(1e-9)
-    rise = -level - origin[1]
-    rise = rise.clamp(-EASED, EASED) if told > 0 else rise
-    origin = origin + rise * origin.new_tensor((0.0, 1.0, 0.0))
-    people = len(feet)
-    after = evidence.told + now if told > 0 else now.to(feet)
-    return evidence._replace(up=up.expand(people, 3), origin=origin.expand(people, 3), told=after)
+    wanted = -_floors(evidence, up, fps)
+    rise = wanted - (origin[:, 1] + shift[1])
+    free = (rise.abs() > SAME_FLOOR) & ~(stands > FREE).any(1)
+    most = torch.where(free, RISE / fps, EASED)
+    height = torch.where(evidence.told > 0, origin[:, 1] + shift[1] + rise.clamp(-most, most), wanted)
+    origin = torch.stack(
+        [(across[0] + shift[0]).expand_as(height), height, (across[2] + shift[2]).expand_as(height)], 1
+    )
+    after = evidence.told + now
+    return evidence._replace(up=up.expand(len(feet), 3), origin=origin, told=after)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kinlmr.state import Rows, select
 from kinlmr.world import floor, lock, network, path
-from kinlmr.world.pose import Pose
+from kinlmr.world.pose import Pose, unposed
 
 
 class World(NamedTuple):
@@ -47,10 +47,11 @@ class WorldState(NamedTuple):
     floor are what all rows of a call say together.
 
     mean (B, 2, V), since (B, V), memory (B, H), answer (B, 9) and age (B): the network's, as `kinlmr.world.network` has
-    them; quaternion (B, J, 4), speed (B, J) and posed (B): the pose; information (B, 6, 6), vector (B, 6), feet
-    (B, 4, 3), stood (B, 4), located and aloft (B): the path's filter; up_sum, feet_sum (B, 3), sole_sum, weight (B):
-    what was seen of up and floor; up, origin (B, 3), told (B): what was answered; held and offset (B, 2, 2, 3): feet,
-    and how far they were moved; shape_sum (B, S) and frames (B), whose mean shape is answered.
+    them; quaternion (B, J, 4), speed (B, J), posed (B), latest and step (B, J, 4) and shaken (B, 2): the pose's, as
+    `kinlmr.world.pose` has them; information (B, 6, 6), vector (B, 6), feet (B, 4, 3), stood (B, 4), located and aloft
+    (B): the path's filter; up_sum, feet_sum (B, 3), sole_sum, weight (B): what was seen of up and floor; up, origin
+    (B, 3), told (B): what was answered; held and offset (B, 2, 2, 3): feet, and how far they were moved; shape_sum
+    (B, S) and frames (B), whose mean shape is answered.
     """
 
     mean: Tensor
@@ -61,6 +62,9 @@ class WorldState(NamedTuple):
     quaternion: Tensor
     speed: Tensor
     posed: Tensor
+    latest: Tensor
+    step: Tensor
+    shaken: Tensor
     information: Tensor
     vector: Tensor
     feet: Tensor
@@ -84,19 +88,17 @@ class WorldState(NamedTuple):
         """Of so many people, before their first frame; joints and shape numbers are anny24's and SMPL's."""
         like = torch.zeros(0)
         means, ticks = network.start(people, like)
-        turn = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(people, joints, 1)
-        nobody = torch.zeros(people, dtype=torch.bool)
         feet = torch.zeros(people, 2, 2, 3)
         return cls(
-            *means, *ticks, turn, torch.zeros(people, joints), nobody, *path.start(people, 4, like),
+            *means, *ticks, *unposed(people, joints, like), *path.start(people, 4, like),
             *floor.unknown(people, like), feet, feet, torch.zeros(people, shape), torch.zeros(people),
         )  # fmt: skip
 
     def parts(self) -> Parts:
         """Its tensors by whose they are."""
         return Parts(
-            network.Means(*self[0:2]), network.Ticks(*self[2:5]), Pose(*self[5:8]), path.Filter(*self[8:14]),
-            floor.Evidence(*self[14:21]), lock.Held(*self[21:23]),
+            network.Means(*self[0:2]), network.Ticks(*self[2:5]), Pose(*self[5:11]), path.Filter(*self[11:17]),
+            floor.Evidence(*self[17:24]), lock.Held(*self[24:26]),
         )  # fmt: skip
 
     def with_parts(self, parts: Parts) -> WorldState:

@@ -293,9 +293,40 @@ def test_refinement_moves_no_standing_foot_by_more_than_a_millimetre():
     on = torch.ones(2, 80, 4)
     seen = torch.ones(2, 80, dtype=torch.bool)
     ups, origin, _ = floor.refine(up, feet, torch.zeros(4), on, seen, 30, floor.unknown(2, feet))
-    world = feet @ floor.to_world(ups).mT + origin[:, None]
+    world = feet @ floor.to_world(ups).mT + origin[:, :, None]
     assert (world[:, 1:] - world[:, :-1]).norm(dim=-1).max() <= 1e-3
     assert (ups[-1] - ups[0]).norm() > 1e-3
+
+
+def test_who_comes_later_and_lower_stands_on_the_floor_and_the_others_over_it():
+    """One stands on a roof, jumps in frames 60 to 80; another comes in frame 30 and stands 0.4 m lower."""
+    generator, frames = torch.Generator().manual_seed(0), 500
+    feet = torch.tensor([[0.2, 1.0, 4.0], [0.2, 1.0, 3.9], [-0.2, 1.0, 4.2], [-0.2, 1.0, 4.1]])
+    feet = torch.stack([feet, feet + torch.tensor([1.0, 0.4, 0.5])])[:, None].repeat(1, frames, 1, 1)
+    feet[..., 1] += 0.002 * torch.randn(2, frames, 1, generator=generator)
+    up = torch.tensor([0.0, -1.0, 0.0]).expand(2, frames, 3)
+    seen, on = torch.ones(2, frames, dtype=torch.bool), torch.ones(2, frames, 4)
+    seen[1, :30], on[0, 60:80] = False, 0
+    whole = floor.refine(up, feet, torch.zeros(4), on, seen, 30, floor.unknown(2, feet))
+    heights = whole[1][..., 1] - feet[:, :, :2, 1].mean(-1)
+    assert heights[0, :30].abs().max() < 0.02
+    assert heights[1, 30:].abs().max() < 0.02
+    assert (heights[0, -30:] - 0.4).abs().max() < 0.02
+    moved = (whole[1][:, 1:] - whole[1][:, :-1]).norm(dim=-1)
+    moved[0, 59:80], moved[1, :30] = 0, 0  # who does not stand may rise faster
+    assert moved.max() <= 1e-3
+    alone = floor.refine(up[1:], feet[1:], torch.zeros(4), on[1:], seen[1:], 30, floor.unknown(1, feet))
+    assert (alone[1][0, 30:, 1] - whole[1][1, 30:, 1]).abs().max() < 0.02
+
+
+def test_who_goes_down_forgets_the_higher_floor():
+    feet = torch.zeros(1, 200, 4, 3)
+    feet[:, 100:, :, 1] = 0.5  # y is down
+    up, on = torch.tensor([0.0, -1.0, 0.0]).expand(1, 200, 3), torch.ones(1, 200, 4)
+    _, _, evidence = floor.refine(up, feet, torch.zeros(4), on, on[..., 0] > 0, 30, floor.unknown(1, feet))
+    assert float(evidence.feet_sum[0, 1] / evidence.weight[0]) == pytest.approx(0.5, abs=0.02)
+    _, _, evidence = floor.refine(up[:, :50], feet[:, :50], torch.zeros(4), on[:, :50], on[:, :50, 0] > 0, 30, evidence)
+    assert float(evidence.feet_sum[0, 1] / evidence.weight[0]) == pytest.approx(0.5, abs=0.02)  # back on the roof
 
 
 def test_to_world_takes_what_recover_answers():
