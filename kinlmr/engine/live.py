@@ -114,8 +114,8 @@ def frame(live: Snapshot, phi: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     """A frame (B, F) and the memory (B, V, M) -> the last estimate (B, D), and the memory after."""
     schedule, wide = live.schedule, torch.promote_types(phi.dtype, torch.float32)
     work = cast(live.start, wide).expand(len(phi), -1).clone()
-    given = torch.addmm(live.bias, cast(phi, live.bias.dtype), live.features).split_with_sizes(live.gates, 1)
-    given = [_by_node(x, unit) for x, unit in zip(given, live.units, strict=True)]
+    projected = torch.addmm(live.bias, cast(phi, live.bias.dtype), live.features).split_with_sizes(live.gates, 1)
+    given = [_by_node(x, unit) for x, unit in zip(projected, live.units, strict=True)]
     before = schedule.split_memory(schedule.alike, cast(memory, wide))
     recurrent = [
         [
