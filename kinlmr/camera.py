@@ -9,7 +9,7 @@ posed. `from_root` makes the second of the first.
 
 from __future__ import annotations
 
-from torch import Tensor, broadcast_shapes, cat, stack, zeros_like
+from torch import Tensor, broadcast_tensors, cat, stack, zeros_like
 from torch.nn.functional import normalize
 
 MIN_SCALE = 0.1  # crop units per metre: the smallest s that `fit` answers
@@ -145,7 +145,7 @@ def facing(ray: Tensor) -> Tensor:
 
 def _joined(one: Tensor, two: Tensor) -> Tensor:
     """The last axes one after another, the leading ones broadcast."""
-    lead = broadcast_shapes(one.shape[:-1], two.shape[:-1])
+    lead = broadcast_tensors(one[..., 0], two[..., 0])[0].shape  # `broadcast_shapes` imports sympy, which takes long
     return cat([x.expand(*lead, x.shape[-1]) for x in (one, two)], -1)
 
 

@@ -103,7 +103,7 @@ def normalise(keypoints: Tensor, track: Track | None = None) -> tuple[Tensor, Te
 
 def in_box(keypoints: Tensor, track: Track | None) -> tuple[Tensor, Tensor, Track]:
     """`normalise` of keypoints as `check_keypoints` gives them; features (B, T, K, 3)."""
-    points, confidence = keypoints.split((2, 1), -1)
+    points, confidence = keypoints.split_with_sizes((2, 1), -1)
     confidence = confidence.clamp_max(1)
     frame = torch.cat([points, confidence], -1)
     if track is None:
@@ -124,14 +124,14 @@ def in_box(keypoints: Tensor, track: Track | None) -> tuple[Tensor, Tensor, Trac
     box, boxes = track.box, []
     for now, ok, move in zip(own.unbind(1), found.unbind(1), shift.unbind(1), strict=True):
         moved = box + move
-        side, (ahead, grown) = box[:, 2:], (now - moved).split((2, 1), 1)
+        side, (ahead, grown) = box[:, 2:], (now - moved).split_with_sizes((2, 1), 1)
         away = (2 * ahead.abs().amax(1, keepdim=True) > side) | (grown > side)
         resize = torch.where(grown > 0, BOX_GROW, BOX_SHRINK)
         followed = moved + torch.cat([BOX_FOLLOW * ahead, resize * grown], 1)
         box = torch.where(ok, torch.where(away, now, followed), moved)
         boxes.append(box)
     box = torch.stack(boxes, 1)
-    centre, side = box[:, :, None].split((2, 1), -1)
+    centre, side = box[:, :, None].split_with_sizes((2, 1), -1)
     units = (2 * (points - centre) / side.clamp_min(1e-9)).clamp(-4, 4)
     features = torch.where(confidence * side > 0, torch.cat([units, confidence], -1), 0)
     return features, box, Track(boxes[-1], frame[:, -1])
@@ -145,5 +145,5 @@ def reported(features: Tensor, confidence: Sequence[float] | None) -> Tensor:
     """
     if confidence is None:
         return features
-    points, seen = features.unflatten(-1, (-1, 3)).split((2, 1), -1)
+    points, seen = features.unflatten(-1, (-1, 3)).split_with_sizes((2, 1), -1)
     return torch.cat([points, confidence[0] * seen.sign() + confidence[1] * seen], -1).flatten(-2)

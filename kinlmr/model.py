@@ -31,9 +31,7 @@ class Start(nn.Module):
     def __init__(self, start: Estimate, learn: bool) -> None:
         super().__init__()
         for name, value in zip(Estimate._fields, start, strict=True):
-            own = value.new_empty(value.shape).copy_(
-                value
-            )  # on the meta device `clone` imports sympy, which takes long
+            own = value.new_empty(value.shape).copy_(value)  # of `clone` on the meta device torch imports sympy, slowly
             if learn:
                 self.register_parameter(name, nn.Parameter(own))
             else:

@@ -151,7 +151,7 @@ class Body:
         """
         if turn.shape[-2:] != (3, 3):
             raise ValueError(f"turn has shape (..., 3, 3), not {tuple(turn.shape)}")
-        wide = torch.broadcast_shapes(turn.shape[:-2], rotations.shape[:-3])
+        wide = _broadcast(rotations, [turn.shape[:-2], rotations.shape[:-3]])
         rotations = rotations.expand(*wide, *rotations.shape[-3:])
         rotations, shape, translation, lead = self._flat(rotations, shape, translation)
         with torch.autocast(self.template.device.type, enabled=False):
@@ -241,7 +241,7 @@ class Body:
                 )
         leads = [rotations.shape[:-3], shape.shape[:-1], *([] if translation is None else [translation.shape[:-1]])]
         try:
-            lead = torch.broadcast_shapes(*leads)
+            lead = _broadcast(rotations, leads)
         except RuntimeError:
             raise ValueError(f"leading shapes {', '.join(map(str, map(tuple, leads)))} do not broadcast") from None
         size = lead.numel()
@@ -251,3 +251,8 @@ class Body:
             None if translation is None else translation.expand(*lead, 3).reshape(size, 3),
             tuple(lead),
         )
+
+
+def _broadcast(like: Tensor, shapes: Sequence[torch.Size]) -> torch.Size:
+    """The shape that shapes broadcast to. `torch.broadcast_shapes` does so too, but imports sympy, which takes long."""
+    return torch.broadcast_tensors(*map(like.new_empty, shapes))[0].shape

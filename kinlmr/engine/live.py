@@ -114,8 +114,8 @@ def frame(live: Snapshot, phi: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     """A frame (B, F) and the memory (B, V, M) -> the last estimate (B, D), and the memory after."""
     schedule, wide = live.schedule, torch.promote_types(phi.dtype, torch.float32)
     work = cast(live.start, wide).expand(len(phi), -1).clone()
-    given = torch.addmm(live.bias, cast(phi, live.bias.dtype), live.features).split(live.gates, 1)
-    given = [_by_node(x, unit) for x, unit in zip(given, live.units, strict=True)]
+    projected = torch.addmm(live.bias, cast(phi, live.bias.dtype), live.features).split_with_sizes(live.gates, 1)
+    given = [_by_node(x, unit) for x, unit in zip(projected, live.units, strict=True)]
     before = schedule.split_memory(schedule.alike, cast(memory, wide))
     recurrent = [
         [
@@ -158,9 +158,8 @@ def _add_product(added: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 def _add(work: Tensor, unit: Unit, residual: Tensor, start: Tensor) -> None:
     """Add residuals ([n,] B, O) to a unit's columns of ``work`` (B, 2 D + 1)."""
-    own, rows = work[:, unit.low : unit.high], residual
-    if unit.nodes > 1:
-        rows = rows.transpose(0, 1).reshape(len(work), -1)
+    own = work[:, unit.low : unit.high]
+    rows = residual if unit.nodes == 1 else residual.transpose(0, 1).reshape(len(work), -1)
     if unit.restarted:
         own.copy_(start[unit.low : unit.high])
     own.add_(rows if unit.picked is None else rows.index_select(1, unit.picked))

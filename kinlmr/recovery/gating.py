@@ -83,8 +83,8 @@ def _follows(now: Tensor, before: Tensor, seconds: Tensor, moved: bool = False) 
 
     By the points that both have; where there is nothing to compare, they can. moved: wherever in the picture they are.
     """
-    positions, confidence = now.split((2, 1), -1)
-    old, sure = before.split((2, 1), -1)
+    positions, confidence = now.split_with_sizes((2, 1), -1)
+    old, sure = before.split_with_sizes((2, 1), -1)
     weight = confidence * sure
     spreads = _spread(torch.stack([positions, old, old]), torch.stack([weight, weight, sure]))
     (radius, radius_before, size), (middle, middle_before, _) = (x.unbind() for x in spreads)
@@ -105,7 +105,7 @@ def _spread(positions: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def _without_strays(keypoints: Tensor) -> Tensor:
     """Zeros for points `STRAY_DISTANCE` from the middle, or further outside the others' bounding box than its side."""
-    positions, confidence = keypoints.split((2, 1), -1)
+    positions, confidence = keypoints.split_with_sizes((2, 1), -1)
     seen = confidence > 0
     some = torch.where(seen, positions, torch.nan)
     distance = vector_norm(some - some.nanmedian(-2, keepdim=True).values, dim=-1, keepdim=True)

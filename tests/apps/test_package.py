@@ -31,9 +31,11 @@ def test_skeletons_and_plans_load_without_torch():
     assert done.stdout == "root\n"
 
 
-def test_a_model_loads_without_sympy():
-    """Which torch imports for some operators on the meta device, and which takes longer than all the rest."""
-    code = "import sys, kinlmr; kinlmr.load('anny24-coco17'); print('sympy' in sys.modules)"
+def test_recover_and_to_world_import_no_sympy():
+    """Which torch imports for some of its functions, and which takes longer than all the rest of a first call."""
+    code = "import sys, torch, kinlmr; keypoints = 300 * torch.rand(3, 17, 3)\n"
+    code += "recovery, _ = kinlmr.recover(kinlmr.load('anny24-coco17'), keypoints, 30)\n"
+    code += "kinlmr.to_world(recovery, 30, (640, 480), 700); print('sympy' in sys.modules)"
     assert python("-c", code, path=ROOT).stdout == "False\n"
 
 
