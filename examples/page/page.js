@@ -7,7 +7,7 @@ import { pose } from "./body.js";
 import { COLORS, overVideo, paint, Stage } from "./draw.js";
 import { movenet } from "./movenet.js";
 import { fileFrames, webcamFrames } from "./sources.js";
-import { toWorld } from "./world.js";
+import { levelled, toWorld } from "./world.js";
 
 const PEOPLE = 4; // at most
 const MOST = 8; // steps to catch up with a late frame
@@ -21,7 +21,7 @@ const $ = (id) => document.getElementById(id);
 const video = $("video"), front = $("front"), side = $("side");
 const picture = document.createElement("canvas"), overlay = document.createElement("canvas");
 let running = null; // { stopped } of the source that is shown
-let recorded = []; // of each person { number, last, frames: [{ time, rotations, translation, root, shape }] }
+let recorded = []; // of each person { number, last, world, frames: as toWorld has them, with the time }
 
 function say(text, wrong = false) {
   $("status").textContent = text;
@@ -160,12 +160,12 @@ function stand(people, { body, world, fps }, facts, { size }, time) {
       return { state, seen, points: seen && convert(seen.points, facts.wanted, facts.detected) };
     });
     const found = toWorld({ body, world, fps }, rows, size, Math.hypot(...size));
-    found.forEach(({ state, rotations, translation, root, shape }, i) => {
+    found.forEach(({ state, ...frame }, i) => {
       const { ticks, frames, state: { phase } } = here[i];
       here[i].world = state;
       if (!rows[i].seen) return;
       const moment = time - (phase + ticks.length - 1 - k) / fps;
-      frames.push({ time: moment, rotations: Float32Array.from(rotations), translation, root, shape });
+      frames.push({ ...frame, time: moment, rotations: Float32Array.from(frame.rotations) });
       while (frames[0].time < time - KEPT) frames.shift();
     });
   }
@@ -216,8 +216,11 @@ function drawWorld(body, people, colorOf, stage) {
 
 /** Everybody who was seen, until they were last seen, as takes of the model's clock. */
 function takes({ model }) {
-  const seen = recorded.map(({ frames, last }) => frames.filter(({ time }) => time <= last));
-  return seen.filter((frames) => frames.length).map((frames) => take(model.body, frames, model.fps));
+  const begun = recorded.filter(({ frames, last }) => frames.some(({ time }) => time <= last));
+  const people = begun.map(({ frames, last, world }) => {
+    return { ups: world.evidence.ups, frames: frames.filter(({ time }) => time <= last) };
+  });
+  return people.length ? levelled(model, people).map((frames) => take(model.body, frames, model.fps)) : [];
 }
 
 function save(name, content, type) {

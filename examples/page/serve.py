@@ -33,7 +33,7 @@ from kinlmr.world import path as way
 HERE = Path(__file__).parent
 MODULES = HERE / "node_modules"
 WEIGHTS = HERE.parents[1] / "kinlmr/weights"
-SCRIPTS = ("page", "sources", "movenet", "following", "kinlmr", "body", "world", "draw", "export")
+SCRIPTS = ("page", "sources", "movenet", "following", "kinlmr", "body", "world", "legs", "vectors", "draw", "export")
 COPIED = {  # of npm's onnxruntime-web: WebGPU's and the processor's
     "ort.webgpu.min.mjs": "ort.webgpu.min.mjs",
     "ort-wasm-simd-threaded.asyncify.mjs": "wasm/ort-wasm-simd-threaded.asyncify.mjs",

@@ -6,25 +6,17 @@
 
 import { atRest, pose, times, turn } from "./body.js";
 import { inCamera, quaternion, transposed } from "./kinlmr.js";
+import { bend, hold } from "./legs.js";
+import { clamp, cross, dot, length, matrixOf, minus, plus, scaled, sum, unit } from "./vectors.js";
 
-const sum = (numbers) => numbers.reduce((total, x) => total + x, 0);
-const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 const sigmoid = (x) => 1 / (1 + Math.exp(-x));
-const dot = (a, b) => a.reduce((total, x, k) => total + x * b[k], 0);
-const plus = (a, b, share = 1) => a.map((x, k) => x + share * b[k]);
-const minus = (a, b) => plus(a, b, -1);
-const scaled = (a, share) => a.map((x) => share * x);
-const length = (a) => Math.hypot(...a);
-const unit = (a) => scaled(a, 1 / Math.max(length(a), 1e-12));
-const cross = ([a, b, c], [x, y, z]) => [b * z - c * y, c * x - a * z, a * y - b * x];
-const matrixOf = (rotations, j) => Array.from(rotations.slice(9 * j, 9 * j + 9));
 const zeros = (...size) => Array.from({ length: size[0] }, () => (size.length > 1 ? zeros(...size.slice(1)) : 0));
 
 // ------------------------------------------------------------------------------------------------------- who stands where
 
 /**
  * The next tick of the model's clock -> of each person { rotations, translation, root: of that joint, shape, contact (4),
- * up, state }; of those who have no tick now { state }.
+ * up, origin, state }; of those who have no tick now { state }. Up is in the camera's axes, origin where the camera is.
  *
  * people: [{ state: of the tick before, null at first, seen: { rotations, shape, camera, box } of this tick or null, points:
  * its keypoints, rows of coco17 }]. They stand on one floor. size, focal: of the camera, as of inCamera.
@@ -87,7 +79,8 @@ function standing({ body, fps, world }, { state, rotations, root, joints, shape,
   const feet = world.legs.flatMap((leg) => leg.slice(2).map((j) => plus(joints[j], root)));
   const { lock } = world.constants, held = hold(feet, stands, fps, state.held, lock);
   world.legs.forEach((leg, side) => bend(turned, joints, leg, top, held.offset.slice(2 * side, 2 * side + 2), lock));
-  return { rotations: turned, translation: minus(root, rest), root, shape, contact: stands, up, state: { ...state, held } };
+  const translation = minus(root, rest);
+  return { rotations: turned, translation, root, shape, contact: stands, up, origin, state: { ...state, held } };
 }
 
 /** The system of the path in this frame. */
@@ -269,64 +262,54 @@ function eased(all, rows, fps, { EASED, FASTEST }) {
   return all.map((one, k) => ({ ...one, up, origin, told: one.told + (rows[k].feet.length ? 1 : 0) }));
 }
 
-// ------------------------------------------------------------------------------------------------------ feet that stay
+// -------------------------------------------------------------------------------------------------- in the end, for files
 
-/** How far ankles and feet (4) are moved: a standing foot's offset undoes what it moves; another loses its own. */
-function hold(points, contact, fps, last, { RELEASE, LOOSE, FIRM, FARTHEST }) {
-  const keep = Math.exp(-1 / (RELEASE * fps));
-  const offset = points.map((x, f) => {
-    const share = clamp((contact[f] - LOOSE) / (FIRM - LOOSE), 0, 1), stands = share * share * (3 - 2 * share);
-    const moved = last ? plus(last.offset[f], minus(x, last.feet[f]), -stands) : [0, 0, 0];
-    const kept = scaled(moved, keep + stands * (1 - keep));
-    return scaled(kept, FARTHEST / Math.max(length(kept), FARTHEST));
+/**
+ * Recorded ticks of people in the one world that they tell of in the end: by the up of all they saw, the lowest floor that
+ * anybody stood on at 0, each with the last shape -> of each person rows of { time, rotations, translation, shape }.
+ *
+ * people: [{ ups: of the last state's evidence, frames: [{ time, rotations, root, shape, contact, up, origin }] }].
+ */
+export function levelled({ body, world }, people) {
+  const { floor } = world.constants, top = body.parents.indexOf(-1), ankles = world.legs.flatMap((leg) => leg.slice(2));
+  const level = worldOf(people.map(({ ups }) => ups).reduce((a, b) => plus(a, b)));
+  const turned = people.map(({ frames }) => {
+    const { shape } = frames.at(-1), rest = atRest(body, shape)[top];
+    return frames.map(({ time, rotations, root, contact, up, origin }) => {
+      const way = times(level, transposed(worldOf(up))), place = turn(way, minus(root, origin)), own = Array.from(rotations);
+      own.splice(9 * top, 9, ...times(way, matrixOf(own, top)));
+      const { joints } = pose(body, own, shape, {});
+      const soles = ankles.map((j, f) => place[1] + joints[j][1] - joints[top][1] - world.sole[f]);
+      const feet = [0, 2].map((f) => {
+        return { bottom: Math.min(soles[f], soles[f + 1]), stands: Math.max(contact[f], contact[f + 1]) > floor.SURE };
+      });
+      return { time, rotations: own, translation: minus(place, rest), shape, feet };
+    });
   });
-  return { feet: points, offset };
+  const height = levelOf(turned.map((frames) => frames.map(({ feet }) => feet)), floor);
+  return turned.map((frames) => {
+    return frames.map(({ feet, translation, ...frame }) => ({ ...frame, translation: minus(translation, [0, height, 0]) }));
+  });
 }
 
-/** A leg bent, in place, so that its ankle and foot are moved by the two offsets, as far as it reaches. */
-function bend(rotations, joints, [hip, knee, ankle, foot], top, [first, second], constants) {
-  if (![...first, ...second].some((x) => x !== 0)) return;
-  const [a, k, n, f] = [hip, knee, ankle, foot].map((j) => joints[j]), root = matrixOf(rotations, top);
-  const thigh = times(root, matrixOf(rotations, hip)), shank = times(thigh, matrixOf(rotations, knee));
-  const sole = times(shank, matrixOf(rotations, ankle)), normal = normalOf(a, k, n, [thigh[2], thigh[5], thigh[8]], constants);
-  const { turned, newKnee, newAnkle } = reach(a, k, n, plus(n, first), normal, constants), newNormal = turn(turned, normal);
-  const from = (bone, to) => times(frame(to, newNormal), transposed(frame(bone, normal)));
-  const newThigh = times(from(minus(k, a), minus(newKnee, a)), thigh);
-  const newShank = times(from(minus(n, k), minus(newAnkle, newKnee)), shank);
-  const newSole = times(onto(minus(f, n), minus(plus(f, second), newAnkle)), sole);
-  rotations.splice(9 * hip, 9, ...times(transposed(root), newThigh));
-  rotations.splice(9 * knee, 9, ...times(transposed(newThigh), newShank));
-  rotations.splice(9 * ankle, 9, ...times(transposed(newShank), newSole));
-}
-
-/** The normal of the plane in which a leg bends; of a straight one, the thigh's `forward` says it. */
-function normalOf(hip, knee, ankle, ahead, { BENT }) {
-  const line = unit(minus(ankle, hip)), across = (x) => plus(x, line, -dot(x, line)), side = across(minus(knee, hip));
-  const share = Math.min(length(side) / BENT, 1);
-  return unit(cross(plus(scaled(unit(side), share), unit(across(ahead)), 1 - share), line));
-}
-
-/** The rotation of the line from hip to ankle onto that to the goal; the new knee and ankle. */
-function reach(hip, knee, ankle, goal, normal, { REACH, SHORTEST }) {
-  const far = (one, two) => length(minus(two, one)), upper = far(hip, knee), lower = far(knee, ankle);
-  const before = far(hip, ankle), wanted = far(hip, goal);
-  const most = Math.max(REACH * (upper + lower), before), least = Math.min(Math.abs(upper - lower) + SHORTEST, before);
-  const distance = clamp(wanted, least, most), toward = unit(minus(goal, hip));
-  const turned = onto(minus(ankle, hip), toward), pole = cross(toward, turn(turned, normal));
-  const along = (upper ** 2 - lower ** 2 + distance ** 2) / (2 * distance);
-  const off = Math.sqrt(Math.max(upper ** 2 - along ** 2, 0));
-  return { turned, newKnee: plus(plus(hip, toward, along), pole, off), newAnkle: plus(hip, toward, distance) };
-}
-
-/** Axes in columns, the first along a bone, the last nearest to a normal. */
-function frame(bone, normal) {
-  const x = unit(bone), z = unit(plus(normal, x, -dot(normal, x)));
-  return transposed([...x, ...cross(z, x), ...z]);
-}
-
-/** The smallest rotation that turns one vector onto another. */
-function onto(one, two) {
-  const a = unit(one), b = unit(two), [x, y, z] = cross(a, b), skew = [0, -z, y, z, 0, -x, -y, x, 0];
-  const share = 1 / Math.max(1 + dot(a, b), 1e-6), square = times(skew, skew);
-  return skew.map((v, i) => (i % 4 === 0 ? 1 : 0) + v + share * square[i]);
+/** The height of the lowest floor that feet stand on; of people who never stand, where the lowest foot comes. */
+function levelOf(people, { LOW, SAME_FLOOR }) {
+  const stretches = people.flatMap((frames) => [0, 1].flatMap((side) => {
+    const found = [];
+    frames.forEach(({ [side]: { bottom, stands } }, t) => {
+      if (stands && !(t && frames[t - 1][side].stands)) found.push([]);
+      if (stands) found.at(-1).push(bottom);
+    });
+    return found.map((heights) => ({ level: sum(heights) / heights.length, length: heights.length }));
+  }));
+  if (!stretches.length) {
+    const bottoms = people.flat(2).map(({ bottom }) => bottom).sort((a, b) => a - b);
+    return bottoms[Math.floor(LOW * (bottoms.length - 1))];
+  }
+  stretches.sort((a, b) => a.level - b.level);
+  const outliers = LOW * sum(stretches.map((one) => one.length));
+  let passed = 0;
+  const low = stretches.find((one) => (passed += one.length) >= outliers).level;
+  const near = stretches.filter(({ level }) => Math.abs(level - low) < SAME_FLOOR);
+  return sum(near.map((one) => one.level * one.length)) / sum(near.map((one) => one.length));
 }
