@@ -234,6 +234,7 @@ def memory(name: str) -> dict[str, int]:
     return found
 
 
+@torch.no_grad()
 def peak(name: str, frames: int) -> tuple[int, int]:
     """The most bytes that this process had once somebody in so many frames stood, and those of input and answers."""
     model = kinlmr.load(name)
