@@ -149,17 +149,27 @@ function run(network, x, fps, { memory, answer, age }, { TICK, LIMIT }) {
 
 // --------------------------------------------------------------------------------------------------- the pose, the path
 
-/** Rotations smoothed by a one-euro filter: the faster a joint rotates, the less. */
-function follow(rotations, fps, last, { SLOW, QUICK }) {
-  const smooth = (hertz) => 1 / (1 + fps / (2 * Math.PI * hertz)), joints = [...Array(rotations.length / 9).keys()];
-  const state = joints.map((j) => {
-    const now = quaternion(matrixOf(rotations, j));
-    if (last === null) return { mean: now, speed: 0 };
-    const { mean, speed } = last[j], away = minus(scaled(now, dot(now, mean) < 0 ? -1 : 1), mean);
-    const faster = speed + smooth(1) * (2 * length(away) * fps - speed);
-    return { mean: unit(plus(mean, away, smooth(SLOW + QUICK * faster))), speed: faster };
+/**
+ * Rotations smoothed by a one-euro filter: the faster a joint rotates, the less, and the less noise there is in all of them.
+ * Noise shakes: its second differences are larger than its first ones.
+ */
+function follow(rotations, fps, last, { SLOW, QUICK, SMOOTHER, ROUGHER, TRUSTED, WATCHED, STILL }) {
+  const smooth = (hertz) => 1 / (1 + fps / (2 * Math.PI * hertz)), mean = (all) => (2 * sum(all)) / all.length;
+  const quaternions = [...Array(rotations.length / 9).keys()].map((j) => quaternion(matrixOf(rotations, j)));
+  const before = last ?? { joints: quaternions.map((q) => ({ mean: q, speed: 0, latest: q, step: zeros(4) })), shaken: [0, 0] };
+  const like = (q, other) => scaled(q, dot(q, other) < 0 ? -1 : 1);
+  const now = quaternions.map((q, j) => like(q, before.joints[j].mean));
+  const steps = now.map((q, j) => minus(q, like(before.joints[j].latest, q)));
+  const shakes = [mean(steps.map(length)), mean(steps.map((x, j) => length(minus(x, before.joints[j].step))))];
+  const shaken = plus(before.shaken, minus(last ? shakes : [0, 0], before.shaken), 1 / (WATCHED * fps));
+  const rough = (shaken[1] + SMOOTHER * STILL) / (shaken[0] + STILL);
+  const noise = clamp((rough - SMOOTHER) / (ROUGHER - SMOOTHER), 0, 1), higher = TRUSTED + (1 - TRUSTED) * noise;
+  const joints = before.joints.map(({ mean, speed }, j) => {
+    const away = minus(now[j], mean), faster = last ? speed + smooth(1) * (2 * length(away) * fps - speed) : 0;
+    const share = smooth((SLOW + QUICK * faster) * higher);
+    return { mean: unit(plus(mean, away, share)), speed: faster, latest: now[j], step: steps[j] };
   });
-  return { rotations: state.flatMap(({ mean }) => matrix(mean)), state };
+  return { rotations: joints.flatMap(({ mean }) => matrix(mean)), state: { joints, shaken } };
 }
 
 /** The rotation of a unit quaternion, row-major. */
@@ -220,46 +230,71 @@ function worldOf(up) {
   return [...x, ...y, ...cross(x, y)];
 }
 
-/** The evidence of everybody after this frame, with the common up and origin: what all tell, nearer by a little. */
+/** The evidence of everybody after this frame, with the common up and each one's origin: what all tell, nearer by a little. */
 function refine({ fps, world: { sole, constants } }, rows) {
-  const all = rows.map((row) => gathered(row, sole, constants.floor));
+  const all = rows.map((row) => gathered(row, sole, fps, constants.floor));
   return eased(all, rows, fps, constants.floor);
 }
 
-/** A person's evidence with one more frame's. A foot well over the floor is on another; one well below it counts more. */
-function gathered({ state: { evidence: last }, up, feet, stands }, sole, { SURE, SAME_FLOOR }) {
+/**
+ * A person's evidence with one more frame's. A foot well over the floor is on another; who stands well below it forgets the
+ * higher one, and who stays well over it in the end the lower one.
+ */
+function gathered({ state: { evidence: last }, up, feet, stands }, sole, fps, { SURE, SAME_FLOOR, FAINT, SUNK, RISEN }) {
   if (!feet.length) return last;
   const heights = feet.map((x, f) => dot(x, unit(last.up)) - sole[f]), lowest = Math.min(...heights);
-  const level = (dot(last.feet, last.up) - last.soles) / Math.max(last.weight, 1e-6);
+  const over = heights.map((height) => (last.weight > 0 ? height - heightOf(last, last.up) : 0));
   const weights = heights.map((height, f) => {
-    const over = last.weight > 0 ? height - level : 0, believed = over > SAME_FLOOR ? 0 : over < -SAME_FLOOR ? 10 : 1;
-    return (stands[f] > SURE ? stands[f] * believed : 0) + (height === lowest ? 1e-3 : 0);
+    return (stands[f] > SURE && over[f] <= SAME_FLOOR ? stands[f] : 0) + (height === lowest ? FAINT : 0);
   });
+  const some = (test) => over.some((x, f) => stands[f] > SURE && test(x));
+  const seconds = some((x) => x < -SAME_FLOOR) ? SUNK : some((x) => x > SAME_FLOOR) ? RISEN : Infinity;
+  const keep = Math.exp(-1 / (seconds * fps));
   return {
-    ...last, ups: plus(last.ups, up), feet: weights.reduce((total, w, f) => plus(total, feet[f], w), last.feet),
-    soles: last.soles + dot(weights, sole), weight: last.weight + sum(weights),
+    ...last, ups: plus(last.ups, up), feet: weights.reduce((total, w, f) => plus(total, feet[f], w), scaled(last.feet, keep)),
+    soles: keep * last.soles + dot(weights, sole), weight: keep * last.weight + sum(weights),
   };
 }
 
-/** The common up, turned about the feet that stand, and the floor: so that no standing foot moves by more than 1 mm. */
-function eased(all, rows, fps, { EASED, FASTEST }) {
-  const total = (name) => all.map((one) => one[name]).reduce((a, b) => (a.length ? plus(a, b) : a + b));
-  const told = total("told"), ups = total("ups"), goal = unit(length(ups) > 0 ? ups : all[0].up);
+/** The height of a person's floor along up, before the origin is added. */
+function heightOf({ feet, soles, weight }, up) {
+  return (dot(feet, up) - soles) / Math.max(weight, 1e-6);
+}
+
+/** The height of the floor of those who stand lowest; of one who has just come to a lower one, that. */
+function floors(all, up, fps, { ENOUGH, SAME_FLOOR }) {
+  const heights = all.map((one) => heightOf(one, up)), least = Math.min(Math.max(...all.map((one) => one.weight)), ENOUGH * fps);
+  const low = Math.min(...heights.filter((_, k) => all[k].weight >= least));
+  const near = all.map(({ weight }, k) => (weight >= least && heights[k] < low + SAME_FLOOR ? weight : 0));
+  const common = dot(near, heights) / Math.max(sum(near), 1e-9);
+  return all.map(({ weight }, k) => (weight > 0 && heights[k] < common - SAME_FLOOR ? heights[k] : common));
+}
+
+/** The common up, turned about the feet that stand, and each one's floor: so that no standing foot moves by more than 1 mm. */
+function eased(all, rows, fps, constants) {
+  const { EASED, FASTEST, CALM, FREE, RISE, SAME_FLOOR } = constants;
+  const told = sum(all.map((one) => one.told)), ups = all.map((one) => one.ups).reduce((a, b) => plus(a, b));
+  const feet = rows.flatMap(({ feet, stands }) => feet.map((x, f) => ({ x, stands: stands[f] > FREE ? stands[f] : 0 })));
+  if (!told && !feet.length) return all;
+  const goal = unit(length(ups) > 0 ? ups : all[0].up);
   const mean = (name) => all.reduce((a, one) => plus(a, one[name], one.told / Math.max(told, 1e-9)), [0, 0, 0]);
-  const feet = rows.flatMap(({ feet, stands }) => feet.map((x, f) => ({ x, stands: stands[f] > 0.1 ? stands[f] : 0 })));
-  let up = told > 0 ? unit(mean("up")) : goal, origin = mean("origin");
+  let up = told > 0 ? unit(mean("up")) : goal, shift = [0, 0, 0];
   if (told > 0 && feet.length) {
     const weights = feet.map(({ stands }) => stands + 1e-6), weight = Math.max(sum(weights), 1e-9);
     const pivot = scaled(feet.reduce((a, { x }, f) => plus(a, x, weights[f]), [0, 0, 0]), 1 / weight);
     const lever = Math.max(0.2, ...feet.filter(({ stands }) => stands).map(({ x }) => length(minus(x, pivot))));
-    const angle = Math.acos(clamp(dot(up, goal), -1, 1)), most = Math.min(EASED / lever, FASTEST / fps);
+    const angle = Math.acos(clamp(dot(up, goal), -1, 1)), most = Math.min(EASED / lever, FASTEST / fps, angle / (CALM * fps));
     const turned = unit(plus(up, minus(goal, up), Math.min(most / Math.max(angle, 1e-6), 1)));
-    origin = plus(origin, minus(turn(worldOf(up), pivot), turn(worldOf(turned), pivot)));
+    shift = minus(turn(worldOf(up), pivot), turn(worldOf(turned), pivot));
     up = turned;
   }
-  const level = (dot(total("feet"), up) - total("soles")) / Math.max(total("weight"), 1e-9), rise = -level - origin[1];
-  origin = plus(origin, [0, told > 0 ? clamp(rise, -EASED, EASED) : rise, 0]);
-  return all.map((one, k) => ({ ...one, up, origin, told: one.told + (rows[k].feet.length ? 1 : 0) }));
+  const [x, , z] = plus(mean("origin"), shift), heights = floors(all, up, fps, constants);
+  return all.map((one, k) => {
+    const from = one.origin[1] + shift[1], rise = -heights[k] - from;
+    const free = Math.abs(rise) > SAME_FLOOR && !rows[k].stands.some((s) => s > FREE), most = free ? RISE / fps : EASED;
+    const y = one.told > 0 ? from + clamp(rise, -most, most) : -heights[k];
+    return { ...one, up, origin: [x, y, z], told: one.told + (rows[k].feet.length ? 1 : 0) };
+  });
 }
 
 // -------------------------------------------------------------------------------------------------- in the end, for files

@@ -227,9 +227,9 @@ def standing(fps, frames, every):
         now, points = kinlmr.Recovery(*(x[:, t : t + every] for x in recovery)), keypoints[:, t : t + every]
         world, state = kinlmr.to_world(now, fps, (640, 360), 734.0, body=body, keypoints=points, state=state)
         worlds.append(world)
-        told.append((state.up[0], state.origin[0]))
+        told.append((state.up[0], state.origin))
     up, origin = (torch.stack(x) for x in zip(*told, strict=True))
-    return body, kinlmr.World(*(torch.cat(x, 1) for x in zip(*worlds, strict=True))), up, origin, state
+    return body, kinlmr.World(*(torch.cat(x, 1) for x in zip(*worlds, strict=True))), up, origin.movedim(1, 0), state
 
 
 def assert_stands(folder, fps, frames):
