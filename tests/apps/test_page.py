@@ -567,11 +567,11 @@ def test_the_page_recovers_as_python(tmp_path):
     frames = json.loads((tmp_path / "numbers.json").read_text())
     people = {}
     for t, frame in enumerate(frames):
-        for person in frame["people"]:
-            people.setdefault(person["number"], {})[t] = person
+        for one in frame["people"]:
+            people.setdefault(one["number"], {})[t] = one
     assert people
-    for person in people.values():
-        assert_recovered(list(person.values()))
+    for one in people.values():
+        assert_recovered(list(one.values()))
     assert_settled(list(people.values()), len(frames))
     motion = kinlmr.motion.read_bvh(tmp_path / "person1.bvh")
     assert len(motion.translation) == len(frames)
