@@ -16,7 +16,10 @@ ROUGH, DOUBT = 0.3, 0.06  # metres of a foot's place, radians of the network's u
 SURE, FREE = 0.5, 0.1  # a foot stands whose probability is above; it certainly does not, where it is below
 FAINT = 1e-3  # what the lowest foot of somebody who does not stand counts
 EASED = 0.0005  # metres: what a refined up and a refined floor each move a standing foot by in a frame, at most
-FASTEST, CALM = 0.2, 3.0  # radians a second: how fast up is refined; seconds in which most of what is wrong is mended
+FASTEST = 0.2  # radians a second: how fast up is refined
+CALM = (
+    0.4  # radians times seconds: an up that is a radians off is refined by a^2 / CALM a second, so noise moves little
+)
 RISE = 1.0  # m/s: how fast somebody who does not stand comes nearer to where the floor is found, if that is far
 SUNK, RISEN = 0.1, 20.0  # seconds of standing lower, and higher, than before until most of the old floor is forgotten
 ENOUGH = 0.3  # seconds that a foot has stood until its floor may be the lowest
@@ -171,7 +174,7 @@ def _eased(evidence: Evidence, feet: Tensor, stands: Tensor, now: Tensor, fps: f
     if told > 0 and bool(now.any()):
         lever = ((feet - pivot).norm(dim=-1) * (stands > FREE)).amax().clamp_min(0.2)
         angle = torch.acos((up * goal).sum().clamp(-1, 1))
-        most = torch.minimum(EASED / lever, lever.new_tensor(FASTEST / fps)).minimum(angle / (CALM * fps))
+        most = torch.minimum(EASED / lever, lever.new_tensor(FASTEST / fps)).minimum(angle**2 / (CALM * fps))
         turned = normalize(up + (most / angle.clamp_min(1e-6)).clamp(max=1) * (goal - up), dim=0)
         shift = (to_world(up) - to_world(turned)) @ pivot
         up = turned
