@@ -283,7 +283,7 @@ function eased(all, rows, fps, constants) {
     const weights = feet.map(({ stands }) => stands + 1e-6), weight = Math.max(sum(weights), 1e-9);
     const pivot = scaled(feet.reduce((a, { x }, f) => plus(a, x, weights[f]), [0, 0, 0]), 1 / weight);
     const lever = Math.max(0.2, ...feet.filter(({ stands }) => stands).map(({ x }) => length(minus(x, pivot))));
-    const angle = Math.acos(clamp(dot(up, goal), -1, 1)), most = Math.min(EASED / lever, FASTEST / fps, angle / (CALM * fps));
+    const angle = Math.acos(clamp(dot(up, goal), -1, 1)), most = Math.min(EASED / lever, FASTEST / fps, angle ** 2 / (CALM * fps));
     const turned = unit(plus(up, minus(goal, up), Math.min(most / Math.max(angle, 1e-6), 1)));
     shift = minus(turn(worldOf(up), pivot), turn(worldOf(turned), pivot));
     up = turned;

@@ -17,9 +17,7 @@ SURE, FREE = 0.5, 0.1  # a foot stands whose probability is above; it certainly 
 FAINT = 1e-3  # what the lowest foot of somebody who does not stand counts
 EASED = 0.0005  # metres: what a refined up and a refined floor each move a standing foot by in a frame, at most
 FASTEST = 0.2  # radians a second: how fast up is refined
-CALM = (
-    0.4  # radians times seconds: an up that is a radians off is refined by a^2 / CALM a second, so noise moves little
-)
+CALM = 0.4  # radian seconds: an up that is a radians off is refined by a^2 / CALM a second, so noise moves little
 RISE = 1.0  # m/s: how fast somebody who does not stand comes nearer to where the floor is found, if that is far
 SUNK, RISEN = 0.1, 20.0  # seconds of standing lower, and higher, than before until most of the old floor is forgotten
 ENOUGH = 0.3  # seconds that a foot has stood until its floor may be the lowest
