@@ -238,17 +238,19 @@ function refine({ fps, world: { sole, constants } }, rows) {
 
 /**
  * A person's evidence with one more frame's. A foot well over the floor is on another; who stands well below it forgets the
- * higher one, and who stays well over it in the end the lower one.
+ * higher one, and who stays well over it in the end the lower one. A floor of a moment is forgotten for any other.
  */
-function gathered({ state: { evidence: last }, up, feet, stands }, sole, fps, { SURE, SAME_FLOOR, FAINT, SUNK, RISEN }) {
+function gathered({ state: { evidence: last }, up, feet, stands }, sole, fps, constants) {
+  const { SURE, SAME_FLOOR, FAINT, SUNK, RISEN, SETTLE } = constants;
   if (!feet.length) return last;
   const heights = feet.map((x, f) => dot(x, unit(last.up)) - sole[f]), lowest = Math.min(...heights);
-  const over = heights.map((height) => (last.weight > 0 ? height - heightOf(last, last.up) : 0));
+  const firm = last.told >= SETTLE * fps;
+  const over = heights.map((x) => (last.weight > 0 ? x - heightOf(last, last.up) : 0));
   const weights = heights.map((height, f) => {
-    return (stands[f] > SURE && over[f] <= SAME_FLOOR ? stands[f] : 0) + (height === lowest ? FAINT : 0);
+    return (stands[f] > SURE && !(firm && over[f] > SAME_FLOOR) ? stands[f] : 0) + (height === lowest ? FAINT : 0);
   });
-  const some = (test) => over.some((x, f) => stands[f] > SURE && test(x));
-  const seconds = some((x) => x < -SAME_FLOOR) ? SUNK : some((x) => x > SAME_FLOOR) ? RISEN : Infinity;
+  const some = (test) => over.some((x, f) => stands[f] > SURE && test(x)), higher = some((x) => x > SAME_FLOOR);
+  const lower = some((x) => x < -SAME_FLOOR), seconds = lower ? SUNK : higher ? (firm ? RISEN : 0) : Infinity;
   const keep = Math.exp(-1 / (seconds * fps));
   return {
     ...last, ups: plus(last.ups, up), feet: weights.reduce((total, w, f) => plus(total, feet[f], w), scaled(last.feet, keep)),
@@ -263,7 +265,8 @@ function heightOf({ feet, soles, weight }, up) {
 
 /** The height of the floor of those who stand lowest; of one who has just come to a lower one, that. */
 function floors(all, up, fps, { ENOUGH, SAME_FLOOR }) {
-  const heights = all.map((one) => heightOf(one, up)), least = Math.min(Math.max(...all.map((one) => one.weight)), ENOUGH * fps);
+  const heights = all.map((one) => heightOf(one, up));
+  const least = Math.min(Math.max(...all.map((one) => one.weight)), ENOUGH * fps);
   const low = Math.min(...heights.filter((_, k) => all[k].weight >= least));
   const near = all.map(({ weight }, k) => (weight >= least && heights[k] < low + SAME_FLOOR ? weight : 0));
   const common = dot(near, heights) / Math.max(sum(near), 1e-9);
@@ -272,7 +275,7 @@ function floors(all, up, fps, { ENOUGH, SAME_FLOOR }) {
 
 /** The common up, turned about the feet that stand, and each one's floor: so that no standing foot moves by more than 1 mm. */
 function eased(all, rows, fps, constants) {
-  const { EASED, FASTEST, CALM, FREE, RISE, SAME_FLOOR } = constants;
+  const { EASED, FASTEST, CALM, FREE, RISE, SAME_FLOOR, SETTLE } = constants, young = ({ told }) => told < SETTLE * fps;
   const told = sum(all.map((one) => one.told)), ups = all.map((one) => one.ups).reduce((a, b) => plus(a, b));
   const feet = rows.flatMap(({ feet, stands }) => feet.map((x, f) => ({ x, stands: stands[f] > FREE ? stands[f] : 0 })));
   if (!told && !feet.length) return all;
@@ -283,7 +286,8 @@ function eased(all, rows, fps, constants) {
     const weights = feet.map(({ stands }) => stands + 1e-6), weight = Math.max(sum(weights), 1e-9);
     const pivot = scaled(feet.reduce((a, { x }, f) => plus(a, x, weights[f]), [0, 0, 0]), 1 / weight);
     const lever = Math.max(0.2, ...feet.filter(({ stands }) => stands).map(({ x }) => length(minus(x, pivot))));
-    const angle = Math.acos(clamp(dot(up, goal), -1, 1)), most = Math.min(EASED / lever, FASTEST / fps, angle ** 2 / (CALM * fps));
+    const angle = Math.acos(clamp(dot(up, goal), -1, 1));
+    const most = all.every(young) ? angle : Math.min(EASED / lever, FASTEST / fps, angle ** 2 / (CALM * fps));
     const turned = unit(plus(up, minus(goal, up), Math.min(most / Math.max(angle, 1e-6), 1)));
     shift = minus(turn(worldOf(up), pivot), turn(worldOf(turned), pivot));
     up = turned;
@@ -292,7 +296,7 @@ function eased(all, rows, fps, constants) {
   return all.map((one, k) => {
     const from = one.origin[1] + shift[1], rise = -heights[k] - from;
     const free = Math.abs(rise) > SAME_FLOOR && !rows[k].stands.some((s) => s > FREE), most = free ? RISE / fps : EASED;
-    const y = one.told > 0 ? from + clamp(rise, -most, most) : -heights[k];
+    const y = young(one) ? -heights[k] : from + clamp(rise, -most, most);
     return { ...one, up, origin: [x, y, z], told: one.told + (rows[k].feet.length ? 1 : 0) };
   });
 }
