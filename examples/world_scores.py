@@ -34,25 +34,16 @@ PARTS = "ankle", "toe"
 COUNTED = ["frames", *(f"{part} {what}" for part in PARTS for what in ("hits", "said", "true"))]
 VIEWS = tuple(view for view in CAMERAS if view != "any")
 METHODS = ("recover", "to_world", "to_world, keypoints", "live", "live, keypoints")
-LONGEST, SHORTEST, TOGETHER = 20.0, 3.4, 16  # seconds of a clip; clips recovered at once
+LONGEST, SHORTEST = 20.0, 3.4  # seconds of a clip
 FEWER, MORE = 1000, 3000  # frames whose memory is compared
 Row = dict[str, float]
 Pair = tuple[kinlmr.Recovery, kinlmr.Recovery]
 
 
 @torch.no_grad()
-def recovered(model: kinlmr.LMR, clips: list[Tensor], fps: float) -> Iterator[Pair]:
-    """Of keypoints (T, 17, 3), by what was seen so far, and of the whole clip. Clips of about one length are recovered
-    together."""
-    order, found = sorted(range(len(clips)), key=lambda i: len(clips[i])), dict[int, Pair]()
-    for start in range(0, len(order), TOGETHER):
-        some = order[start : start + TOGETHER]
-        keypoints = torch.nn.utils.rnn.pad_sequence([clips[i] for i in some], batch_first=True)
-        both = kinlmr.recover(model, keypoints, fps)[0], kinlmr.recover_clip(model, keypoints, fps)
-        for row, i in enumerate(some):
-            live, whole = (kinlmr.Recovery(*(x[row, : len(clips[i])] for x in one)) for one in both)
-            found[i] = live, whole
-    return (found[i] for i in range(len(clips)))
+def recovered(model: kinlmr.LMR, keypoints: Tensor, fps: float) -> Pair:
+    """By what was seen so far, and of the whole clip."""
+    return kinlmr.recover(model, keypoints, fps)[0], kinlmr.recover_clip(model, keypoints, fps)
 
 
 def level_camera(body: kinlmr.Body, recovery: kinlmr.Recovery) -> kinlmr.World:
@@ -134,12 +125,11 @@ def score_world(
 ) -> dict[str, Row]:
     """The figures of each method over all pieces seen by one kind of camera: means over frames, of up the median."""
     rows: dict[str, list[Row]] = {}
-    clips = [observe(piece, body, view, noise, number) for number, piece in enumerate(pieces)]
-    answers = recovered(model, [seen.keypoints for seen in clips], clips[0].fps)
-    for number, (seen, pair) in enumerate(zip(clips, answers, strict=True)):
+    for number, piece in enumerate(pieces):
+        seen = observe(piece, body, view, noise, number)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            for method, world, loose in worlds(body, seen, *pair):
+            for method, world, loose in worlds(body, seen, *recovered(model, seen.keypoints, seen.fps)):
                 row = score(body, world, seen, similarity) | stood(body, world, seen, loose)
                 rows.setdefault(method, []).append(row)
         print(f"{view}, {noise}: {number + 1} of {len(pieces)}", file=sys.stderr, end="\r", flush=True)
@@ -285,7 +275,7 @@ def score_aist(model: kinlmr.LMR, folder: Path, names: list[str], fps: float) ->
             size, focal = (1920.0, 1080.0), float(matrix[view, 0, 0])
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
-                live, whole = next(recovered(model, [keypoints], clip.fps / step))
+                live, whole = recovered(model, keypoints, clip.fps / step)
                 world = kinlmr.to_world(whole, clip.fps / step, size, focal, body=body, keypoints=keypoints)
                 rotations, translation = live.in_camera(size, focal, body)
                 points = [

@@ -167,7 +167,8 @@ export async function recover(model, frame, ticks, state) {
 
 async function run(model, points, state) {
   const { features, box, track } = normalise(points, state.track);
-  const { memory, ...estimate } = await model.step(reported(features, model.confidence), state.memory);
+  const { memory: after, ...estimate } = await model.step(reported(features, model.confidence), state.memory);
+  const memory = box[2] > 0 ? after : state.memory; // who comes late is as one who begins then
   const { camera, measured, pixelsPerMetre } = place(model.body, estimate, features, box, state);
   const answer = { ...estimate, camera, box };
   const tick = { rotations: answer.rotations, shape: answer.shape, camera: inPixels(camera, box) };

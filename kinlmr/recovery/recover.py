@@ -9,6 +9,7 @@ less and less towards the next tick, so that answers are continuous. A frame on 
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, TypeVar
 
@@ -84,14 +85,27 @@ def recover(
 def _run(model: LMR | Live, body: Body, keypoints: Tensor, state: RecoveryState) -> tuple[Recovery, RecoveryState]:
     """Keypoints (B, T, K, 3) at the model's ticks."""
     features, box, track = in_box(keypoints, Track(state.box, state.keypoints))
-    estimate, after = model(reported(features.flatten(2), model.options.confidence), state=State(state.memory))
+    estimate, memory = _estimated(model, reported(features.flatten(2), model.options.confidence), box, state.memory)
     rotations = model.matrices(estimate)
     camera, measured, smoothed = _camera(body, rotations, estimate, features, box, state)
     state = state._replace(
-        memory=after.memory, box=track.box, keypoints=track.keypoints, measured=measured, pixels_per_metre=smoothed,
+        memory=memory, box=track.box, keypoints=track.keypoints, measured=measured, pixels_per_metre=smoothed,
         rotations=rotations[:, -1], shape=estimate.shape[:, -1], camera=in_pixels(camera[:, -1], box[:, -1]),
     )  # fmt: skip
     return Recovery(rotations, estimate.shape, camera, box), state
+
+
+def _estimated(model: LMR | Live, features: Tensor, box: Tensor, memory: Tensor) -> tuple[Estimate, Tensor]:
+    """The model's answers to features (B, T, F), and its memory, which stays as it began until somebody was seen: who
+    comes late is as one who begins then. box (B, T, 3), of side 0 until then."""
+    unseen, parts = box[..., 2] <= 0, []
+    frames = unseen.shape[1]
+    starts = sorted({0, *unseen.sum(1).tolist()} - {frames})
+    for begin, end in itertools.pairwise([*starts, frames]):
+        estimate, after = model(features[:, begin:end], state=State(memory))
+        memory = torch.where(unseen[:, begin, None, None], memory, after.memory)
+        parts.append(estimate)
+    return parts[0] if len(parts) == 1 else Estimate(*(torch.cat(x, 1) for x in zip(*parts, strict=True))), memory
 
 
 def _resampled(

@@ -135,3 +135,14 @@ def test_a_wrong_depth_of_somebodys_first_frames_does_not_count():
     assert torch.equal(room._trusted(alike, age, share), share)
     tie = torch.ones_like(age)
     assert torch.equal(room._trusted(cameras, tie, share)[:, 0, 3:], torch.full((2, 3, 1), 0.5))
+
+
+def test_what_is_empty_before_and_after_turns_nobody():
+    """As in a file of several people: rows are as long as the video."""
+    keypoints = walker(40, 30.0)
+    empty = torch.zeros_like(keypoints)
+    padded = torch.cat([empty[:, :10], keypoints, empty[:, :25]], 1)
+    alone, among = recover_clip(MODEL, keypoints, 30), recover_clip(MODEL, padded, 30)
+    assert_same([among.rotations[:, 10:50], among.box[:, 10:50]], [alone.rotations, alone.box], 1e-5)
+    with pytest.raises(AssertionError):
+        assert_same([among.rotations[:, 11:51]], [alone.rotations], 1e-5)

@@ -422,6 +422,19 @@ def test_nobody_in_the_first_second(fps):
     assert place[:, fps + 1 :].isfinite().all()
 
 
+@pytest.mark.parametrize("late", [1, 40])
+def test_who_comes_late_is_as_one_who_begins_then(late):
+    """Beside somebody who was there all along."""
+    keypoints = walker(30 + late, 30, 2)
+    keypoints[0, :late] = 0
+    found, last = recover(MODEL, keypoints, 30)
+    alone, state = recover(MODEL, keypoints[:1, late:], 30)
+    assert_same(Recovery(*(x[:1, late:] for x in found)), alone, 1e-5)
+    assert_same(last.select([0]), state, 1e-4)
+    with pytest.raises(AssertionError):
+        assert_same(Recovery(*(x[1:, late:] for x in found)), alone, 1e-5)
+
+
 @pytest.mark.parametrize(("gap", "fps"), [(1, 30), (10, 30), (100, 30), (1, 50), (10, 50)])
 def test_a_person_lost_for_a_while(gap, fps):
     keypoints = walker(30 + gap, fps)
