@@ -198,8 +198,6 @@ def test_confidences_are_seen_by_the_models_map(run, monkeypatch):
     plain, mapped, expected = (kinlmr.load(f"{x}/model.npz").state_dict() for x in ("plain", "mapped", "before"))
     assert all(torch.allclose(value, expected[name], atol=1e-7) for name, value in mapped.items())
     assert not torch.equal(plain["camera.head.weight"], mapped["camera.head.weight"])
-    with pytest.raises(SystemExit):
-        run("--baseline", "--confidence", 0.7, 0.28)
 
 
 def test_a_run_begins_with_the_mean_of_models_and_checkpoints(run):
@@ -236,10 +234,11 @@ def test_a_start_that_is_no_model_is_refused(run, name, said):
         run("--start", name)
 
 
-def test_the_baseline_has_no_start(run, capsys):
+@pytest.mark.parametrize("option", [("--start", "anny24-coco17"), ("--confidence", 0.7, 0.28)])
+def test_the_baseline_has_no_start_and_no_map(run, capsys, option):
     with pytest.raises(SystemExit, match="2"):
-        run("--baseline", "--start", "anny24-coco17")
-    assert "--start is of LMR's weights, and --baseline is another network" in capsys.readouterr().err
+        run("--baseline", *option)
+    assert "--start and --confidence are LMR's, and --baseline is another network" in capsys.readouterr().err
 
 
 def test_a_batch_is_divided_into_equal_parts(motions, run, capsys):
