@@ -275,7 +275,7 @@ function floors(all, up, fps, { ENOUGH, SAME_FLOOR }) {
 
 /** The common up, turned about the feet that stand, and each one's floor: so that no standing foot moves by more than 1 mm. */
 function eased(all, rows, fps, constants) {
-  const { EASED, FASTEST, CALM, FREE, RISE, SAME_FLOOR, SETTLE } = constants, young = ({ told }) => told < SETTLE * fps;
+  const { EASED, FASTEST, CALM, FREE, RISE, SAME_FLOOR } = constants;
   const told = sum(all.map((one) => one.told)), ups = all.map((one) => one.ups).reduce((a, b) => plus(a, b));
   const feet = rows.flatMap(({ feet, stands }) => feet.map((x, f) => ({ x, stands: stands[f] > FREE ? stands[f] : 0 })));
   if (!told && !feet.length) return all;
@@ -287,7 +287,7 @@ function eased(all, rows, fps, constants) {
     const pivot = scaled(feet.reduce((a, { x }, f) => plus(a, x, weights[f]), [0, 0, 0]), 1 / weight);
     const lever = Math.max(0.2, ...feet.filter(({ stands }) => stands).map(({ x }) => length(minus(x, pivot))));
     const angle = Math.acos(clamp(dot(up, goal), -1, 1));
-    const most = all.every(young) ? angle : Math.min(EASED / lever, FASTEST / fps, angle ** 2 / (CALM * fps));
+    const most = Math.min(EASED / lever, FASTEST / fps, angle ** 2 / (CALM * fps));
     const turned = unit(plus(up, minus(goal, up), Math.min(most / Math.max(angle, 1e-6), 1)));
     shift = minus(turn(worldOf(up), pivot), turn(worldOf(turned), pivot));
     up = turned;
@@ -296,7 +296,7 @@ function eased(all, rows, fps, constants) {
   return all.map((one, k) => {
     const from = one.origin[1] + shift[1], rise = -heights[k] - from;
     const free = Math.abs(rise) > SAME_FLOOR && !rows[k].stands.some((s) => s > FREE), most = free ? RISE / fps : EASED;
-    const y = young(one) ? -heights[k] : from + clamp(rise, -most, most);
+    const y = one.told > 0 ? from + clamp(rise, -most, most) : -heights[k];
     return { ...one, up, origin: [x, y, z], told: one.told + (rows[k].feet.length ? 1 : 0) };
   });
 }

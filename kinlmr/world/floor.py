@@ -18,7 +18,7 @@ FAINT = 1e-3  # what the lowest foot of somebody who does not stand counts
 EASED = 0.0005  # metres: what a refined up and a refined floor each move a standing foot by in a frame, at most
 FASTEST = 0.2  # radians a second: how fast up is refined
 CALM = 0.4  # radian seconds: an up that is a radians off is refined by a^2 / CALM a second, so noise moves little
-SETTLE = 0.5  # seconds in which up, and each newcomer's floor, is not eased
+SETTLE = 0.5  # seconds in which a newcomer's first floor is forgotten for any other
 RISE = 1.0  # m/s: how fast somebody who does not stand comes nearer to where the floor is found, if that is far
 SUNK, RISEN = 0.1, 20.0  # seconds of standing lower, and higher, than before until most of the old floor is forgotten
 ENOUGH = 0.3  # seconds that a foot has stood until its floor may be the lowest
@@ -176,7 +176,6 @@ def _eased(evidence: Evidence, feet: Tensor, stands: Tensor, now: Tensor, fps: f
         lever = ((feet - pivot).norm(dim=-1) * (stands > FREE)).amax().clamp_min(0.2)
         angle = torch.acos((up * goal).sum().clamp(-1, 1))
         most = torch.minimum(EASED / lever, lever.new_tensor(FASTEST / fps)).minimum(angle**2 / (CALM * fps))
-        most = torch.where((evidence.told < SETTLE * fps).all(), angle, most)
         turned = normalize(up + (most / angle.clamp_min(1e-6)).clamp(max=1) * (goal - up), dim=0)
         shift = (to_world(up) - to_world(turned)) @ pivot
         up = turned
@@ -184,8 +183,7 @@ def _eased(evidence: Evidence, feet: Tensor, stands: Tensor, now: Tensor, fps: f
     rise = wanted - (origin[:, 1] + shift[1])
     free = (rise.abs() > SAME_FLOOR) & ~(stands > FREE).any(1)
     most = torch.where(free, RISE / fps, EASED)
-    height = origin[:, 1] + shift[1] + rise.clamp(-most, most)
-    height = torch.where(evidence.told < SETTLE * fps, wanted, height)
+    height = torch.where(evidence.told > 0, origin[:, 1] + shift[1] + rise.clamp(-most, most), wanted)
     origin = torch.stack(
         [(across[0] + shift[0]).expand_as(height), height, (across[2] + shift[2]).expand_as(height)], 1
     )
