@@ -105,8 +105,10 @@ def main() -> None:
     seen = [clips.whole(m, body, yaw, torch.Generator().manual_seed(i), NOISE) for i, (m, yaw) in enumerate(sides)]
     found, rows = {}, [f"{'mm, mm/frame^2':20}" + "".join(f"{name:>10}" for name in ("MPJPE", "PA-MPJPE", "Accel"))]
     for who, network in networks.items():
+        confidence = network.options.confidence if isinstance(network, kinlmr.LMR) else None
+        shown = [kinlmr.keypoints.reported(c.features, confidence) for c in seen]  # as it was trained to see them
         with torch.no_grad():
-            answers = [network(c.features, state=network.initial_state(1))[0] for c in seen]
+            answers = [network(features, state=network.initial_state(1))[0] for features in shown]
             joints = [body(network.matrices(answer), answer.shape).joints[0] for answer in answers]
         figures = metrics.evaluate(joints, [c.joints[0] for c in seen], root=body.root)
         rows.append(f"{who:20}" + "".join(f"{figures[key]:10.1f}" for key in ("mpjpe", "pa_mpjpe", "accel")))
