@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -102,7 +103,16 @@ def load(path: str | os.PathLike[str], into: LMR | None = None) -> LMR:
         raise ValueError(f"{name}: tensors of {', '.join(map(str, kinds))}; a model has one floating type")
     tensors = {key: value.to(claim.dtype or value.dtype) for key, value in tensors.items()}
     model.load_state_dict(tensors, assign=into is None)
+    model.checksum = _checksum(tensors)
     return model
+
+
+def _checksum(tensors: dict[str, Tensor]) -> int:
+    """A number of weights, whatever file and type they are in: CRC-32 of them in float16."""
+    number = 0
+    for key in sorted(tensors):
+        number = zlib.crc32(tensors[key].half().contiguous().numpy().data, number)
+    return number
 
 
 def shipped() -> tuple[str, ...]:

@@ -47,7 +47,8 @@ class LMR(nn.Module):
 
     The engine reads the parameters of the nodes' modules and never calls these modules: hooks and wrappers belong on
     the whole LMR (on a part they are refused). Live loops run under `torch.inference_mode()`; otherwise autograd keeps
-    every frame. ``block`` overrides how many frames the engine takes together (`engine.choose_block`).
+    every frame. ``block`` overrides how many frames the engine takes together (`engine.choose_block`); ``checksum`` is
+    that of the weights that `kinlmr.load` read, 0 of none.
     """
 
     order: Tensor
@@ -55,6 +56,7 @@ class LMR(nn.Module):
     shape: ShapeNode | None
     camera: RecurrentNode | None
     block: int | None = None
+    checksum: int = 0
 
     def __init__(self, plan: Plan, rotation: Rotation, cell: Cell, start: Estimate, options: Options) -> None:
         super().__init__()
@@ -274,6 +276,7 @@ class Live:
             raise ValueError("the model is in training mode, and drops numbers at random; call model.eval() first")
         own = self._model = copy.deepcopy(model)
         self.plan, self.options, self.rotation, self.start = own.plan, own.options, own.rotation, own.start
+        self.checksum = own.checksum
         self._snapshot = engine.snapshot(own.schedule, own.nodes(), own.initial_estimate())
 
     def initial_state(self, batch: int) -> State:

@@ -71,7 +71,7 @@ class RecoveryState(NamedTuple):
     them; measured (B, `MEDIAN_TICKS`), pixels per metre of the latest ticks, zeros before, and pixels_per_metre (B),
     smoothed; rotations (B, J, 3, 3), shape (B, S) and camera (B, 3), the answer, the camera in pixels. Of the last
     frame: seen, away, doubted and alike, as `kinlmr.recovery.Gate` has them; phase (B), float64, the ticks from the
-    last tick to it; 1 of somebody who had no frame yet.
+    last tick to it; 1 of somebody who had no frame yet. weights (B), int64, the checksum of the model's.
 
     A row, index b of every tensor, is one person, and knows nothing of the others. So people may come and go:
 
@@ -99,6 +99,7 @@ class RecoveryState(NamedTuple):
     doubted: Tensor
     alike: Tensor
     phase: Tensor
+    weights: Tensor
 
     @classmethod
     def initial(cls, model: LMR | Live, people: int) -> RecoveryState:
@@ -111,7 +112,7 @@ class RecoveryState(NamedTuple):
         phase = torch.ones(people, dtype=torch.float64, device=pose.device)
         return cls(
             model.initial_state(people).memory, box, keypoints, zeros(people, MEDIAN_TICKS), number, rotations, shape,
-            box, keypoints, number, keypoints, number, phase,
+            box, keypoints, number, keypoints, number, phase, torch.full_like(phase, model.checksum, dtype=torch.int64),
         )  # fmt: skip
 
     def gate(self) -> Gate:
@@ -127,9 +128,10 @@ class RecoveryState(NamedTuple):
         return select(self, rows)
 
     def to(self, *args: Any, **kwargs: Any) -> RecoveryState:
-        """On another device or of another type; arguments as of `torch.Tensor.to`. The phase stays float64."""
+        """On another device or of another type: arguments of `torch.Tensor.to`. Phase and weights keep their type."""
         moved = RecoveryState(*(x.to(*args, **kwargs) for x in self))
-        return moved._replace(phase=self.phase.to(moved.phase.device))
+        device = moved.phase.device
+        return moved._replace(phase=self.phase.to(device), weights=self.weights.to(device))
 
 
 def rate_of(model: LMR | Live) -> float:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kinlmr.body import Body, keypoint_sets
 from kinlmr.camera import MIN_SCALE, at_scale, fit, fit_scale, project
+from kinlmr.checkpoint import load, shipped
 from kinlmr.files import Array
 from kinlmr.keypoints import Track, check_keypoints, in_box, reported
 from kinlmr.model import LMR, Live
@@ -61,7 +62,7 @@ def recover(
     body = body_of(model.options.body, model.options.keypoints, x.device, x.dtype)
     _check_body(model, body)
     state = RecoveryState.initial(model, len(rows)) if state is None else state
-    _check_state(state, rows)
+    _check_state(model, state, rows)
 
     rows, gate = believed(rows, 1 / fps, state.gate())
     if abs(1 / ratio - 1) <= SAME_RATE:
@@ -255,11 +256,19 @@ def checked(model: LMR | Live, keypoints: Tensor | Array) -> Tensor:
     return x
 
 
-def _check_state(state: RecoveryState, rows: Tensor) -> None:
+def _check_state(model: LMR | Live, state: RecoveryState, rows: Tensor) -> None:
     if not isinstance(state, RecoveryState):
         raise TypeError(f"state is what recover returned, or None, not {type(state).__name__}")
     if (people := len(state.seen)) != len(rows):
         raise ValueError(f"the state is of {people} people, the keypoints of {len(rows)}; start with state None")
+    others = {number for number in state.weights.tolist() if number} - {model.checksum}
+    if model.checksum and others:
+        names = {load(name).checksum: name for name in shipped()}
+        theirs, own = (names.get(number, f"a file of checksum {number}") for number in (others.pop(), model.checksum))
+        raise ValueError(
+            f"the state was made by {theirs}, the model is {own}; go on with the model that made it, or start with "
+            "state None"
+        )
 
 
 def _check_body(model: LMR | Live, body: Body) -> None:

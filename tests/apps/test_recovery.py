@@ -529,6 +529,26 @@ def test_models_and_states_that_do_not_fit():
         recover(MODEL, walker(2), 30, MODEL.initial_state(1))
 
 
+def test_a_state_goes_on_with_the_weights_that_made_it(tmp_path):
+    new, old = kinlmr.load("anny24-coco17"), kinlmr.load("anny24-coco17@1")
+    _, state = recover(old, demo(2), 30)
+    state = state.to(torch.float64).to(torch.float32)
+    kinlmr.save(old, tmp_path / "copy.npz")
+    recover(kinlmr.load(tmp_path / "copy.npz"), demo(2), 30, state)  # the same weights in another file
+    recover(old.live(), demo(1), 30, state)
+    for rows in (state, kinlmr.concat([RecoveryState.initial(new, 1), state])):
+        with pytest.raises(ValueError, match="made by anny24-coco17@1, the model is anny24-coco17; .* state None"):
+            recover(new, torch.zeros(len(rows.seen), 1, 17, 3), 30, rows)
+    with torch.no_grad():
+        old.camera.head.bias += 1
+    kinlmr.save(old, tmp_path / "other.npz")
+    with pytest.raises(ValueError, match="the model is a file of checksum [0-9]+"):
+        recover(kinlmr.load(tmp_path / "other.npz"), demo(2), 30, state)
+    built = small()  # made by hand, it has no weights to compare
+    assert built.checksum == 0
+    recover(built, demo(2), 30, recover(built, demo(2), 30)[1])
+
+
 @pytest.mark.parametrize("name", [name for name in keypoint_sets() if name != "lsp14"])
 def test_every_set_has_its_model(name):
     width = 3 * len(keypoint_sets()[name])

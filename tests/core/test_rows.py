@@ -90,7 +90,7 @@ def test_the_law_of_people_can_fail(monkeypatch):
 def states(seed=0):
     """A state of each kind with random numbers, of `PEOPLE`."""
     generator = torch.Generator().manual_seed(seed)
-    fill = lambda x: torch.rand(x.shape, generator=generator, dtype=x.dtype)  # noqa: E731
+    fill = lambda x: (100 * torch.rand(x.shape, generator=generator)).to(x.dtype)  # noqa: E731
     return [type(s)(*map(fill, s)) for s in (MODEL.initial_state(PEOPLE), RecoveryState.initial(MODEL, PEOPLE))]
 
 
