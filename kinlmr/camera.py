@@ -67,7 +67,7 @@ def fit_scale(points: Tensor, image: Tensor, weight: Tensor, camera: Tensor) -> 
     image = before + weight / total * (image - before)
     share = total / total.sum(-2, keepdim=True)
     middle, target = ((share * x).sum(-2) for x in (flat, image))
-    flat = flat - middle[..., None, :]
+    flat, image = flat - middle[..., None, :], image - target[..., None, :]
     shared = share * flat
     spread, both = ((shared * x).sum((-2, -1)) for x in (flat, image))
     return ((both + PRIOR_SPREAD * s) / (spread + PRIOR_SPREAD)).clamp_min(MIN_SCALE), middle, target

@@ -77,6 +77,30 @@ def test_equation_1_and_vibes_depth():
     )
 
 
+def assert_kept(fit, place, count, weight):
+    """Points at one place, seen where they were expected, leave the camera known before as it is."""
+    points, before = torch.tensor(place).float().expand(count, 3), torch.tensor([0.9, 0.1, 0.2])
+    found = fit(points, c.project(points, before), torch.full((count,), weight), before)
+    assert torch.allclose(found, before, atol=1e-4)
+
+
+@given(st.tuples(number, number, number), st.integers(0, 20), st.sampled_from([0.0, 0.3, 1.0]))
+@example((1.0, 1.0, 1.0), 17, 1.0)
+def test_points_at_one_place_tell_no_scale(place, count, weight):
+    assert_kept(c.fit, place, count, weight)
+
+
+def test_the_law_of_one_place_can_fail():
+    """A mean that is rounded is enough, where the image is not taken about its own."""
+
+    def uncentred(points, image, weight, before):
+        scale = (points[:, :2] - points[:, :2].mean(0) + 1e-7).mul(image).sum() / 1e-6
+        return torch.cat([before[:1] + scale[None], before[1:]])
+
+    with pytest.raises(AssertionError):
+        assert_kept(uncentred, (1.0, 1.0, 1.0), 17, 1.0)
+
+
 def test_y_points_down():
     box = tensor(100, 100, 200)
     assert torch.equal(c.to_crop(tensor(0, 0, 200, 200).view(2, 2), box), tensor(-1, -1, 1, 1).view(2, 2))
