@@ -11,6 +11,8 @@ hidden    a limb's keypoints vanish for 0.5 s: the error of its joints by the ti
 swapped   the keypoints of both arms, or both legs, change sides for 3 frames: the same errors
 still     one limb moves as recorded, the rest of the body holds still: how far the estimate of the rest strays (drift),
           and how far by the noise alone, when nothing moves
+real      with --aist, the keypoints that a detector found in AIST++'s videos, streamed by kinlmr.recover and scored as
+          real.py does
 
 Every finished run is kept in --out, and the same command goes on where it was interrupted. The tables are printed, as
 Markdown, and are in --out too.
@@ -19,6 +21,7 @@ Markdown, and are in --out too.
 import argparse
 import itertools
 import json
+import math
 import platform
 import statistics
 import time
@@ -26,7 +29,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import aist
 import limbs
+import real
 import torch
 import train
 from networks import Network
@@ -39,9 +44,11 @@ from kinlmr.rotations import nearest_rotation
 
 GRAPHS = {"single RNN": "smpl_single.yaml", "LMR, no root": "smpl_independent.yaml", "LMR": "smpl.yaml"}
 PAPER = {"mpjpe": {"LMR, no root": -1.6, "LMR": -6.8}, "accel": {"LMR, no root": -7.4, "LMR": -17.9}}  # %, on 3DPW
+ON_AIST = {("upright", "pa12"): "PA12 upright, mm", ("floor", "pa12"): "PA12 floor, mm",
+           ("all", "accel"): "Accel, mm/frame²"}  # fmt: skip
 METRICS = {"mpjpe": "MPJPE, mm", "pa_mpjpe": "PA-MPJPE", "pve": "PVE", "accel": "Accel, mm/frame²"}
 DATA = Path(__file__).parent / "data" / "motion.npz"
-BATCH = 16
+BATCH, AIST_FPS = 16, 30
 Run = dict[str, Any]
 
 
@@ -83,6 +90,13 @@ def overall(network: Network, seen: Sequence[clips.Clips], body: kinlmr.Body) ->
     return found | {"pve": float(torch.cat(distances).mean())}
 
 
+def on_aist(network: Network, folder: Path) -> dict[str, Any]:
+    """The figures of real.py on AIST++, of the network and of the pose and shape that it starts with, by group."""
+    options = argparse.Namespace(aist=folder, clips=[], fps=AIST_FPS, confidence=None, clip=False)
+    results = real.score_aist({"model": network.cpu()}, options)["results"]
+    return {who: {group: kinds["overall"][""] for group, kinds in own.items()} for who, own in results.items()}
+
+
 # --------------------------------------------------------------------------------------------------------------- tables
 
 
@@ -110,7 +124,7 @@ def overall_table(runs: dict[str, list[Run]]) -> str:
         row = [graph, f"{own[0]['hidden']}", f"{own[0]['parameters']:,}"]
         row += [spread([run["overall"][key] for run in own]) for key in METRICS]
         for key, paper in PAPER.items():
-            row.append(gain(own, runs["single RNN"], lambda run, key=key: run["overall"][key]))  # type: ignore[misc]
+            row.append(gain(own, runs.get("single RNN", ()), lambda run, key=key: run["overall"][key]))  # type: ignore[misc]
             row.append(f"{paper[graph]:+.1f}" if graph in paper else "")
         rows.append(row)
     return markdown(head, rows)
@@ -133,9 +147,25 @@ def lost_table(runs: dict[str, list[Run]], name: str, step: int) -> str:
     columns["after"] = mean("lost", frames, end)
     gains = {f"{key} over no root, %": columns[key] for key in ("lost", "after")}
     rows = [[graph, *(spread(list(map(value, own))) for value in columns.values())]
-            + [gain(own, runs["LMR, no root"], value) for value in gains.values()]
+            + [gain(own, runs.get("LMR, no root", ()), value) for value in gains.values()]
             for graph, own in runs.items()]  # fmt: skip
     return markdown(["", *columns, *gains], rows)
+
+
+def real_table(runs: dict[str, list[Run]]) -> str:
+    """The errors on real keypoints, and how far they are above those of the single RNN and of no root."""
+    groups = next(iter(runs.values()))[0]["real"]["model"]
+    columns: dict[str, Callable[[Run], float]] = {
+        name: lambda run, group=group, key=key: run["real"]["model"][group].get(key, math.nan)  # type: ignore[misc]
+        for (group, key), name in ON_AIST.items()
+        if group in groups
+    }
+    others = {"single RNN": "single RNN", "no root": "LMR, no root"}
+    head = [f"{name.split(',')[0]} over {other}, %" for other in others for name in columns]
+    rows = [[graph, *(spread([value(run) for run in own]) for value in columns.values())]
+            + [gain(own, runs.get(other, ()), value) for other in others.values() for value in columns.values()]
+            for graph, own in runs.items()]  # fmt: skip
+    return markdown(["", *columns, *head], rows)
 
 
 def report(every: Sequence[Run]) -> str:
@@ -149,6 +179,8 @@ def report(every: Sequence[Run]) -> str:
              for graph, own in runs.items()]  # fmt: skip
     head = ["", "drift of what holds still, mm", "of it noise", "MPJPE of what moves"]
     texts.append(f"## One limb moves\n\n{markdown(head, still)}")
+    if all("real" in run for run in every):
+        texts.append(f"## Real keypoints\n\n{real_table(runs)}")
     seeds, steps = (sorted({run[key] for run in every}) for key in ("seed", "steps"))
     texts.append(
         f"{len(every)} runs of {', '.join(map(str, steps))} steps of {BATCH} x {train.WINDOW} frames, seeds {seeds}; "
@@ -167,7 +199,7 @@ def trained(model: kinlmr.LMR, args: argparse.Namespace, source: clips.Bank, bod
     progress, frames = Progress(args.steps, 0), train.WINDOW * train.WINDOWS
     while run.step < args.steps:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + run.step)
-        clip = clips.sample(source, body, BATCH, frames, generator, clips.WIDE)
+        clip = clips.sample(source, body, BATCH, frames, generator, train.NOISES[args.noise])
         run.learn(clip, source, body, args.steps, 2 * args.steps // 5, place())
         progress(run.step, run.loss)
     return run.average.eval()
@@ -181,8 +213,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--own",
         default="smpl_pairs.yaml",
-        help="a fifth graph, on SMPL's joints: a YAML file, or the name of an installed one (%(default)s)",
+        help="a fourth graph, on SMPL's joints: a YAML file, or the name of an installed one (%(default)s)",
     )
+    parser.add_argument(
+        "--graphs",
+        nargs="+",
+        choices=[*GRAPHS, "own"],
+        default=[*GRAPHS, "own"],
+        help="which to train: the paper's, by their names in the tables, and own, which is --own's (all four)",
+    )
+    parser.add_argument(
+        "--noise", default="wide", choices=train.NOISES, help="of the clips to train on, as in train.py (%(default)s)"
+    )
+    parser.add_argument("--aist", type=Path, metavar="FOLDER", help="of AIST++ (aist.py): score its keypoints, too")
     parser.add_argument(
         "--hidden", type=int, default=96, help="LMR's hidden size (%(default)s); the others' follow from it"
     )
@@ -196,7 +239,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     body = kinlmr.load_body("anny24_lo369", keypoints="coco17")
-    graphs = GRAPHS | {Path(args.own).stem: args.own}
+    graphs = {name: file for name, file in GRAPHS.items() if name in args.graphs}
+    if "own" in args.graphs:
+        graphs[Path(args.own).stem] = args.own
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         recordings = motion.load_motion(args.motion, body)
@@ -207,6 +252,8 @@ def main() -> None:
             raise ValueError(f"--own {args.own} has other joints than the body, which has those of smpl.yaml")
         if not clips.pieces(test, limbs.VIGOROUS, limbs.VIGOROUS):
             raise ValueError(f"--test {' '.join(args.test)}: no recording holds {limbs.VIGOROUS} frames between cuts")
+        if args.aist:
+            aist.paths(args.aist)
         wanted = size(GRAPHS["LMR"], args.hidden)
         sizes = {graph: matched(file, wanted) for graph, file in graphs.items()}
     except (OSError, ValueError) as error:
@@ -220,7 +267,8 @@ def main() -> None:
         f"{minutes[0]:.1f} minutes to train on, {minutes[1]:.1f} to test on; limbs are lost in {len(lost.joints)} clips"
     )
 
-    data = {key: [str(value) for value in getattr(args, key)] for key in ("motion", "test", "leave")}
+    data: Run = {key: [str(value) for value in getattr(args, key)] for key in ("motion", "test", "leave")}
+    data |= {"noise": args.noise, "aist": args.aist and str(args.aist)}
     runs = []
     for seed, (graph, hidden) in itertools.product(args.seeds, sizes.items()):
         path = args.out / f"{Path(graphs[graph]).stem}-{hidden}-{args.steps}-{seed}.json"
@@ -238,6 +286,7 @@ def main() -> None:
                    "parameters": sum(p.numel() for p in model.parameters()), "overall": overall(network, seen, body),
                    "lost": limbs.score_lost(network, lost, body),
                    "still": limbs.score_still(network, moving, body, source.fps),
+                   **({"real": on_aist(network, args.aist)} if args.aist else {}),
                    "seconds": time.monotonic() - began}  # fmt: skip
             files.write_atomic(path, json.dumps(run, indent=1).encode())
         runs.append(run)

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,10 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 import ablation  # noqa: E402
 import limbs  # noqa: E402
+import real  # noqa: E402
+import train  # noqa: E402
+
+AIST = ROOT.parent / "shared/aist"
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +81,59 @@ def test_it_compares_all_graphs_and_goes_on_where_it_was(run, tmp_path, capsys, 
         run("--leave")
 
 
+def test_it_trains_with_the_noise_that_is_asked_for(run, monkeypatch):
+    sample = clips.sample
+
+    def told(*args):
+        if len(args) > 5:
+            raise ValueError(f"trained with {[name for name, noise in train.NOISES.items() if args[5] is noise]}")
+        return sample(*args)
+
+    monkeypatch.setattr(clips, "sample", told)
+    for options, name in ((), "wide"), (("--noise", "any"), "any"):
+        with pytest.raises(ValueError, match=rf"trained with \['{name}'\]"):
+            run(*options)
+
+
+@pytest.mark.skipif(not AIST.is_dir(), reason="needs ../shared/aist")
+def test_real_keypoints_are_scored_as_by_real_py(run, tmp_path, monkeypatch):
+    for name in ("aist_ch02", "aist_ch07"):
+        with np.load(AIST / f"{name}.npz") as file:
+            arrays = {key: file[key] for key in ("kp2d", "joints3d_loo", "good_loo", "R", "t", "fps", "K")}
+        cut = {key: x[:2, 200:260] if x.ndim > 1 and x.shape[1] > 60 else x[:2] if x.ndim else x
+               for key, x in arrays.items()}  # fmt: skip
+        np.savez(tmp_path / f"{name}.npz", **cut)
+    trained = ablation.trained
+    monkeypatch.setattr(ablation, "trained", lambda *args: kept.append(trained(*args)) or kept[-1])
+    kept = []
+    run("--graphs", "LMR", "--aist", str(tmp_path))
+    kinlmr.save(kept[0], "model.npz")
+    monkeypatch.setattr(sys, "argv", ["real.py", "model.npz", "--aist", str(tmp_path), "--fps", "30"])
+    real.main()
+    found = json.loads(Path("real.json").read_text())["aist"]["results"]
+    (path,) = (tmp_path / "out").glob("*.json")
+    own = json.loads(path.read_text())["real"]
+    assert set(own) == {"model", "mean pose"}
+    for who, groups in own.items():
+        assert set(groups) == {"upright", "floor", "all"}
+        for group, row in groups.items():
+            assert row == pytest.approx(found[who][group]["overall"][""])
+    assert json.loads(path.read_text())["graph"] == "LMR"
+    text = (tmp_path / "out/ablation.md").read_text()
+    assert f"| LMR | {own['model']['upright']['pa12']:.1f} ± 0.0 | {own['model']['floor']['pa12']:.1f} ± 0.0 |" in text
+    for options in ((), ("--aist", str(tmp_path), "--noise", "any")):
+        with pytest.raises(SystemExit, match="is a run on other data .*'noise': 'wide', 'aist': '"):
+            run("--graphs", "LMR", *options)
+
+
 def test_tables_hold_means_deviations_and_gains_of_the_same_seed():
     def a_run(graph, seed, error):
         lost = {"lost": [error] * (limbs.HIDDEN + limbs.AFTER), "seen": [10.0] * (limbs.HIDDEN + limbs.AFTER)}
         figures = {"hidden": 1, "parameters": 2, "overall": dict.fromkeys(ablation.METRICS, error), "steps": 3}
         still = dict.fromkeys(("moving", "nothing moving", "follow"), error)
-        return figures | {"graph": graph, "seed": seed, "lost": {"arm hidden": lost}, "still": still, "seconds": 60}
+        found = {"upright": {"pa12": error}, "floor": {"pa12": 2 * error}, "all": {"accel": 3 * error}}
+        figures |= {"graph": graph, "seed": seed, "lost": {"arm hidden": lost}, "still": still, "seconds": 60}
+        return figures | {"real": {"model": found}}
 
     single = [a_run("single RNN", seed, error) for seed, error in enumerate((100.0, 200.0))]
     lone = [a_run("LMR, no root", seed, error) for seed, error in enumerate((50.0, 100.0))]
@@ -92,7 +144,12 @@ def test_tables_hold_means_deviations_and_gains_of_the_same_seed():
     assert rows[0][-4:] == ["-40.0 ± 7.1", "-6.8", "-40.0 ± 7.1", "-17.9"]
     assert rows[1][1] == "10.0 ± 0.0"
     assert rows[1][-2:] == ["+20.0 ± 14.1", "+20.0 ± 14.1"]
+    assert rows[-1][1:4] == ["92.5 ± 53.0", "185.0 ± 106.1", "277.5 ± 159.1"]
+    assert rows[-1][4:] == ["-40.0 ± 7.1"] * 3 + ["+20.0 ± 14.1"] * 3
     assert "6 runs of 3 steps" in text
+    without = [{key: x for key, x in run.items() if key != "real"} for run in lmr]
+    assert "Real keypoints" in text
+    assert "Real keypoints" not in ablation.report(without)
 
 
 def test_test_subjects_are_never_trained_on(run, monkeypatch):
@@ -259,6 +316,8 @@ def test_what_cannot_be_done_is_said_before_training(run):
         run("--test", "nobody")
     with pytest.raises(SystemExit, match="Not a directory"):
         run("--out", "motion.npz/deeper")
+    with pytest.raises(SystemExit, match=r"nowhere: no clips of AIST\+\+ in it"):
+        run("--aist", "nowhere")
     with pytest.raises(SystemExit, match="--own mano.yaml has other joints than the body"):
         run("--own", "mano.yaml")
     short = load_motion("motion.npz")
