@@ -33,7 +33,6 @@ import runs  # noqa: E402
 import train  # noqa: E402
 import train_minimal  # noqa: E402
 
-
 load_body = functools.cache(functools.partial(kinlmr.load_body, "anny24_lo369"))
 
 

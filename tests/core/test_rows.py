@@ -245,9 +245,9 @@ def step(frame, state):
     return SMALLEST.step(FEATURES[:1, frame % FRAMES], state)[1]
 
 
-def test_five_hundred_steps_leave_nothing_behind():
+def test_steps_leave_nothing_behind():
     with torch.inference_mode():
-        assert grown(step, 500)[0] == 0
+        assert grown(step, 150)[0] == 0
     _, state = grown(step, 60)  # without inference_mode, autograd keeps it all
     assert state.memory.grad_fn is not None
     kept = []
