@@ -261,7 +261,7 @@ def test_a_stream_of_people_who_come_and_go_leaves_nothing_behind(fps):
             state = concat([state.select([1]), RecoveryState.initial(MODEL, 1)])
         return recover(MODEL, SEEN[fps][:2, frame % FRAMES][:, None], fps, state)[1]
 
-    more, state = grown(job, 90)
+    more, state = grown(job, 80)
     assert more == 0
     assert all(x.grad_fn is None for x in state)
     tracemalloc.start()
