@@ -423,7 +423,7 @@ def test_what_cannot_be_done_is_said_before_training(run, options, message):
 def test_a_checkpoint_of_another_run_is_refused(run):
     run("--steps", 4, "--validate")
     with pytest.raises(SystemExit, match="out/checkpoint.pt is of a run with hidden 4, not 5; give this one another"):
-        run("--hidden", 5)
+        run("--hidden", 5, "--validate")
 
 
 def test_the_small_example_trains_and_compares(motions, monkeypatch, capsys):
