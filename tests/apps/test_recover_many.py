@@ -4,9 +4,12 @@ import errno
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -266,15 +269,23 @@ def test_killed_again_and_again_nothing_is_lost_or_done_twice(manifest):
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
-def test_torchrun_adds_up_and_fails_as_a_whole_at_the_end(manifest):
+def test_processes_add_up_and_fail_as_a_whole_at_the_end(manifest, monkeypatch, capsys):
+    """By torchrun's variables: this process is rank 0, and rank 1 one of its own."""
     manifest.write_text('{"keypoints": "none.npz", "fps": 30}\n' + manifest.read_text())
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    script = str(ROOT / "examples/recover_many.py")
-    done = subprocess.run([*torchrun, script, *line()], env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert f"7 sequences, {sum(LENGTHS)} frames in " in done.stdout
-    assert "by 2 processes" in done.stdout
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    env = {**os.environ, **place, "RANK": "1", "LOCAL_RANK": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    other = subprocess.Popen([sys.executable, str(ROOT / "examples/recover_many.py"), *line()], env=env)
+    joined = recover_many.runs.joined
+    monkeypatch.setattr(recover_many.runs, "joined", lambda *own: joined(*own[:2], timedelta(seconds=200)))
+    with patch.dict(os.environ, place):
+        code = recover_many.main(line())
+    assert (code, other.wait(200)) == (1, 1)
+    said = capsys.readouterr().out
+    assert f"7 sequences, {sum(LENGTHS)} frames in " in said
+    assert "by 2 processes" in said
     (Path("out") / "none.error").unlink()
     assert_results("out")
 

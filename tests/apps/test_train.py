@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import functools
 import json
 import os
 import re
@@ -11,7 +12,9 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -26,31 +29,37 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 import evaluate  # noqa: E402
 import networks  # noqa: E402
+import runs  # noqa: E402
 import train  # noqa: E402
 import train_minimal  # noqa: E402
+
+load_body = functools.cache(functools.partial(kinlmr.load_body, "anny24_lo369"))
+
+
+@functools.cache
+def recordings():
+    return load_motion(ROOT / "examples/data/motion.npz", "anny24_lo369")
 
 
 @pytest.fixture
 def motions(tmp_path, monkeypatch):
     """Two short recordings, of a subject each, in motion.npz in a folder of its own; a small mesh."""
-    recordings = load_motion(ROOT / "examples/data/motion.npz", "anny24_lo369")
     short = [
         replace(
             m, axis_angle=m.axis_angle[:n], translation=m.translation[:n], name=name, subject=f"{name}_01", action=name
         )
-        for m, name, n in zip(recordings, ("held", "kept"), (95, 120), strict=True)
+        for m, name, n in zip(recordings(), ("held", "kept"), (95, 120), strict=True)
     ]
     save_motion([*short, replace(short[0], name="other", subject="someone")], tmp_path / "motion.npz")
     monkeypatch.chdir(tmp_path)
-    load = kinlmr.load_body
-    monkeypatch.setattr(kinlmr, "load_body", lambda name, keypoints: load("anny24_lo369", keypoints=keypoints))
+    monkeypatch.setattr(kinlmr, "load_body", lambda name, keypoints: load_body(keypoints=keypoints))
     monkeypatch.setattr(train, "VALIDATE", 4)
     return short
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def body():
-    return kinlmr.load_body("anny24_lo369", keypoints="coco17")
+    return load_body(keypoints="coco17")
 
 
 @pytest.fixture
@@ -119,33 +128,37 @@ def environment(**more):
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in more.items()}}
 
 
-def process(out, place, batch, *options):
-    """train.py on the CPU, as one of several processes where ``place`` says so."""
-    sizes = ["--hidden", "4", "--shape-hidden", "4", "--batch", str(batch), "--steps", "20", "--cooldown", "0"]
-    script = [sys.executable, str(ROOT / "examples/train.py"), "--motion", "motion.npz", "--device", "cpu"]
-    return subprocess.Popen(
-        [*script, *sizes, *options, "--out", out], env=environment(**place), stdout=subprocess.DEVNULL
-    )
-
-
-def places(kind, port):
-    """The variables of two processes, by torchrun or by srun."""
-    names = {
-        "torchrun": ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
-        "srun": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"),
-    }
-    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    return [{**place, **dict(zip(names[kind], (rank, rank, 2), strict=True))} for rank in range(2)]
+RANK_1 = """
+import kinlmr, train
+load = kinlmr.load_body
+kinlmr.load_body = lambda name, keypoints: load("anny24_lo369", keypoints=keypoints)
+train.main()
+"""
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
-def test_two_processes_equal_one_with_twice_the_batch(motions):
+def test_two_processes_equal_one_with_twice_the_batch(run, monkeypatch):
+    """By srun's variables: this process is rank 0, and rank 1 one of its own."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    started = [process("two", place, 2) for place in places("srun", port)]
-    started += [process("parts", {}, 4, "--accumulate", "2"), process("one", {}, 4)]
-    assert [p.wait(300) for p in started] == [0, 0, 0, 0]
+    joined = functools.partial(runs.joined, wait=timedelta(seconds=200))
+    monkeypatch.setattr(runs, "joined", joined)
+    sizes = ["--validate", "--steps", 8, "--cooldown", 0]
+    run("--out", "one", *sizes, "--batch", 4)
+    run("--out", "parts", *sizes, "--batch", 4, "--accumulate", 2)
+    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "SLURM_NTASKS": "2"}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "examples")])
+    line = sys.argv[1 : sys.argv.index("parts") - 1]
+    line += ["--out", "two", *map(str, sizes)]
+    other = subprocess.Popen(
+        [sys.executable, "-c", RANK_1, *line],
+        env=environment(**place, SLURM_PROCID=1, SLURM_LOCALID=1, PYTHONPATH=path),
+        stdout=subprocess.DEVNULL,
+    )
+    with patch.dict(os.environ, place | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}):
+        run("--out", "two", *sizes)
+    assert other.wait(200) == 0
     assert_same_checkpoint("two/checkpoint.pt", "parts/checkpoint.pt")
     assert_same_checkpoint("two/checkpoint.pt", "one/checkpoint.pt", 1e-5)
     weights = torch.load("one/checkpoint.pt", weights_only=True)["network"]
@@ -182,7 +195,7 @@ def test_a_dead_process_ends_the_job_is_named_and_another_number_goes_on(run, ca
 
 def test_confidences_are_seen_by_the_models_map(run, monkeypatch):
     """The same training as on clips whose confidences were mapped before."""
-    run("--out", "mapped", "--steps", 4, "--confidence", 0.7, 0.28)
+    run("--out", "mapped", "--steps", 4, "--validate", "--confidence", 0.7, 0.28)
     assert kinlmr.load("mapped/model.npz").options.confidence == (0.7, 0.28)
     sample = clips.sample
 
@@ -192,9 +205,9 @@ def test_confidences_are_seen_by_the_models_map(run, monkeypatch):
         x[..., 2::3] = torch.where(x[..., 2::3] > 0, 0.7 + 0.28 * x[..., 2::3], 0)
         return clip._replace(features=x)
 
-    run("--out", "plain", "--steps", 4)
+    run("--out", "plain", "--steps", 4, "--validate")
     monkeypatch.setattr(clips, "sample", before)
-    run("--out", "before", "--steps", 4)
+    run("--out", "before", "--steps", 4, "--validate")
     plain, mapped, expected = (kinlmr.load(f"{x}/model.npz").state_dict() for x in ("plain", "mapped", "before"))
     assert all(torch.allclose(value, expected[name], atol=1e-7) for name, value in mapped.items())
     assert not torch.equal(plain["camera.head.weight"], mapped["camera.head.weight"])
@@ -202,14 +215,14 @@ def test_confidences_are_seen_by_the_models_map(run, monkeypatch):
 
 def test_a_run_begins_with_the_mean_of_models_and_checkpoints(run):
     """A model.npz holds a run's averaged weights, as its checkpoint does; --steps 0 leaves the mean as it is."""
-    run("--out", "one", "--steps", 4)
-    run("--out", "two", "--steps", 4, "--seed", 1)
-    run("--out", "mean", "--steps", 0, "--start", "one/model.npz", "two/checkpoint.pt")
+    run("--out", "one", "--steps", 4, "--validate")
+    run("--out", "two", "--steps", 4, "--validate", "--seed", 1)
+    run("--out", "mean", "--steps", 0, "--validate", "--start", "one/model.npz", "two/checkpoint.pt")
     one, two, mean = (kinlmr.load(f"{name}/model.npz").state_dict() for name in ("one", "two", "mean"))
     for key, value in mean.items():
         assert torch.allclose(value, (one[key] + two[key]) / 2, atol=1e-7), key
     assert not torch.equal(one["camera.head.bias"], two["camera.head.bias"])
-    run("--out", "other", "--steps", 0, "--start", "one/model.npz", "--shape-hidden", 6)
+    run("--out", "other", "--steps", 0, "--validate", "--start", "one/model.npz", "--shape-hidden", 6)
     other = kinlmr.load("other/model.npz").state_dict()
     assert torch.equal(other["camera.head.bias"], one["camera.head.bias"])
     assert other["shape.fc1.bias"].shape == (6,)
@@ -408,14 +421,16 @@ def test_what_cannot_be_done_is_said_before_training(run, options, message):
 
 
 def test_a_checkpoint_of_another_run_is_refused(run):
-    run("--steps", 4)
+    run("--steps", 4, "--validate")
     with pytest.raises(SystemExit, match="out/checkpoint.pt is of a run with hidden 4, not 5; give this one another"):
-        run("--hidden", 5)
+        run("--hidden", 5, "--validate")
 
 
 def test_the_small_example_trains_and_compares(motions, monkeypatch, capsys):
     monkeypatch.setattr(train_minimal, "BATCH", 2)
     monkeypatch.setattr(train_minimal, "VIEWS", (0.0,))
+    build = kinlmr.build
+    monkeypatch.setattr(kinlmr, "build", lambda *names, **sizes: build(*names, **{**sizes, "hidden": 32}))
     monkeypatch.setattr(sys, "argv", ["train_minimal.py", "--motion", "motion.npz", "--test", "held", "--steps", "48"])
     train_minimal.main()
     out = capsys.readouterr().out
@@ -430,10 +445,21 @@ def test_the_small_example_trains_and_compares(motions, monkeypatch, capsys):
         train_minimal.main()
 
 
+@pytest.fixture(scope="module")
+def once():
+    """The files of both networks, trained once."""
+    return {}
+
+
 @pytest.fixture
-def trained(run, capsys):
-    run("--steps", 4)
-    run("--steps", 4, "--baseline", "--out", "base")
+def trained(run, capsys, once):
+    if not once:
+        run("--steps", 4)
+        run("--steps", 4, "--baseline", "--out", "base")
+        once |= {name: Path(name).read_bytes() for name in ("out/model.npz", "base/baseline.pt")}
+    for name, content in once.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(content)
     capsys.readouterr()
 
 

@@ -75,13 +75,12 @@ def test_a_forward_pass_makes_no_node_and_no_group(monkeypatch):
 
 
 def test_a_torch_without_its_private_functions_makes_the_same_gradients(monkeypatch):
-    model, x = lively(kinlmr.build("smpl.yaml", layers=2, **SMALL)), clip(frames=5)
+    model, x = lively(kinlmr.build("smpl.yaml", layers=2, **SMALL)), clip()
     for name in ("_call", "_reaches"):
         with monkeypatch.context() as patch:
             patch.setattr(autograd, name, None)
             assert not autograd.deferring()
             assert_gradients_equal_reference(model, x, 1e-10)
-            assert torch.autograd.gradcheck(lambda x: model(x).camera, clip(1, 2).requires_grad_())
     assert autograd.deferring()
 
 
@@ -146,18 +145,19 @@ def test_gradients_of_padded_clips_with_a_state(cell, every, block):
     assert (x.grad[0, 2:] == 0).all()
 
 
-@settings(max_examples=15)
-@given(st.integers(1, 5), st.sampled_from(["gru", "lstm"]))
-def test_gradients_flow_through_chunks(cut, cell):
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_gradients_flow_through_chunks(cell):
     model = lively(kinlmr.build("smpl.yaml", cell=cell, **SMALL))
-    x, y = (clip(frames=6).requires_grad_() for _ in range(2))
+    x = clip().requires_grad_()
     weighted(model(x)).backward()
     whole = [x.grad, *(p.grad.clone() for p in model.parameters())]
-    model.zero_grad()
-    one, state = model(y[:, :cut], state=model.initial_state(2))
-    two, _ = model(y[:, cut:], state=state)
-    weighted([torch.cat(pair, 1) for pair in zip(one, two, strict=True)]).backward()
-    assert_same([y.grad, *(p.grad for p in model.parameters())], whole, 1e-10)
+    for cut in range(1, x.shape[1]):
+        model.zero_grad()
+        y = clip().requires_grad_()
+        one, state = model(y[:, :cut], state=model.initial_state(2))
+        two, _ = model(y[:, cut:], state=state)
+        weighted([torch.cat(pair, 1) for pair in zip(one, two, strict=True)]).backward()
+        assert_same([y.grad, *(p.grad for p in model.parameters())], whole, 1e-10)
 
 
 def test_backward_in_part_and_again():

@@ -24,7 +24,7 @@ def assert_live(model, features, tolerance=1e-10):
     assert_same(state, after, tolerance)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(models(shapes=(0, 2), cameras=(0, 3)), st.integers(1, 3), st.integers(1, 3))
 def test_a_live_step_is_the_papers_loop(model, people, frames):
     assert_live(lively(model), clip(people, frames))

@@ -21,7 +21,7 @@ from kinlmr.skeleton import Part, Skeleton, installed
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     skeleton=skeletons(most=8),
     cell=st.sampled_from(["gru", "lstm"]),
@@ -70,7 +70,7 @@ def test_the_reference_law_can_fail():
 # ------------------------------------------------------------------------------------------------------------ the graph
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(skeletons(most=8), st.randoms())
 def test_permuting_the_yaml_permutes_the_output_and_nothing_else(skeleton, random):
     pairs = list(zip(skeleton.joints, skeleton.parents, strict=True))
@@ -84,7 +84,7 @@ def test_permuting_the_yaml_permutes_the_output_and_nothing_else(skeleton, rando
     assert_same((left.pose[:, :, index], *left[1:]), right, 0.0)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(skeletons(most=8), st.data())
 def test_a_parts_weights_reach_its_descendants_only(skeleton, data):
     model = lively(kinlmr.build(skeleton, iterations=1, **SMALL))
@@ -159,7 +159,7 @@ def test_with_more_iterations_a_part_reaches_all_through_the_shape():
 # -------------------------------------------------------------------------------------------------------------- in time
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(skeletons(most=8), st.integers(0, 4), st.sampled_from(["gru", "lstm"]))
 def test_causal(skeleton, frame, cell):
     assert_causal(lively(kinlmr.build(skeleton, cell=cell, **SMALL)), clip(frames=5), frame, 1e-14)
@@ -174,7 +174,7 @@ def test_the_law_of_causality_can_fail():
         assert_causal(Peeks(), clip(), 1)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     skeletons(most=8),
     st.lists(st.integers(1, 5), min_size=1, max_size=4),
@@ -200,7 +200,7 @@ def test_padded_clips_equal_single_clips(skeleton, lengths, cell, layers, every)
     assert gradient.isfinite().all()
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(skeletons(most=8), st.integers(0, 5), st.sampled_from(["gru", "lstm"]), st.integers(1, 2))
 def test_chunks_and_steps_equal_the_clip(skeleton, cut, cell, layers):
     model = lively(kinlmr.build(skeleton, cell=cell, layers=layers, **SMALL))
