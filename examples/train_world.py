@@ -8,8 +8,9 @@ as on a treadmill, is left out and named. OUT/world.npz is the network, at most 
 of those of --validate: precision and recall of contacts, and the median angle by which up is off in the first frame,
 after half a second, and at the end; a frame's own, and the mean so far.
 
-The same pieces are learned at 30, 25 and 15 frames a second and mirrored, some at 60 too; a quarter of the samples has
-no keypoints. One thread; about 9 minutes for 33 minutes of motion, two of them to recover it.
+The same pieces are learned at 30, 25 and 15 frames a second and mirrored, a quarter of them at 120, 60, 30 and 24
+too, so that rates agree; a quarter of the samples has no keypoints. One thread; about ten minutes for 33 minutes of
+motion, two of them to recover it.
 """
 
 import argparse
@@ -42,6 +43,11 @@ VARIANTS = (
     ("a", 1.2, True),
     ("b", 2.0, False),
     ("fast", 1.0, False),
+    ("fast", 1.0, True),
+    ("fast", 0.5, False),
+    ("fast", 0.5, True),
+    ("fast", 2.0, True),
+    ("fast", 2.5, False),
 )  # of each set: frames that one frame of the variant is, and whether it is mirrored
 LONGEST, SHORTEST, TOGETHER = 13.3, 3.4, 32  # seconds of a piece; pieces recovered at once
 WINDOW, BATCH = 90, 32  # ticks of a sample, samples of a step

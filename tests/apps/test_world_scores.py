@@ -1,6 +1,7 @@
 """examples/world_clips.py, world_scores.py and train_world.py: bent paths, pooled figures, windows as beginnings."""
 
 import argparse
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -100,3 +101,19 @@ def test_a_window_begins_as_somebody_who_is_first_seen(fps, seed):
     for tau, part in enumerate(train_world.SPEEDS[:2]):
         assert (found[0, ::every, tau] - factor[:, part][:, :1] * speed).abs().max() < 1e-3
     assert (found[0, every, 1] - speed).abs().max() > 1e-2  # without it they are not
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_sample_shows_the_same_moments_at_every_rate(mirrored):
+    """At 60 and 120 frames a second the network looks at the same moments, at 24 at others."""
+    frames, generator = 120, torch.Generator().manual_seed(0)
+    rand = lambda *size: torch.rand(1, frames, *size, generator=generator)  # noqa: E731
+    seen, eye = torch.ones(1, frames, dtype=torch.bool), torch.eye(3).expand(1, frames, 3, 3)
+    signals = network.Signals(rand(10, 3), 1 + rand(3), seen, eye, rand(6, 3), rand(6), eye)
+    piece = (*signals, rand(4)[0] > 0.5, torch.tensor([0.0, -1.0, 0.0]), rand(3)[0], torch.tensor(60.0))
+    one, two, slow = (train_world.sample_of(piece, ratio, mirrored) for ratio in (1.0, 0.5, 2.5))
+    count = len(two.stands)
+    assert torch.equal(one.stands[:count], two.stands)
+    assert (one.features[:count, :30] - two.features[:, :30]).abs().max() < 1e-5
+    assert slow.features[0, -1] == pytest.approx(math.log(network.TICK / 24))
+    assert not torch.equal(slow.stands, one.stands[: len(slow.stands)])
