@@ -11,8 +11,7 @@ hidden    a limb's keypoints vanish for 0.5 s: the error of its joints by the ti
 swapped   the keypoints of both arms, or both legs, change sides for 3 frames: the same errors
 still     one limb moves as recorded, the rest of the body holds still: how far the estimate of the rest strays (drift),
           and how far by the noise alone, when nothing moves
-real      with --aist, the keypoints that a detector found in AIST++'s videos, streamed by kinlmr.recover and scored as
-          real.py does
+real      with --aist, what a detector found in AIST++'s videos, streamed by kinlmr.recover and scored as by real.py
 
 Every finished run is kept in --out, and the same command goes on where it was interrupted. The tables are printed, as
 Markdown, and are in --out too.

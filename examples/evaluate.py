@@ -255,6 +255,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("evaluation.json"), help="the figures as JSON (%(default)s)")
     args = parser.parse_args()
+    if args.out.is_dir():
+        parser.error(f"--out {args.out} is a folder; give a file in it, such as {args.out / 'evaluation.json'}")
     if args.every < 1:
         parser.error(f"--every {args.every}: give 1 or more")
     if args.shapes < 0 or (args.shapes and not args.motion):

@@ -260,6 +260,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("real.json"), help="the figures as JSON (%(default)s)")
     args = parser.parse_args()
+    if args.out.is_dir():
+        parser.error(f"--out {args.out} is a folder; give a file in it, such as {args.out / 'real.json'}")
     if not args.aist and not args.threedpw:
         parser.error("nothing to score: give --aist, --3dpw or both")
     if not args.fps > 0 or not 0 < (1 if args.confidence is None else args.confidence) <= 1:

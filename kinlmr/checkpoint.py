@@ -108,7 +108,7 @@ def load(path: str | os.PathLike[str], into: LMR | None = None) -> LMR:
 
 
 def _checksum(tensors: dict[str, Tensor]) -> int:
-    """A number of weights, whatever file and type they are in: CRC-32 of them in float16."""
+    """A number of weights, the same for a file of float16, float32 or float64: CRC-32 of them in float16."""
     number = 0
     for key in sorted(tensors):
         number = zlib.crc32(tensors[key].half().contiguous().numpy().data, number)

@@ -18,15 +18,21 @@ ARM = Skeleton(
     "arm", ("shoulder", "elbow", "wrist"), (None, "shoulder", "elbow"),
     (Part("upper", ("shoulder", "elbow")), Part("lower", ("wrist",))),
 )  # fmt: skip
+MODELS = {
+    "gru": dict(iterations=2, keypoints="lsp14", fps=25, shape=4),
+    "lstm": dict(iterations=1, features=5, cell="lstm", shape=0, camera=0),
+}
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
+@pytest.fixture(scope="module", params=MODELS)
+def written(request, tmp_path_factory):
     """A checkpoint, and the file that was made of it."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name)
-    folder = tmp_path_factory.mktemp("onnx")
-    model = kinlmr.build(ARM, hidden=3, shape_hidden=4, iterations=2, keypoints="lsp14", fps=25, shape=4)
+    if request.param == "lstm" and tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
+        pytest.skip("torch 2.6 traces an nn.LSTM's state with an axis too many")
+    folder = tmp_path_factory.mktemp(request.param)
+    model = kinlmr.build(ARM, hidden=3, shape_hidden=4, **MODELS[request.param])
     kinlmr.save(lively(model, torch.float32), folder / "arm.npz")
     export_onnx.main([str(folder / "arm.npz"), "--out", str(folder / "step.onnx")])
     return folder / "arm.npz", folder / "step.onnx"
@@ -40,9 +46,10 @@ def test_the_file_steps_as_the_model_and_says_what_it_is(written):
     assert told["joints"] == ["shoulder", "elbow", "wrist"]
     assert told["parents"] == [-1, 0, 1]
     assert told["iterations"] == model.options["iterations"]
-    assert [told[name] for name in ("keypoints", "fps")] == ["lsp14", 25]
-    assert told["body"] == model.options["body"]
-    assert len(told["points"]) == 14
+    assert [told.get(name) for name in ("keypoints", "fps", "body")] == [
+        model.options.get(name) for name in ("keypoints", "fps", "body")
+    ]
+    assert len(told.get("points", ())) == (14 if "keypoints" in told else 0)
     for batch in (1, 3):
         frame, state = torch.rand(batch, model.options["features"]), model.initial_state(batch)
         estimate, after = model.step(frame, state)
@@ -51,13 +58,6 @@ def test_the_file_steps_as_the_model_and_says_what_it_is(written):
         found = session.run(None, {"frame": frame.numpy(), "memory": state.memory.numpy()})
         for value, expected in zip(found, named.values(), strict=True):
             torch.testing.assert_close(torch.from_numpy(value), expected, atol=1e-5, rtol=0)
-
-
-def test_what_a_model_does_not_have_is_left_out():
-    model = kinlmr.build(ARM, hidden=3, features=5, cell="lstm", shape=0, camera=0)
-    assert list(export_onnx.outputs(model, model.step(torch.zeros(1, 5))[0])) == ["rotations"]
-    assert not {"keypoints", "fps", "body", "points"} & export_onnx.facts(model).keys()
-    assert export_onnx.clip(model).shape == (export_onnx.PEOPLE, export_onnx.FRAMES, 5)
 
 
 def test_a_file_that_differs_is_refused_and_not_written(written, tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 import evaluate  # noqa: E402
 import networks  # noqa: E402
+import real  # noqa: E402
 import runs  # noqa: E402
 import train  # noqa: E402
 import train_minimal  # noqa: E402
@@ -522,6 +523,14 @@ def test_shapes_are_compared_with_the_mean_shape_of_the_same_people(trained, mon
     monkeypatch.setattr(evaluate, "SHAPED", 60.0)
     with pytest.raises(SystemExit, match="--shapes takes 60 seconds of a recording"):
         evaluated(monkeypatch, "--subjects", "held_01", "--noise", "off", "--shapes", "3")
+
+
+@pytest.mark.parametrize("script", [evaluate, real])
+def test_a_folder_for_the_figures_is_refused_before_anything_is_scored(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script.__file__, "anny24-coco17", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        script.main()
+    assert f"--out {tmp_path} is a folder; give a file in it, such as {tmp_path}/" in capsys.readouterr().err
 
 
 def test_a_stream_in_chunks_is_the_whole(monkeypatch):
