@@ -3,10 +3,11 @@
     python benchmarks/stream.py [--model anny24-coco17] [--rounds 100] [--people 1 8 32]
     python benchmarks/stream.py --frames 1000000 [--alone] [--model tiny] [--chunk 1]
 
-The first prints milliseconds per frame, median and 95th percentile over rounds, of `kinlmr.recover` whole and of the
-model alone, each of the model and of its snapshot (`LMR.live`); of onnxruntime's step of the same model, on as many
-threads, where it is installed (`examples/export_onnx.py` makes the file); and of a window of 16 frames, which a method
-without state has to run again at every frame. All run one after another in every round; the clock is the process's CPU
+The first prints milliseconds per frame, median and 95th percentile over rounds, of the model alone and of
+`kinlmr.recover` whole, each of the model (alone in inference mode) and of its snapshot (`LMR.live`); of the latter with
+`kinlmr.to_world` after it; of onnxruntime's step of the same model, on as many threads, where it is installed
+(`examples/export_onnx.py` makes the file); and of a window of 16 frames, which a method without state has to run again
+at every frame. All run one after another in every round; the clock is the process's CPU
 time (on CUDA, the wall's), the ratio the median of the rounds'.
 
 The second streams so many frames through `recover` (with ``--alone`` the model), ``--chunk`` at a time, while
@@ -58,10 +59,21 @@ def streamer(job: Callable[[int, Any], Any], frames: int) -> Callable[[], None]:
     def run() -> None:
         nonlocal frame, state
         frame = (frame + 1) % frames
-        with torch.inference_mode():
-            state = job(frame, state)
+        state = job(frame, state)
 
     return run
+
+
+def standing(live: kinlmr.LMR | Any, x: torch.Tensor) -> Callable[[int, Any], Any]:
+    """A frame recovered, and put into the world."""
+
+    def job(t: int, states: Any) -> Any:
+        state, world = states or (None, kinlmr.WorldState.initial(len(x)).to(x.device))
+        recovery, state = kinlmr.recover(live, x[:, t : t + 1], FPS, state)
+        _, world = kinlmr.to_world(recovery, FPS, (640, 480), 800, keypoints=x[:, t : t + 1], state=world)
+        return state, world
+
+    return job
 
 
 def by_onnxruntime(model: kinlmr.LMR, threads: int) -> Callable[[torch.Tensor, Any], Any] | None:
@@ -89,10 +101,11 @@ def latency(args: argparse.Namespace) -> None:
         x = seen(model, people, 4 * WINDOW, args.device)
         features, _, _ = kinlmr.keypoints.normalise(x)
         steps: dict[str, Callable[[int, Any], Any]] = {
-            "model.step": lambda t, state, x=features: model.step(x[:, t], state)[1],
+            "model.step": torch.inference_mode()(lambda t, state, x=features: model.step(x[:, t], state)[1]),
             "model.live().step": lambda t, state, x=features: live.step(x[:, t], state)[1],
             "recover": lambda t, state, x=x: kinlmr.recover(model, x[:, t : t + 1], FPS, state)[1],
             "recover, live": lambda t, state, x=x: kinlmr.recover(live, x[:, t : t + 1], FPS, state)[1],
+            "recover and to_world, live": standing(live, x),
             f"recover, a window of {WINDOW}": lambda t, _, x=x: (
                 kinlmr.recover(model, x[:, t : t + WINDOW], FPS) and None
             ),

@@ -66,10 +66,11 @@ def fit_scale(points: Tensor, image: Tensor, weight: Tensor, camera: Tensor) -> 
     before = t[..., None, :] + s[..., None, None] * flat
     image = before + weight / total * (image - before)
     share = total / total.sum(-2, keepdim=True)
-    middle, target = ((share * x).sum(-2) for x in (flat, image))
-    flat, image = flat - middle[..., None, :], image - target[..., None, :]
-    shared = share * flat
-    spread, both = ((shared * x).sum((-2, -1)) for x in (flat, image))
+    pair = stack([flat.expand_as(image), image])
+    middle = (share * pair).sum(-2, keepdim=True)
+    pair = pair - middle
+    spread, both = (share * pair[0] * pair).sum((-2, -1)).unbind()
+    middle, target = middle[..., 0, :].unbind()
     return ((both + PRIOR_SPREAD * s) / (spread + PRIOR_SPREAD)).clamp_min(MIN_SCALE), middle, target
 
 

@@ -18,6 +18,7 @@ from kinlmr.plan import Plan
 from kinlmr.rotations import Rotation
 from kinlmr.state import Estimate as Estimate
 from kinlmr.state import State as State
+from kinlmr.state import inference
 
 
 class Start(nn.Module):
@@ -287,7 +288,7 @@ class Live:
         """As `LMR.matrices`."""
         return self._model.matrices(estimate)
 
-    @torch.no_grad()
+    @inference
     def step(self, frame: Tensor, state: State | None = None) -> tuple[Estimate, State]:
         """One frame of a stream: arguments and results of `LMR.step`, whose numbers differ by rounding only."""
         own = self._model

@@ -45,10 +45,7 @@ def axis_angle_to_matrix(r: Tensor) -> Tensor:
     square = (r * r).sum(-1, keepdim=True)
     a, half = _sinc(torch.stack((square, square / 4))).unbind()
     b = half * half / 2
-    x, y, z = (a * r).unbind(-1)
-    c = (1 - b * square)[..., 0]
-    rest = torch.stack((c, -z, y, z, c, -x, -y, x, c), -1).unflatten(-1, (3, 3))
-    return torch.addcmul(rest, (b * r)[..., None], r[..., None, :])
+    return rodrigues((1 - b * square)[..., 0], a * r, b * r, r)
 
 
 def matrix_to_axis_angle(m: Tensor) -> Tensor:
@@ -62,6 +59,13 @@ def matrix_to_axis_angle(m: Tensor) -> Tensor:
         1 / 6 + square * (3 / 40 + square * (15 / 336 + square * (105 / 3456 + square * 945 / 42240)))
     )
     return 2 * v * torch.where(small, series, torch.atan2(length, w) / length)
+
+
+def rodrigues(cosine: Tensor, skew: Tensor, one: Tensor, two: Tensor) -> Tensor:
+    """cos I + [skew] + one two^T, of a number (...) and three vectors (..., 3) -> (..., 3, 3)."""
+    x, y, z = skew.unbind(-1)
+    rest = torch.stack((cosine, -z, y, z, cosine, -x, -y, x, cosine), -1).unflatten(-1, (3, 3))
+    return torch.addcmul(rest, one[..., None], two[..., None, :])
 
 
 def _sinc(square: Tensor) -> Tensor:
@@ -80,15 +84,10 @@ def quaternion_to_matrix(q: Tensor) -> Tensor:
     """q (..., 4) as (w, x, y, z), of any length -> (..., 3, 3); zero decodes to the identity."""
     q = _checked(q, 4, "quaternion")
     q, usable, _ = _scaled(q)
-    s = torch.where(usable, 2 / torch.where(usable, (q * q).sum(-1, keepdim=True), 1.0), 0.0)[..., 0]
-    w, x, y, z = q.unbind(-1)
-    sx, sy, sz = s * x, s * y, s * z
-    rows = (
-        1 - sy * y - sz * z, sx * y - sz * w, sx * z + sy * w,
-        sx * y + sz * w, 1 - sx * x - sz * z, sy * z - sx * w,
-        sx * z - sy * w, sy * z + sx * w, 1 - sx * x - sy * y,
-    )  # fmt: skip
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+    s = torch.where(usable, 2 / torch.where(usable, (q * q).sum(-1, keepdim=True), 1.0), 0.0)
+    w, v = q.split_with_sizes((1, 3), -1)
+    twice = s * v
+    return rodrigues(1 - (twice * v).sum(-1), w * twice, twice, v)
 
 
 def matrix_to_quaternion(m: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from kinlmr.files import Array
 
 Rows = Tensor | Array | Sequence[int] | Sequence[bool]
+P = ParamSpec("P")
 S = TypeVar("S", bound=tuple[Any, ...])
 
 
@@ -66,6 +68,27 @@ def select(state: S, rows: Rows) -> S:
         raise ValueError(f"rows {index.tolist()} are not all among 0 .. {people - 1}, the people of the state")
     chosen = torch.from_numpy(index.astype(np.int64))
     return type(state)(*(x[chosen.to(x.device)] for x in state))
+
+
+def inference(function: Callable[P, S]) -> Callable[P, S]:
+    """The function in inference mode, in which the many small operators of a live frame take a fifth less time. Its
+    tensors, of a record or several, are as any others: copied where they are of that mode, or views of larger ones."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **options: P.kwargs) -> S:
+        with torch.inference_mode():
+            found = function(*args, **options)
+        return _owned(found, torch.is_inference_mode_enabled())
+
+    return run
+
+
+def _owned(x: Any, inference: bool) -> Any:
+    if isinstance(x, Tensor):
+        own = x.untyped_storage().nbytes() == x.nbytes and (inference or not x.is_inference())
+        return x if own else x.clone()
+    parts = (_owned(part, inference) for part in x)
+    return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
 
 
 def concat(states: Iterable[S]) -> S:

@@ -151,4 +151,5 @@ def rate_of(model: LMR | Live) -> float:
 @functools.cache
 def body_of(name: str, keypoints: str | None, device: torch.device, dtype: torch.dtype) -> Body:
     """A body by its name or path, with a set of keypoints or none; read once."""
-    return load_body(name, keypoints=keypoints).to(device, dtype)
+    with torch.inference_mode(False):  # it is kept
+        return load_body(name, keypoints=keypoints).to(device, dtype)

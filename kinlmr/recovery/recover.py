@@ -25,7 +25,7 @@ from kinlmr.model import LMR, Live
 from kinlmr.recovery.gating import believed
 from kinlmr.recovery.records import Recovery, RecoveryState, body_of, rate_of
 from kinlmr.rotations import axis_angle_to_matrix, matrix_to_axis_angle
-from kinlmr.state import Estimate, State
+from kinlmr.state import Estimate, State, inference
 
 T = TypeVar("T", bound=tuple[Any, ...])
 
@@ -37,7 +37,7 @@ HALF_DISTANCE = 0.1  # crop units: a point this far from where the body has it c
 USUAL_CAMERA = 0.9, 0.0, 0.0  # the camera known before, of a model without one
 
 
-@torch.no_grad()
+@inference
 def recover(
     model: LMR | Live, keypoints: Tensor | Array, fps: float, state: RecoveryState | None = None
 ) -> tuple[Recovery, RecoveryState]:
@@ -76,7 +76,7 @@ def recover(
             answers.append(one)
             before = frame
         answer = Recovery(*(torch.cat(parts, 1) for parts in zip(*answers, strict=True)))
-    state = RecoveryState(*map(_owned, state._replace(**gate._asdict())))
+    state = state._replace(**gate._asdict())
     return answer if x.ndim == 4 else Recovery(*(part[0] for part in answer)), state
 
 
@@ -176,11 +176,6 @@ def _chosen(where: Tensor, yes: T, no: T) -> T:
     """By rows: where (B), and two tuples of tensors alike."""
     pick = lambda a, b: torch.where(where.view(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
     return type(yes)(*map(pick, yes, no))
-
-
-def _owned(x: Tensor) -> Tensor:
-    """The tensor; of a view of something larger, a copy."""
-    return x if x.untyped_storage().nbytes() == x.nbytes else x.clone()
 
 
 def _camera(

@@ -177,7 +177,8 @@ def _eased(evidence: Evidence, feet: Tensor, stands: Tensor, now: Tensor, fps: f
         angle = torch.acos((up * goal).sum().clamp(-1, 1))
         most = torch.minimum(EASED / lever, lever.new_tensor(FASTEST / fps)).minimum(angle**2 / (CALM * fps))
         turned = normalize(up + (most / angle.clamp_min(1e-6)).clamp(max=1) * (goal - up), dim=0)
-        shift = (to_world(up) - to_world(turned)) @ pivot
+        before, after = to_world(torch.stack([up, turned])) @ pivot
+        shift = before - after
         up = turned
     wanted = -_floors(evidence, up, fps)
     rise = wanted - (origin[:, 1] + shift[1])
@@ -187,5 +188,4 @@ def _eased(evidence: Evidence, feet: Tensor, stands: Tensor, now: Tensor, fps: f
     origin = torch.stack(
         [(across[0] + shift[0]).expand_as(height), height, (across[2] + shift[2]).expand_as(height)], 1
     )
-    after = evidence.told + now
-    return evidence._replace(up=up.expand(len(feet), 3), origin=origin, told=after)
+    return evidence._replace(up=up.expand(len(feet), 3), origin=origin, told=evidence.told + now)

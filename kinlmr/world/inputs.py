@@ -15,6 +15,7 @@ from kinlmr.body import Body, keypoint_sets, load_body, rotate_joint
 from kinlmr.files import Array, checked_rate
 from kinlmr.keypoints import convert
 from kinlmr.recovery import Recovery
+from kinlmr.state import inference
 from kinlmr.world import network
 from kinlmr.world.records import World, WorldState
 from kinlmr.world.standing import Take, live, stand_of, whole
@@ -70,14 +71,15 @@ def to_world(
     body = _named(body) if isinstance(body, str) else body
     width, tall = (float(x) for x in size)
     focal = _checked_focal(focal, width, tall)
-    rotations, translation = recovery.in_camera((width, tall), focal, body)
+    with torch.inference_mode():
+        rotations, translation = recovery.in_camera((width, tall), focal, body)
     return settle(
         body, rotations, translation, recovery.shape, fps, keypoints=keypoints, size=(width, tall), focal=focal,
         height=height, camera_rotation=camera_rotation, state=state,
     )  # fmt: skip
 
 
-@torch.no_grad()
+@inference
 def settle(
     body: Body,
     rotations: Tensor,
@@ -105,7 +107,7 @@ def settle(
     people, frames = translation.shape[:2]
     _check_state(state, people, body)
     seen = translation.isfinite().all(-1)
-    if bool((~rotations.isfinite()).any()) or bool((~shape.isfinite()).any()):
+    if not (bool(rotations.isfinite().all()) and bool(shape.isfinite().all())):
         raise ValueError("rotations and shape are finite numbers, NaN is for the translation of somebody not yet seen")
     shape, state = _mean_shape(body, shape, seen, state)
     if height is not None:
@@ -120,7 +122,7 @@ def settle(
         root = (camera @ root[..., None])[..., 0]
         rotations = rotate_joint(rotations, body.root, camera)
     rays, confidence, noticed = _rays(keypoints, several, seen, size, focal, root)
-    take = Take(rotations, root, shape, seen, noticed, camera, rays, confidence)
+    take = Take(rotations, root, shape, rest, seen, noticed, camera, rays, confidence)
     if state is None:
         world = whole(body, take, fps)
         _say(world, take, keypoints is not None)
@@ -265,8 +267,8 @@ def _say(world: World, take: Take, told: bool) -> None:
     for number, (contact, seen, confidence) in enumerate(zip(world.contact, take.seen, take.confidence, strict=True)):
         who = f"person {number}" if len(world.contact) > 1 else "the person"
         if told and bool(seen.any()) and not bool((confidence[..., :2] > 0).any()):
-            warnings.warn(f"the feet of {who} are never seen: where {who} stands is guessed", stacklevel=4)
+            warnings.warn(f"the feet of {who} are never seen: where {who} stands is guessed", stacklevel=5)
         elif bool(seen.any()) and not bool((contact > 0.5).any()):
             warnings.warn(
-                f"{who} never stands: the path is the camera's, the floor where the lowest foot comes", stacklevel=4
+                f"{who} never stands: the path is the camera's, the floor where the lowest foot comes", stacklevel=5
             )

@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 
 from kinlmr.body import Body
 from kinlmr.motion import plain_names
+from kinlmr.rotations import rodrigues
 
 SURE = 0.5  # a foot stands whose probability is above
 LEAST = 0.1  # seconds that it stands at least to be held
@@ -61,23 +62,24 @@ def legs_of(body: Body) -> Legs:
 def bend(legs: Legs, rotations: Tensor, joints: Tensor, offset: Tensor) -> Tensor:
     """Rotations (..., J, 3, 3) whose ankles and toes are moved by ``offset`` (..., 2, 2, 3) in metres, as far as legs
     reach. joints (..., J, 3): where they are, in the root rotation's axes. An offset of zeros changes nothing."""
-    hip, knee, ankle, foot = (list(pair) for pair in zip(*legs.joints, strict=True))
-    a, k, n, f = (joints[..., pair, :] for pair in (hip, knee, ankle, foot))  # (..., 2, 3) of both sides
-    root = rotations[..., [legs.root], :, :]
-    thigh = root @ rotations[..., hip, :, :]
-    shank = thigh @ rotations[..., knee, :, :]
-    sole = shank @ rotations[..., ankle, :, :]
+    order = [joint for pair in zip(*legs.joints, strict=True) for joint in pair]  # hips, knees, ankles, feet
+    a, k, n, f = joints[..., order, :].unflatten(-2, (4, 2)).unbind(-3)  # (..., 2, 3) of both sides
+    own = rotations[..., order[:6], :, :].unflatten(-3, (3, 2))
+    root, (hip, knee, ankle) = rotations[..., legs.root, None, :, :], own.unbind(-4)
+    thigh = root @ hip
+    shank = thigh @ knee
+    sole = shank @ ankle
     normal = _normal(a, k, n, thigh[..., :, 2])
     turn, new_knee, new_ankle = _reach(a, k, n, n + offset[..., 0, :], normal)
     new_normal = (turn @ normal[..., None])[..., 0]
-    new_thigh = _frame(new_knee - a, new_normal) @ _frame(k - a, normal).mT @ thigh
-    new_shank = _frame(new_ankle - new_knee, new_normal) @ _frame(n - k, normal).mT @ shank
+    bones = torch.stack([k - a, n - k, new_knee - a, new_ankle - new_knee])
+    before, after = _frame(bones, torch.stack([normal, normal, new_normal, new_normal])).split(2)
+    new_thigh, new_shank = (after @ before.mT @ torch.stack([thigh, shank])).unbind()
     new_sole = _onto(f - n, f + offset[..., 1, :] - new_ankle) @ sole
-    moved = (offset != 0).flatten(-2).any(-1)[..., None, None]
-    parts = (hip, root.mT @ new_thigh), (knee, new_thigh.mT @ new_shank), (ankle, new_shank.mT @ new_sole)
+    moved = (offset != 0).flatten(-2).any(-1)[..., None, :, None, None]
+    bent = torch.stack([root.mT @ new_thigh, new_thigh.mT @ new_shank, new_shank.mT @ new_sole], -4)
     rotations = rotations.clone()
-    for pair, value in parts:
-        rotations[..., pair, :, :] = torch.where(moved, value, rotations[..., pair, :, :])
+    rotations[..., order[:6], :, :] = torch.where(moved, bent, own).flatten(-4, -3)
     return rotations
 
 
@@ -92,14 +94,14 @@ def _normal(hip: Tensor, knee: Tensor, ankle: Tensor, forward: Tensor) -> Tensor
 
 def _reach(hip: Tensor, knee: Tensor, ankle: Tensor, goal: Tensor, normal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The rotation (..., 3, 3) of the line from hip to ankle onto that to the goal; the new knee and ankle (..., 3)."""
-    upper, lower, before, wanted = (
-        (y - x).norm(dim=-1, keepdim=True) for x, y in ((hip, knee), (knee, ankle), (hip, ankle), (hip, goal))
-    )
+    line, wish = ankle - hip, goal - hip
+    lengths = torch.stack([knee - hip, ankle - knee, line, wish]).norm(dim=-1, keepdim=True)
+    upper, lower, before, wanted = lengths.unbind()
     most = torch.maximum(REACH * (upper + lower), before)
     least = torch.minimum((upper - lower).abs() + SHORTEST, before)
     distance = torch.minimum(torch.maximum(wanted, least), most)
-    toward = normalize(goal - hip, dim=-1)
-    turn = _onto(ankle - hip, toward)
+    toward = wish / wanted.clamp_min(1e-12)
+    turn = _onto(line, toward)
     pole = torch.linalg.cross(toward, (turn @ normal[..., None])[..., 0])
     along = (upper**2 - lower**2 + distance**2) / (2 * distance)
     off = (upper**2 - along**2).clamp_min(0).sqrt()
@@ -115,12 +117,9 @@ def _frame(bone: Tensor, normal: Tensor) -> Tensor:
 
 def _onto(one: Tensor, two: Tensor) -> Tensor:
     """The smallest rotations (..., 3, 3) that turn vectors (..., 3) of any length onto others."""
-    a, b = normalize(one, dim=-1), normalize(two, dim=-1)
+    a, b = normalize(torch.stack([one, two]), dim=-1).unbind()
     v, c = torch.linalg.cross(a, b), (a * b).sum(-1)
-    zero = torch.zeros_like(c)
-    x, y, z = v.unbind(-1)
-    skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
-    return torch.eye(3).to(a) + skew + skew @ skew / (1 + c).clamp_min(1e-6)[..., None, None]
+    return rodrigues(c, v, v / (1 + c).clamp_min(1e-6)[..., None], v)
 
 
 # ------------------------------------------------------------------------------------------------------------ how far

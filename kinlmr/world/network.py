@@ -179,7 +179,7 @@ def load(path: str | os.PathLike[str]) -> Network:
 @functools.cache
 def shipped(device: torch.device, dtype: torch.dtype) -> Network:
     """The network that comes with kinlmr."""
-    with resources.as_file(resources.files("kinlmr") / "weights" / "world.npz") as file:
+    with resources.as_file(resources.files("kinlmr") / "weights" / "world.npz") as file, torch.inference_mode(False):
         return load(file).to(device, dtype)
 
 

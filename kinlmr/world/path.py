@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 FASTEST = 3.0  # m/s: the standard deviation of the first speed
 FAINT = 1e-6  # per square metre: how surely an unknown root is at the camera
@@ -64,64 +65,63 @@ def start(people: int, feet: int, like: Tensor) -> Filter:
 
 def forward(terms: Terms, seconds: float, state: Filter) -> tuple[Tensor, Tensor, Filter]:
     """Eliminate frame after frame -> the positions (B, T, 3) by what was seen so far; the elimination (B, T, 3, 7), the
-    position two frames before by the two after it; and the filter's state.
+    position two frames before by the two after it and one; and the filter's state.
 
-    The sum of squares is one matrix over (p_{t-2}, p_{t-1}, 1, p_t); what is left of it without p_{t-2} is one over
-    (p_{t-1}, p_t, 1), and goes on to the next frame.
+    The sum of squares p' A p - 2 b' p is (A | b) over (p_{t-2}, p_{t-1}, p_t); what is left of it without p_{t-2} is
+    one over (p_{t-1}, p_t), and goes on to the next frame.
     """
-    forms, after, first = _forms(terms, seconds, state)
-    order = torch.tensor([0, 1, 2, 4, 5, 6, 3], device=forms.device)
+    forms, after = _forms(terms, state)
     known = torch.cat([state.seen[:, None], after[:, :-1]], 1)
     steady = known.all(0).tolist()
-    left = torch.zeros_like(forms[:, 0, :7, :7])
-    left[:, :6, :6], left[:, :6, 6], left[:, 6, :6] = state.information, state.vector, state.vector
+    left = torch.cat([state.information, state.vector[..., None]], -1)
     gone, lefts = [], []
     for t, form in enumerate(forms.unbind(1)):
-        left = left if steady[t] else torch.where(known[:, t, None, None], left, first)
-        form[:, :7, :7] += left
+        left = left if steady[t] else torch.where(known[:, t, None, None], left, _unknown(seconds, left))
+        form[:, :6, :6] += left[..., :6]
+        form[:, :6, 9] += left[..., 6]
         solved = torch.linalg.solve(form[:, :3, :3], form[:, :3, 3:])
-        left = torch.baddbmm(form[:, 3:, 3:], form[:, 3:, :3], solved, alpha=-1)[:, order][:, :, order]
+        left = torch.baddbmm(form[:, 3:, 3:], form[:, 3:, :3], solved, alpha=-1)
         gone.append(solved)
         lefts.append(left)
-    left, eliminated = torch.stack(lefts, 1), torch.stack(gone, 1)[..., order]
-    faint = FAINT * torch.eye(6).to(left)
-    positions = torch.linalg.solve(left[..., :6, :6] + faint, left[..., :6, 6])[..., 3:]
+    eliminated, every = torch.stack(gone, 1), torch.stack(lefts, 1)
+    positions = torch.linalg.solve(every[..., :6] + FAINT * _eye(6, every), every[..., 6])[..., 3:]
     now = state._replace(
-        information=left[:, -1, :6, :6], vector=left[:, -1, :6, 6], feet=terms.feet[:, -1].double(), seen=after[:, -1]
+        information=left[..., :6], vector=left[..., 6], feet=terms.feet[:, -1].double(), seen=after[:, -1]
     )
     return positions, eliminated, now
 
 
-def _forms(terms: Terms, seconds: float, state: Filter) -> tuple[Tensor, Tensor, Tensor]:
-    """Each frame's own squares as a matrix (B, T, 10, 10) over (p_{t-2}, p_{t-1}, 1, p_t), those who were seen by then
-    (B, T), and what is known (7, 7) before somebody was. Of p' A p - 2 b'p a form has A and b."""
+def _forms(terms: Terms, state: Filter) -> tuple[Tensor, Tensor]:
+    """Each frame's own squares (B, T, 9, 10), D' W (D | y) of (D p - y)' W (D p - y), and those who were seen by then
+    (B, T). D has three rows: the place, the step of the feet that stand, the acceleration."""
     place, certainty, feet, still, calm, gravity, seen = (x.double() if x.is_floating_point() else x for x in terms)
     after = torch.cat([state.seen[:, None], seen], 1).cummax(1).values[:, 1:]
     before = torch.cat([state.seen[:, None], seen[:, :-1]], 1)
-    feet_before = torch.cat([state.feet[:, None], feet[:, :-1]], 1)
     still = torch.where((seen & before)[..., None], still, 0)
-    total, moved = still.sum(-1), (still[..., None] * (feet_before - feet)).sum(-2)
-    difference = torch.tensor([1.0, -2.0, 1.0]).to(place)
-    step = torch.tensor([[0.0, 0, 0], [0, 1, -1], [0, -1, 1]]).to(place)
-    scalar = calm[..., None, None] * torch.outer(difference, difference) + total[..., None, None] * step
-    matrix = torch.einsum("btij,xy->btixjy", scalar, torch.eye(3).to(place)).flatten(4).flatten(2, 3)
-    matrix[..., 6:, 6:] += certainty
-    right = torch.einsum("i,btx->btix", difference, calm[..., None] * gravity)
-    right[..., 2, :] += (certainty @ place[..., None])[..., 0] + moved
-    right[..., 1, :] -= moved
-    forms = place.new_zeros(*seen.shape, 10, 10)
-    others = torch.tensor([0, 1, 2, 3, 4, 5, 7, 8, 9], device=place.device)
-    forms[..., others[:, None], others] = matrix
-    forms[..., others, 6] = forms[..., 6, others] = right.flatten(2)
+    total, back = still.sum(-1), torch.cat([state.feet[:, None], feet[:, :-1]], 1) - feet
+    step = (still[..., None] * back).sum(-2) / total.clamp_min(FAINT)[..., None]
+    eye = _eye(3, place)
+    design = torch.kron(place.new_tensor([[0, 0, 1], [0, -1, 1], [1, -2, 1]]), eye)
+    weight = torch.cat([certainty[..., None, :, :], torch.stack([total, calm], -1)[..., None, None] * eye], 2)
+    told = torch.stack([place, step, gravity], 2)[..., None]
+    squares = weight @ torch.cat([design.unflatten(0, (3, 3)).expand(*told.shape[:3], 3, 9), told], -1)
+    return design.mT @ squares.flatten(2, 3), after
+
+
+def _unknown(seconds: float, like: Tensor) -> Tensor:
+    """What is known (6, 7) of the first two positions: nearly nothing but that they are near each other."""
     speed = 1 / (FASTEST * seconds) ** 2
-    pair = torch.tensor([[speed + FAINT, -speed], [-speed, speed + FAINT]]).to(place)
-    first = torch.nn.functional.pad(torch.kron(pair, torch.eye(3).to(place)), (0, 1, 0, 1))
-    return forms, after, first
+    pair = like.new_tensor([[speed + FAINT, -speed], [-speed, speed + FAINT]])
+    return pad(torch.kron(pair, _eye(3, like)), (0, 1))
+
+
+def _eye(size: int, like: Tensor) -> Tensor:
+    return torch.eye(size, dtype=like.dtype, device=like.device)
 
 
 def backward(gone: Tensor, state: Filter) -> Tensor:
     """The positions (B, T, 3) by the whole clip, of what `forward` gave."""
-    last = torch.linalg.solve(state.information + FAINT * torch.eye(6).to(state.information), state.vector)
+    last = torch.linalg.solve(state.information + FAINT * _eye(6, state.vector), state.vector)
     found = [last]  # pairs of positions, later ones first
     for one in reversed(gone[:, 2:].unbind(1)):
         earlier = one[..., 6] - (one[..., :6] @ found[-1][..., None])[..., 0]

@@ -47,6 +47,7 @@ class Stand(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def stand_of(body: Body) -> Stand:
     """A body that can stand, or a ValueError."""
     legs = legs_of(body)
@@ -68,12 +69,14 @@ def sole_heights(body: Body) -> Tensor:
 
 class Take(NamedTuple):
     """B people in T frames, in axes that do not turn: rotations (B, T, J, 3, 3), root (B, T, 3), where that joint is,
-    shape (B, T, S), seen (B, T): whether there is a place, noticed (B, T): whether there are keypoints; camera
-    (B, T, 3, 3), rays (B, T, 6, 3) and confidence (B, T, 6) as of `kinlmr.world.network.Signals`."""
+    shape (B, T, S), rest (B, T, 3): the root joint in the T-pose, seen (B, T): whether there is a place, noticed
+    (B, T): whether there are keypoints; camera (B, T, 3, 3), rays (B, T, 6, 3) and confidence (B, T, 6) as of
+    `kinlmr.world.network.Signals`."""
 
     rotations: Tensor
     root: Tensor
     shape: Tensor
+    rest: Tensor
     seen: Tensor
     noticed: Tensor
     camera: Tensor
@@ -86,12 +89,11 @@ def whole(body: Body, take: Take, fps: float) -> World:
     stand, seconds = stand_of(body), 1 / fps
     people = len(take.seen)
     means, ticks = network.start(people, take.root)
-    answer, _, _ = _answered(body, stand, take, fps, means, ticks)
+    rotations = smoothed(take.rotations, take.seen, fps)
+    raw, about = _about_root(body, take, rotations)
+    answer, _, _ = _answered(body, stand, take, raw, fps, means, ticks)
     contact, up = answer[..., :4].sigmoid() * take.seen[..., None], _turned(take.camera, answer[..., 4:7])
     common = normalize((up * take.seen[..., None]).sum((0, 1)) + up.new_tensor(floor.DEFAULT_UP) * 1e-6, dim=0)
-    rotations = smoothed(take.rotations, take.seen, fps)
-    joints = body(rotations, take.shape).joints
-    about = joints - joints[..., [body.root], :]
     start = path.start(people, 4, take.root)
     system, _ = _terms(take, about[..., stand.legs.feet, :], contact, answer, common.expand_as(up), fps, start, WHOLE)
     _, gone, state = path.forward(system, seconds, start)
@@ -109,18 +111,17 @@ def whole(body: Body, take: Take, fps: float) -> World:
     held = _firm(contact, fps).unflatten(2, (2, 2))
     offset = lock.hold(torch.where(take.seen[..., None, None, None], feet, 0), held, fps)
     rotations = lock.bend(stand.legs, rotations, about, offset)
-    return _answer(body, take, rotations, root, contact, _turned(take.camera.mT, common))
+    return _answer(take, rotations, root, contact, _turned(take.camera.mT, common))
 
 
 def live(body: Body, take: Take, fps: float, state: WorldState) -> tuple[World, WorldState]:
     """The next frames, by what was seen so far: the same whatever chunks they come in."""
     stand, seconds = stand_of(body), 1 / fps
     parts = state.parts()
-    answer, means, ticks = _answered(body, stand, take, fps, parts.means, parts.ticks)
-    contact, up = answer[..., :4].sigmoid() * take.seen[..., None], _turned(take.camera, answer[..., 4:7])
     rotations, pose = followed(take.rotations, take.seen, fps, parts.pose)
-    joints = body(rotations, take.shape).joints
-    about = joints - joints[..., [body.root], :]
+    raw, about = _about_root(body, take, rotations)
+    answer, means, ticks = _answered(body, stand, take, raw, fps, parts.means, parts.ticks)
+    contact, up = answer[..., :4].sigmoid() * take.seen[..., None], _turned(take.camera, answer[..., 4:7])
     feet = about[..., stand.legs.feet, :]
     own = normalize(state.up_sum[:, None] + (up * take.seen[..., None]).cumsum(1), dim=-1)
     system, aloft = _terms(take, feet, contact, answer, own, fps, parts.filter, LIVE)
@@ -137,7 +138,7 @@ def live(body: Body, take: Take, fps: float, state: WorldState) -> tuple[World, 
     before = torch.cat([parts.filter.seen[:, None], take.seen[:, :-1]], 1)
     offset, held = lock.follow(feet, contact.unflatten(2, (2, 2)), fps, parts.held, before)
     rotations = lock.bend(stand.legs, rotations, about, offset)
-    world = _answer(body, take, rotations, root, contact, _turned(take.camera.mT, common))
+    world = _answer(take, rotations, root, contact, _turned(take.camera.mT, common))
     return world, state.with_parts(Parts(means, ticks, pose, filtered, evidence, held))
 
 
@@ -145,13 +146,18 @@ def _turned(camera: Tensor, x: Tensor) -> Tensor:
     return (camera @ x[..., None])[..., 0]
 
 
+def _about_root(body: Body, take: Take, smooth: Tensor) -> tuple[Tensor, Tensor]:
+    """Joints (B, T, J, 3) about the root joint, of the poses as they came and of smooth ones (B, T, J, 3, 3)."""
+    joints = body(torch.stack([take.rotations, smooth]), take.shape).joints
+    raw, about = (joints - joints[..., body.root, None, :]).unbind()
+    return raw, about
+
+
 def _answered(
-    body: Body, stand: Stand, take: Take, fps: float, means: network.Means, ticks: network.Ticks
+    body: Body, stand: Stand, take: Take, joints: Tensor, fps: float, means: network.Means, ticks: network.Ticks
 ) -> tuple[Tensor, network.Means, network.Ticks]:
-    """What the network says of every frame (B, T, 9), and what it remembers."""
-    joints = body(take.rotations, take.shape).joints
-    about = (joints - joints[..., [body.root], :])[..., stand.joints, :]
-    root = take.rotations[..., body.root, :, :]
+    """What the network says of every frame (B, T, 9), and what it remembers; joints (B, T, J, 3) about the root."""
+    about, root = joints[..., stand.joints, :], take.rotations[..., body.root, :, :]
     signals = network.Signals(about, take.root, take.seen, root, take.rays, take.confidence, take.camera)
     x, means = network.features(signals, 1 / fps, means)
     net = network.shipped(x.device, x.dtype)
@@ -202,7 +208,6 @@ def _firm(contact: Tensor, fps: float) -> Tensor:
     return gaussian(contact.movedim(1, -1), fps).movedim(-1, 1)
 
 
-def _answer(body: Body, take: Take, rotations: Tensor, root: Tensor, contact: Tensor, up: Tensor) -> World:
-    rest = body.joints_at_rest(take.shape.flatten(0, 1))[:, body.root].view_as(root)
-    translation = torch.where(take.seen[..., None], root - rest, torch.nan)
+def _answer(take: Take, rotations: Tensor, root: Tensor, contact: Tensor, up: Tensor) -> World:
+    translation = torch.where(take.seen[..., None], root - take.rest, torch.nan)
     return World(rotations, translation, take.shape, contact.unflatten(2, (2, 2)), up)

@@ -1,5 +1,7 @@
 """A live snapshot computes what the paper's loop does with the weights that it was made of, a frame at a time."""
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -61,6 +63,34 @@ def test_recover_takes_it_as_the_model(fps):
     for t in range(6):
         one, state = kinlmr.recover(live, keypoints[:, t : t + 1], fps, state)
         assert_same([x[:, 0] for x in one], [x[:, t] for x in whole[0]], 1e-4)
+
+
+def assert_for_autograd(function, *args):
+    """Every tensor that a function returns can be a factor of what is trained, and holds its own memory only."""
+    found = function(*args)
+    for x in (x for part in found for x in ([part] if isinstance(part, torch.Tensor) else part)):
+        assert not x.is_inference()
+        assert x.untyped_storage().nbytes() == x.nbytes
+        if x.is_floating_point():
+            factor = torch.ones_like(x, requires_grad=True)
+            (factor * x).sum().backward()
+            assert torch.equal(factor.grad.nan_to_num(), x.nan_to_num())
+
+
+def test_answers_of_inference_mode_are_ordinary_tensors():
+    live, keypoints = MODEL.live(), walker(6, 30, 2)
+    with torch.inference_mode():  # what is kept from call to call is no worse for it
+        recovery, _ = kinlmr.recover(MODEL, keypoints, 30)
+        kinlmr.to_world(recovery, 30, (640, 480), 700)
+    assert_for_autograd(kinlmr.recover, MODEL, keypoints, 30)
+    assert_for_autograd(kinlmr.recover, live, keypoints[:, :1], 30)
+    assert_for_autograd(live.step, torch.rand(2, MODEL.options.features))
+    recovery, _ = kinlmr.recover(MODEL, keypoints, 30)
+    world = functools.partial(kinlmr.to_world, recovery, 30, (640, 480), 700)
+    assert_for_autograd(world)
+    assert_for_autograd(functools.partial(world, state=kinlmr.WorldState.initial(2)))
+    with pytest.raises(AssertionError):
+        assert_for_autograd(torch.inference_mode()(lambda: (torch.ones(2),)))
 
 
 def test_weights_of_another_type():
