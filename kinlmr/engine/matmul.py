@@ -14,8 +14,9 @@ Halves: the weight's upper and lower half, as a batch of two. On the left: weigh
 in the cache both are slower than addmm. oneDNN needs a contiguous weight, a bias, and no gradient that is recorded;
 else few rows go on the left, and more to addmm.
 
-A scan uses one weight in every frame. For two rows or more oneDNN rearranges it once for all frames, if they are many
-(`layouts`); else the table holds for its first frame only, after which the weight is in the cache.
+A scan uses one weight in every frame. If they are many (`layouts`) oneDNN rearranges it once for all of them, for two
+to four rows, and of more than 2^20 numbers for more rows too; else the table holds for its first frame only, after
+which the weight is in the cache. The rearranged weight takes as much memory again.
 
 Only rounding differs. `python benchmarks/products.py` measures them all.
 
@@ -39,6 +40,7 @@ FEW, LARGE = 4, 2**17  # rows; numbers in a weight
 HUGE = 2**20, 7 * 2**17, 7 * 2**17, 2**19  # numbers in a weight above which oneDNN multiplies 2, 3, 4 or more rows
 APART = 256  # columns of a weight between those of one row and the next
 ARRANGED, WORTH = 2**18, 3 * 2**22  # numbers in a weight, and times frames: arranging fewer takes longer than it saves
+MANY_ROWS = 2**20  # numbers in a weight: of fewer, arranging saves nothing for more than few rows
 
 
 @dataclass
@@ -141,11 +143,11 @@ def recurrence(weight: Tensor, rows: int, kept: Layouts | None, backward: bool =
 
 
 def _layout(weight: Tensor, rows: int, kept: Layouts | None, backward: bool) -> Tensor | None:
-    """A weight (out, in) as oneDNN arranges it; None where it is not arranged, or has one row to multiply.
+    """A weight (out, in) as oneDNN arranges it; None where it is not arranged for so many rows.
 
     It is arranged once in a forward pass, and once in a call of backward.
     """
-    if kept is None or rows == 1:
+    if kept is None or rows == 1 or (rows > FEW and weight.numel() <= MANY_ROWS):
         return None
     call, name = call_of_backward(), "backward" if backward else "forward"
     found: tuple[int, Tensor] | None = getattr(kept, name)

@@ -41,7 +41,7 @@ from kinlmr.kernels import traced
 ROWS = 64  # rows of a block (frames times clips) above which its products get no faster
 WORK = 2**24  # rows of a block times H^2 below which its calls take longer than its products
 SMALL = 2**21  # numbers in a node's first weights, times clips (at least 4), up to which nodes are stacked on a CPU
-CHUNK = 256  # rows of features that are projected at once, if a block is not larger
+CHUNK = 128  # rows of features that are projected at once, if a block is not larger
 
 
 def choose_block(batch: int, frames: int, hidden: int, training: bool = False, cuda: bool = False) -> int:
