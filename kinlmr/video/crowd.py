@@ -142,9 +142,11 @@ class Crowd:
         for low, high in itertools.pairwise(cuts):
             stay = [row for row, p in enumerate(self.here) if there[p, low] and not fresh[p, low]]
             new = np.flatnonzero(fresh[:, low]).tolist()
-            self.here = [*(self.here[row] for row in stay), *new]
-            self.state = kinlmr.concat([self.state.select(stay), kinlmr.RecoveryState.initial(self.model, len(new))])
-            self.standing = kinlmr.concat([self.standing.select(stay), self.strangers(len(new))])
+            if new or len(stay) < len(self.here):
+                self.here = [*(self.here[row] for row in stay), *new]
+                came = kinlmr.RecoveryState.initial(self.model, len(new))
+                self.state = kinlmr.concat([self.state.select(stay), came])
+                self.standing = kinlmr.concat([self.standing.select(stay), self.strangers(len(new))])
             if self.here:
                 points = torch.from_numpy(keypoints[self.here, low:high])
                 recovery, self.state = kinlmr.recover(self.model, points, self.fps, self.state)
