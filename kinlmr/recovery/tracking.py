@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from kinlmr._moved import renamed
 from kinlmr.files import Array
 from kinlmr.keypoints import SURE
+from kinlmr.state import inference
 
 REACH = 0.35  # of a person's size: as far from where one is expected, a detection may still be that person
 FIRM = 2  # frames that make a person one who is waited for
@@ -38,6 +39,7 @@ class Tracks(NamedTuple):
         return renamed("Tracks.points", "Tracks.keypoints", self.keypoints)
 
 
+@inference
 def track(keypoints: Tensor | Array, tracks: Tracks | None = None, patience: int = 30) -> tuple[Tensor, Tracks]:
     """Whose detections these are: the next frame of a video, causally.
 
