@@ -66,24 +66,23 @@ def backward(network: nn.Module, x: Tensor) -> None:
 
 
 def forward(network: nn.Module, x: Tensor) -> None:
-    with torch.no_grad():
+    with torch.inference_mode():
         network(x)
 
 
 def frame(network: nn.Module, x: Tensor) -> None:
     """The first of a stream (B, F)."""
-    with torch.no_grad():
+    with torch.inference_mode():
         network.step(x) if hasattr(network, "step") else network(x[:, None])
 
 
-def streamer(network: nn.Module) -> Callable[[nn.Module, Tensor], None]:
+def streamer(network: Any) -> Callable[[Any, Tensor], None]:
     """A function that takes one frame (B, F) more."""
     state: list[Any] = [None]
 
-    def step(network: nn.Module, x: Tensor) -> None:
-        with torch.no_grad():
-            stepper = network.step if isinstance(network, kinlmr.LMR) else network
-            _, state[0] = stepper(x if isinstance(network, kinlmr.LMR) else x[:, None], state[0])
+    def step(network: Any, x: Tensor) -> None:
+        with torch.inference_mode():
+            _, state[0] = network.step(x, state[0]) if hasattr(network, "step") else network(x[:, None], state[0])
 
     return step
 
@@ -231,11 +230,14 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
             rows.append(row(case, interleaved(jobs, args.rounds, 1, args.device), floor))
     for batch in STREAMS:
         x = torch.randn(batch, args.features, device=args.device)
-        steps = {name: streamer(network) for name, network in found.items()}
-        jobs = {name: lambda s=step, n=found[name], x=x: s(n, x) for name, step in steps.items()}
+        arms = {**found, "live": found["kinlmr"].live()}
+        steps = {name: streamer(network) for name, network in arms.items()}
+        jobs = {name: lambda s=step, n=arms[name], x=x: s(n, x) for name, step in steps.items()}
         floor = max(batch * adds / per_ms, weight_bytes / bytes_per_ms)
-        figures = interleaved(jobs, args.rounds, 10, args.device)
-        rows.append(row(f"stream, {batch} {'person' if batch == 1 else 'people'}, per frame", figures, floor))
+        figures, who = interleaved(jobs, args.rounds, 10, args.device), "1 person" if batch == 1 else f"{batch} people"
+        live = figures.pop("live")
+        rows.append(row(f"stream, {who}, per frame", figures, floor))
+        rows.append(row(f"stream, {who}, by model.live()", figures | {"kinlmr": live}, floor))
     x = torch.randn(32, 16, args.features, device=args.device)
     both = {name: found[name] for name in ("kinlmr", "naive")}
     for kind, values in (
