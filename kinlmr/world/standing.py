@@ -47,7 +47,8 @@ class Stand(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-@torch.inference_mode(False)
+@torch.inference_mode(False)  # it is kept
+@torch.no_grad()
 def stand_of(body: Body) -> Stand:
     """A body that can stand, or a ValueError."""
     legs = legs_of(body)
