@@ -14,13 +14,14 @@ from torch.autograd import Function
 from torch.nn.functional import pad
 
 from kinlmr.kernels import skin as skin_kernels
+from kinlmr.kernels import traced
 
 # Numbers in the two workspaces: blended vertices, and each vertex's transform. On a CPU they stay in cache.
 TILES_CPU = 2_700_000, 670_000
 TILES_CUDA = 100_000_000, 400_000_000
-# For so many rows MKL multiplies by strips of so many of the basis's columns up to twice as fast as by all at once.
-ROWS, STRIP = 24, 1024
-ALIGNED = 16
+# One CPU thread multiplies at least so many rows by a basis of at least so many numbers faster in strips of columns.
+ROWS, LARGE, STRIP = 16, 2**20, 1024
+ALIGNED = 16  # numbers in a cache line, where a product's rows are best begun
 
 
 def skin(factors: Tensor, bone_transforms: Tensor, template: Tensor, basis: Tensor, weights: Tensor) -> Tensor:
@@ -31,7 +32,8 @@ def skin(factors: Tensor, bone_transforms: Tensor, template: Tensor, basis: Tens
     basis = basis[: factors.shape[1]]
     if torch.compiler.is_compiling() or any(x.requires_grad for x in (template, basis, weights)):
         return _skin(_rest(factors, template, basis), bone_transforms, weights)
-    posed, _ = _Skin.apply(factors, bone_transforms, template, basis, weights)
+    run = _Skin.apply if torch.is_grad_enabled() or traced() else _Skin.forward
+    posed, _ = run(factors, bone_transforms, template, basis, weights)
     return posed
 
 
@@ -141,7 +143,8 @@ class _TiledGradients(Function):
 def _blend(factors: Tensor, template: Tensor, basis: Tensor, out: Tensor) -> Tensor:
     """Vertices at rest: template (3 N) + factors (B, .) @ basis (., 3 N), into out (B or more, 3, N) -> (B, 3, N)."""
     out = out[: len(factors)]
-    strip = STRIP if out.is_cpu and len(out) >= ROWS else len(template)
+    apart = out.is_cpu and len(out) >= ROWS and basis.numel() >= LARGE and torch.get_num_threads() == 1
+    strip = STRIP if apart else len(template)
     for t, b, o in zip(*(x.split(strip, -1) for x in (template, basis, out.flatten(1))), strict=True):
         torch.addmm(t, factors, b, out=o)
     return out
