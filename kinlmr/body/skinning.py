@@ -14,10 +14,14 @@ from torch.autograd import Function
 from torch.nn.functional import pad
 
 from kinlmr.kernels import skin as skin_kernels
+from kinlmr.kernels import traced
 
 # Numbers in the two workspaces: blended vertices, and each vertex's transform. On a CPU they stay in cache.
-TILES_CPU = 1_330_000, 330_000
+TILES_CPU = 2_700_000, 670_000
 TILES_CUDA = 100_000_000, 400_000_000
+# One CPU thread multiplies at least so many rows by a basis of at least so many numbers faster in strips of columns.
+ROWS, LARGE, STRIP = 16, 2**20, 1024
+ALIGNED = 16  # numbers in a cache line, where a product's rows are best begun
 
 
 def skin(factors: Tensor, bone_transforms: Tensor, template: Tensor, basis: Tensor, weights: Tensor) -> Tensor:
@@ -28,7 +32,8 @@ def skin(factors: Tensor, bone_transforms: Tensor, template: Tensor, basis: Tens
     basis = basis[: factors.shape[1]]
     if torch.compiler.is_compiling() or any(x.requires_grad for x in (template, basis, weights)):
         return _skin(_rest(factors, template, basis), bone_transforms, weights)
-    posed, _ = _Skin.apply(factors, bone_transforms, template, basis, weights)
+    run = _Skin.apply if torch.is_grad_enabled() or traced() else _Skin.forward
+    posed, _ = run(factors, bone_transforms, template, basis, weights)
     return posed
 
 
@@ -138,7 +143,10 @@ class _TiledGradients(Function):
 def _blend(factors: Tensor, template: Tensor, basis: Tensor, out: Tensor) -> Tensor:
     """Vertices at rest: template (3 N) + factors (B, .) @ basis (., 3 N), into out (B or more, 3, N) -> (B, 3, N)."""
     out = out[: len(factors)]
-    torch.addmm(template, factors, basis, out=out.view(len(out), -1))
+    apart = out.is_cpu and len(out) >= ROWS and basis.numel() >= LARGE and torch.get_num_threads() == 1
+    strip = STRIP if apart else len(template)
+    for t, b, o in zip(*(x.split(strip, -1) for x in (template, basis, out.flatten(1))), strict=True):
+        torch.addmm(t, factors, b, out=o)
     return out
 
 
@@ -182,4 +190,5 @@ def _workspaces(x: Tensor) -> tuple[int, Tensor, Tensor]:
     blend, skin = TILES_CUDA if x.is_cuda else TILES_CPU
     many = min(max(1, blend // (3 * x.shape[-1])), max(1, len(x)))
     few = min(max(1, skin // (12 * x.shape[-1])), many)
-    return many, x.new_empty(many, *x.shape[1:]), x.new_empty(few, 3, 4, x.shape[-1])
+    wide = -(-x.shape[-1] // ALIGNED) * ALIGNED
+    return many, x.new_empty(many, *x.shape[1:]), x.new_empty(few, 3, 4, wide)[..., : x.shape[-1]]

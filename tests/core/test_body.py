@@ -116,6 +116,20 @@ def test_values_and_gradients_of_tiles_of_any_size(monkeypatch, pose, tiles):
     assert_same(torch.autograd.grad(mesh[:2], inputs, weights), torch.autograd.grad(expected, inputs, weights), 1e-11)
 
 
+@pytest.mark.parametrize("strip", [1, 5, 33])
+def test_strips_of_any_width_and_no_gradient_change_nothing(monkeypatch, strip):
+    body = small()
+    inputs = posed(body, 7)
+    expected = plain(body, *inputs)
+    for name, value in (("ROWS", 1), ("LARGE", 1), ("STRIP", strip)):
+        monkeypatch.setattr(skinning, name, value)
+    assert_same(body(*inputs, want=("joints", "vertices"))[:2], expected, 1e-12)
+    with torch.no_grad():
+        assert_same(body(*inputs, want=("joints", "vertices"))[:2], expected, 1e-12)
+        many = torch.vmap(lambda *x: body(*x, want=("joints", "vertices"))[:2])(*inputs)
+        assert_same(many, expected, 1e-12)
+
+
 def test_gradients_check_numerically_twice():
     body = small()
     inputs = [x.requires_grad_() for x in posed(body, 2)]
