@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from engine import interleaved, machine, told
+from engine import interleaved, machine, rates, told
 
 import kinlmr
 from kinlmr.body.assembly import assemble
@@ -209,6 +209,12 @@ def peak(name: str, task: str, batch: int, backward: bool, device: str, threads:
     return float(done.stdout)
 
 
+def floor(device: str) -> float:
+    """Milliseconds of a mesh's multiply-adds, blend shapes and dense skinning, at the rate of a large product here."""
+    per_ms, _ = rates(device)
+    return VERTICES * (3 * (9 * (JOINTS - 1) + SHAPE) + 12 * JOINTS) / per_ms
+
+
 def cuda_floor(found: dict, device: str) -> None:
     """On CUDA: what a mesh must move, against what this machine copies; kernels per call."""
     x = torch.empty(2**28, device=device)
@@ -262,6 +268,9 @@ def main() -> None:
                 rows.append({"task": task, "batch": batch, "pass": kind, **figures})
                 cells = " | ".join(f"{value['ms'] * per_ms:.{digits}f}" for value in figures.values())
                 print(f"| {task} | {batch} | {kind} | {cells} | {told(figures['kinlmr'])} |", flush=True)
+    if args.device == "cpu":
+        whole = next(row for row in rows if (row["task"], row["batch"], row["pass"]) == ("mesh", 512, "forward"))
+        print(f"\na mesh of 512, forward, takes {whole['kinlmr']['ms'] / floor(args.device):.2f} times its floor")
     print(f"\n| peak memory, batch 512, MB | {' | '.join(found)} |\n|---|{'---|' * len(found)}")
     for backward in (False, True):
         peaks = {name: peak(name, "mesh", 512, backward, args.device, args.threads) for name in found}
