@@ -7,8 +7,8 @@ The first prints milliseconds per frame, median and 95th percentile over rounds,
 `kinlmr.recover` whole, each of the model (alone in inference mode) and of its snapshot (`LMR.live`); of the latter with
 `kinlmr.to_world` after it; of onnxruntime's step of the same model, on as many threads, where it is installed
 (`examples/export_onnx.py` makes the file); and of a window of 16 frames, which a method without state has to run again
-at every frame. All run one after another in every round; the clock is the process's CPU
-time (on CUDA, the wall's), the ratio the median of the rounds'.
+at every frame; and how many of torch's operators a frame is. All run one after another in every round; the clock is
+the process's CPU time (on CUDA, the wall's), the ratio the median of the rounds'.
 
 The second streams so many frames through `recover` (with ``--alone`` the model), ``--chunk`` at a time, while
 one of two people leaves and another comes every thousand frames, and prints the memory of the process and the tensors
@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from engine import interleaved, machine
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import kinlmr
 
@@ -76,6 +77,16 @@ def standing(live: kinlmr.LMR | Any, x: torch.Tensor) -> Callable[[int, Any], An
     return job
 
 
+class Operators(TorchDispatchMode):
+    """Counts torch's operators."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), options: Any = None) -> Any:
+        self.count += 1
+        return operator(*args, **(options or {}))
+
+
 def by_onnxruntime(model: kinlmr.LMR, threads: int) -> Callable[[torch.Tensor, Any], Any] | None:
     """The step of the model's ONNX file: a frame (B, F) and the last memory, None at first -> memory after."""
     if importlib.util.find_spec("onnxruntime") is None or next(model.parameters()).is_cuda:
@@ -96,7 +107,8 @@ def by_onnxruntime(model: kinlmr.LMR, threads: int) -> Callable[[torch.Tensor, A
 def latency(args: argparse.Namespace) -> None:
     model = load(args.model, args.device)
     live, other = model.live(), by_onnxruntime(model, args.threads)
-    print(f"\n| {args.model}, a frame of | ms | 95th percentile | over the model's step |\n|---|---|---|---|")
+    print(f"\n| {args.model}, a frame of | ms | 95th percentile | over the model's step | operators |")
+    print("|---|---|---|---|---|")
     for people in args.people:
         x = seen(model, people, 4 * WINDOW, args.device)
         features, _, _ = kinlmr.keypoints.normalise(x)
@@ -116,7 +128,10 @@ def latency(args: argparse.Namespace) -> None:
         figures = interleaved(jobs, args.rounds, 1, args.device, "model.step")
         who = "1 person" if people == 1 else f"{people} people"
         for name, one in figures.items():
-            print(f"| {who}, {name} | {one['ms']:.2f} | {one['late']:.2f} | {1 / one['ratio']:.2f}x |", flush=True)
+            with Operators() as operators:
+                jobs[name]()
+            cells = f"{one['ms']:.2f} | {one['late']:.2f} | {1 / one['ratio']:.2f}x | {operators.count or '-'}"
+            print(f"| {who}, {name} | {cells} |", flush=True)
 
 
 @torch.inference_mode()
