@@ -22,13 +22,12 @@ def ways(x: Tensor, bias: Tensor) -> dict:
         "addmm": lambda w: torch.addmm(bias, x, w.mT),
         "left": lambda w: torch.addmm(bias[:, None], w, x.mT),
         "halves": lambda w: torch.baddbmm(bias.view(2, -1, 1), w.unflatten(0, (2, -1)), x.mT.expand(2, -1, -1)),
-        "oneDNN": lambda w: torch.ops.mkldnn._linear_pointwise(x, w, bias, "none", [], ""),
-        "arranged": lambda w: torch.ops.mkldnn._linear_pointwise(x, arranged(w), bias, "none", [], ""),
         "kinlmr": lambda w: product(x, w, bias),
     }
-    return (
-        found if torch.backends.mkldnn.is_available() else {k: found[k] for k in found.keys() - {"oneDNN", "arranged"}}
-    )
+    if torch.backends.mkldnn.is_available():
+        found["oneDNN"] = lambda w: torch.ops.mkldnn._linear_pointwise(x, w, bias, "none", [], "")
+        found["arranged"] = lambda w: torch.ops.mkldnn._linear_pointwise(x, arranged(w), bias, "none", [], "")
+    return found
 
 
 @functools.cache

@@ -65,7 +65,7 @@ def streamer(job: Callable[[int, Any], Any], frames: int) -> Callable[[], None]:
     return run
 
 
-def standing(live: kinlmr.LMR | Any, x: torch.Tensor) -> Callable[[int, Any], Any]:
+def standing(live: kinlmr.model.Live, x: torch.Tensor) -> Callable[[int, Any], Any]:
     """A frame recovered, and put into the world."""
 
     def job(t: int, states: Any) -> Any:

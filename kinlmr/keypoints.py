@@ -31,7 +31,7 @@ def convert(keypoints: Tensor | Array, source: str, target: str) -> Tensor:
             f"{source} has {len(sets[source])} points: expected (..., {len(sets[source])}, 3), not {tuple(x.shape)}"
         )
     if source == target:
-        return x
+        return x.clone()
     made_of = lambda point: (point,) if isinstance(point, str) else tuple(next(iter(point.values())))  # noqa: E731
     index: dict[Any, int] = {name: i for i, name in enumerate(keypoint_sets()[source])}
     index |= {made_of(point): i for i, point in enumerate(sets[source])}

@@ -99,7 +99,7 @@ def _forms(terms: Terms, state: Filter) -> tuple[Tensor, Tensor]:
     before = torch.cat([state.seen[:, None], seen[:, :-1]], 1)
     still = torch.where((seen & before)[..., None], still, 0)
     total, back = still.sum(-1), torch.cat([state.feet[:, None], feet[:, :-1]], 1) - feet
-    step = (still[..., None] * back).sum(-2) / total.clamp_min(FAINT)[..., None]
+    step = (still[..., None] * back).sum(-2) / total.clamp_min(1e-30)[..., None]
     eye = _eye(3, place)
     design = torch.kron(place.new_tensor([[0, 0, 1], [0, -1, 1], [1, -2, 1]]), eye)
     weight = torch.cat([certainty[..., None, :, :], torch.stack([total, calm], -1)[..., None, None] * eye], 2)

@@ -253,3 +253,13 @@ def test_a_box_goes_on_where_the_last_chunk_ended(seed, cut):
     assert torch.equal(torch.cat([first, second], 1), features)
     assert torch.equal(torch.cat([box_1, box_2], 1), box)
     assert all(map(torch.equal, last, track))
+
+
+def test_what_is_converted_is_a_copy():
+    """To the same set, too: who changes the one does not change the other."""
+    x = torch.rand(2, 17, 3)
+    before = x.clone()
+    for target in ("coco17", "h36m17"):
+        convert(x, "coco17", target).zero_()
+        assert torch.equal(x, before)
+    assert torch.equal(convert(x, "coco17", "coco17"), x)
